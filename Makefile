@@ -1,0 +1,24 @@
+# make demo: set up, train a small detector on generated data, evaluate it, show it.
+# make test: set up, run the tests.       make lint: set up, run the linter.
+PYTHON ?= python3.11
+VENV_PYTHON := .venv/bin/python -W ignore
+DEMO := mask-rcnn_r50-sac_fpn_demo
+DEMO_DIR := work_dirs/$(DEMO)
+
+.PHONY: demo test lint env
+
+env:
+	@$(PYTHON) tools/setup_env.py
+
+demo: env
+	$(VENV_PYTHON) tools/make_demo_data.py --out data/demo
+	$(VENV_PYTHON) tools/train.py configs/demo/$(DEMO).py --resume
+	$(VENV_PYTHON) tools/test.py configs/demo/$(DEMO).py $(DEMO_DIR)/epoch_10.pth --out $(DEMO_DIR)/predictions.pkl
+	$(VENV_PYTHON) tools/show_predictions.py configs/demo/$(DEMO).py $(DEMO_DIR)/predictions.pkl --out $(DEMO_DIR)/predictions.png
+
+test: env
+	$(VENV_PYTHON) -m pytest
+
+lint: env
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .

@@ -1,0 +1,12 @@
+_base_ = 'mask-rcnn_r50_fpn_demo.py'
+model = dict(
+    backbone=dict(
+        plugins=[
+            dict(
+                cfg=dict(type='prm_mmdet.PRM'),
+                stages=(False, True, True, True),
+                position='after_conv3',
+            )
+        ]
+    )
+)

@@ -1,0 +1,62 @@
+"""What the stack needs to work together. Each entry: the reason, and when it can go."""
+
+import importlib.util
+import pickle
+from pathlib import Path
+
+import mmengine
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader, load_from_http
+from mmengine.utils import digit_version
+
+
+def _allow_mmengine_checkpoints():
+    """Let weights-only loading read the checkpoints that MMEngine writes.
+
+    torch >= 2.6 loads weights-only by default and then refuses the training history
+    (``HistoryBuffer``, NumPy arrays and scalars) in an MMEngine checkpoint. What is
+    allowed here holds plain numbers. Can go when the oldest supported MMEngine
+    allows it itself (0.10.7 does not).
+    """
+    if digit_version(torch.__version__) < digit_version('2.6'):
+        return
+    # Taken from objects, since NumPy 2 moved the functions to another module.
+    rebuild_array = np.zeros(1).__reduce__()[0]
+    rebuild_scalar = np.float64(0).__reduce__()[0]
+    dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
+    torch.serialization.add_safe_globals(
+        [HistoryBuffer, np.ndarray, np.dtype, rebuild_array, rebuild_scalar, *dtypes]
+        + [(_history_statistic, 'builtins.getattr')]
+    )
+
+
+def _history_statistic(owner, name):
+    """Stands in for ``getattr``, by which a pickled history names its statistics.
+
+    The real ``getattr`` would let a checkpoint reach far more than numbers.
+    """
+    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f'a checkpoint asks for {owner!r}.{name}: refused')
+
+
+def _find_torchvision_weights_without_torchvision():
+    """Let ``torchvision://resnet50`` name a download where torchvision is missing.
+
+    MMEngine imports torchvision to learn the addresses that its own list holds too.
+    Can go when MMEngine reads that list by itself.
+    """
+    if importlib.util.find_spec('torchvision'):
+        return
+    addresses = Path(mmengine.__file__).parent / 'hub' / 'torchvision_0.12.json'
+
+    @CheckpointLoader.register_scheme(prefixes='torchvision://', force=True)
+    def load_from_torchvision(filename, map_location=None):
+        url = mmengine.load(addresses)[filename.partition('://')[2]]
+        return load_from_http(url, map_location=map_location)
+
+
+_allow_mmengine_checkpoints()
+_find_torchvision_weights_without_torchvision()

@@ -1,0 +1,52 @@
+"""Finding the package's configs, from a checkout or from an installed wheel."""
+
+import difflib
+from pathlib import Path
+
+from mmengine.config import Config
+
+_PACKAGE = Path(__file__).parent
+
+
+def _configs():
+    installed = _PACKAGE / '.mim' / 'configs'
+    return installed if installed.is_dir() else _PACKAGE.parent / 'configs'
+
+
+def config_path(name):
+    """Absolute path of one of the package's config files.
+
+    A config of another project inherits with it, whatever the install location::
+
+        _base_ = __import__('prm_mmdet').config_path(
+            'sac/mask-rcnn_r50-sac-c3-c5_fpn_1x_coco.py')
+
+    (MMEngine evaluates the right side of ``_base_`` before any import of the file.)
+
+    Args:
+        name (str): Path below ``configs/``, with ``.py``.
+
+    Returns:
+        str: The path.
+
+    Raises:
+        FileNotFoundError: There is no such config; the message names the nearest.
+    """
+    root = _configs()
+    path = root / name
+    if path.is_file():
+        return str(path)
+    known = sorted(p.relative_to(root).as_posix() for p in root.rglob('*.py'))
+    near = difflib.get_close_matches(name, known, 3, 0.3) or known
+    raise FileNotFoundError(
+        f'prm_mmdet has no config {name!r}; did you mean {" or ".join(near)}?'
+    )
+
+
+def load_config(name):
+    """One of the package's configs with all it inherits, as a plain dict.
+
+    Args:
+        name (str): Path below ``configs/``, with ``.py``.
+    """
+    return Config.fromfile(config_path(name)).to_dict()

@@ -1,0 +1,134 @@
+"""MMDetection's train.py and test.py, with what they lack.
+
+The scripts are MMDetection's own, found in the installed package, so that their flags
+and habits are the ones users know. Only the Runner they build is replaced, by one that
+looks for the data before it starts, and can train on CPU ranks.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import mmdet
+import torch
+import torch.distributed
+from mmengine.logging import print_log
+from mmengine.runner import Runner as MMEngineRunner
+
+from . import compat  # noqa: F401
+
+
+def run_tool(name):
+    """Run one of MMDetection's scripts on the process's own command line.
+
+    Args:
+        name (str): 'train.py' or 'test.py'.
+
+    Raises:
+        FileNotFoundError: The installed MMDetection does not contain its tools.
+    """
+    path = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} is missing: this MMDetection was installed without its tools; '
+            f'install it again with "pip install mmdet=={mmdet.__version__}"'
+        )
+    spec = importlib.util.spec_from_file_location(f'mmdet_{path.stem}', path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    tool.Runner = Runner
+    try:
+        tool.main()
+    except MissingData as error:
+        raise SystemExit(f'\nerror: {error}') from None
+
+
+class Runner(MMEngineRunner):
+    """MMEngine's Runner that checks the data first and knows CPU ranks."""
+
+    def train(self):
+        check_data(self.cfg, 'train', 'val')
+        return super().train()
+
+    def test(self):
+        check_data(self.cfg, 'test')
+        metrics = super().test()
+        for kind, label in (('bbox', 'box AP'), ('segm', 'mask AP')):
+            if f'coco/{kind}_mAP' in metrics:
+                print_log(f'{label} {metrics[f"coco/{kind}_mAP"]:.3f}', 'current')
+        return metrics
+
+    def setup_env(self, env_cfg):
+        # MMEngine's launcher selects a CUDA device; it leaves an open group alone.
+        if self._launcher == 'pytorch' and not torch.cuda.is_available():
+            torch.distributed.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        # MMEngine's default wrapper names a CUDA device.
+        on_cpu_ranks = self.distributed and not torch.cuda.is_available()
+        if on_cpu_ranks and model_wrapper_cfg is None:
+            model_wrapper_cfg = dict(
+                type='MMDistributedDataParallel',
+                broadcast_buffers=False,
+                find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+            )
+        return super().wrap_model(model_wrapper_cfg, model)
+
+
+class MissingData(FileNotFoundError):
+    """A data set that the config names is not where the config says."""
+
+
+def check_data(cfg, *phases):
+    """Look for the files that a config's data sets need.
+
+    Args:
+        cfg (Config): A whole config.
+        phases (str): Of 'train', 'val' and 'test'.
+
+    Raises:
+        MissingData: Names each missing file and how to point to the right place.
+    """
+    missing = {}
+    for phase in phases:
+        loader = cfg.get(f'{phase}_dataloader') or {}
+        for key, dataset in _datasets(f'{phase}_dataloader', loader):
+            root = dataset.get('data_root') or ''
+            wanted = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
+            for name in wanted:
+                path = os.path.join(root, name or '')
+                if name and not _is_there(path):
+                    missing.setdefault(path, f'{key}.data_root={root}')
+        evaluators = cfg.get(f'{phase}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            path = evaluator.get('ann_file')
+            if path and not _is_there(path):
+                missing.setdefault(path, f'{phase}_evaluator.ann_file={path}')
+    if not missing:
+        return
+    files = '\n'.join(f'  {path}    ({key})' for path, key in missing.items())
+    settings = ' '.join(dict.fromkeys(k.split('=')[0] + '=...' for k in missing.values()))
+    raise MissingData(
+        'the data set that the config names is not there. Missing, seen from '
+        f'{os.getcwd()}:\n{files}\n'
+        "This package's COCO configs take the folder from an environment variable:\n"
+        '  MMDET_DATASETS=/path/to/coco/ (the folder that holds annotations/, '
+        'train2017/ and val2017/)\n'
+        f'In any config: --cfg-options {settings}'
+    )
+
+
+def _datasets(key, node):
+    """Every data set below a data loader, wrapped ones included: (key, cfg) pairs."""
+    if 'ann_file' in node:
+        yield key, node
+    inner = [('dataset', node.get('dataset'))]
+    inner += [(f'datasets.{i}', d) for i, d in enumerate(node.get('datasets') or [])]
+    for name, child in inner:
+        if isinstance(child, dict):
+            yield from _datasets(f'{key}.{name}', child)
+
+
+def _is_there(path):
+    return '://' in path or os.path.exists(path)

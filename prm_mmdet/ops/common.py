@@ -1,0 +1,13 @@
+"""What the blocks' operators share."""
+
+import torch
+
+
+def accumulation_dtype(x):
+    """float32 for half-precision inputs, the input's own dtype above that."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def without_autocast(x):
+    """Context in which autocast does not lower the precision chosen by an operator."""
+    return torch.autocast(x.device.type, enabled=False)

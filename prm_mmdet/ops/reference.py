@@ -1,0 +1,119 @@
+"""The three blocks, equation by equation, in the dtype of their input.
+
+Written to be read, and to hold the fast forms to: nothing here is saved or reordered.
+``x`` is (B, C, H, W) throughout, N = H * W.
+"""
+
+import math
+
+import torch
+
+MIN_SIGMA = 1e-5
+
+
+def prm(
+    x,
+    alpha,
+    beta,
+    weight,
+    bias,
+    theta=None,
+    sigma=None,
+    similarity='dot',
+    normalization=True,
+):
+    """Position-Aware Recalibration Module (Ma and Song, IJCAI 2020, Eqs. 1-8).
+
+    ``alpha``, ``beta``, ``weight``, ``bias`` are (g,); ``theta`` (2,) and ``sigma`` ()
+    are None to leave the position encoding out.
+    """
+    b, c, h, w = x.shape
+    g = alpha.numel()
+    alpha, beta, weight, bias = (p.view(1, g, 1) for p in (alpha, beta, weight, bias))
+    slab = x.reshape(b, g, c // g, h * w)
+
+    # 3: the query is the position whose channel mean is largest; z is the mean.
+    i = slab.mean(2).argmax(-1)  # (B, g)
+    q = torch.stack(
+        [torch.stack([slab[m, n, :, i[m, n]] for n in range(g)]) for m in range(b)]
+    )
+    z = slab.mean(3)
+
+    # Eq. 5, on each axis; the two axes are averaged.
+    D = 1.0
+    if theta is not None:
+        rows = torch.arange(h).repeat_interleave(w).to(x)
+        columns = torch.arange(w).repeat(h).to(x)
+        query = torch.stack([i // w, i % w], 2).to(x)  # (B, g, 2)
+        p = torch.stack([rows, columns])  # (2, N)
+        d = sigma.abs().clamp(min=MIN_SIGMA)
+        distance = (p - query[..., None]).abs()  # (B, g, 2, N)
+        exponent = -0.5 * (theta.view(2, 1) * distance / d) ** 2
+        density = torch.exp(exponent) / (d * math.sqrt(2 * math.pi))
+        D = density.mean(2)
+
+    # Eq. 1.
+    S = alpha * _phi(slab, q, similarity) * D + beta * _phi(slab, z, similarity)
+
+    # Eqs. 6 and 7. The root of an exact zero has no gradient: it is left out.
+    if normalization:
+        centred = S - S.mean(-1, keepdim=True)
+        variance = (centred**2).mean(-1, keepdim=True)
+        flat = variance == 0
+        deviation = torch.where(flat, torch.ones_like(variance), variance).sqrt()
+        deviation = torch.where(flat, torch.zeros_like(variance), deviation)
+        S = centred / (deviation + 1e-5)
+
+    # Eq. 8, and the gate.
+    gate = torch.sigmoid(weight * S + bias)
+    return (slab * gate[:, :, None]).reshape(b, c, h, w)
+
+
+def _phi(slab, v, similarity):
+    """Eqs. 2-4: (B, g, k, N) against (B, g, k) gives (B, g, N)."""
+    v = v[..., None]
+    if similarity == 'l1':
+        return -(slab - v).abs().sum(2)
+    dot = (slab * v).sum(2)
+    if similarity == 'dot':
+        return dot
+    norms = slab.norm(dim=2) * v.norm(dim=2)
+    return dot / torch.maximum(norms, torch.full_like(norms, 1e-8))
+
+
+def lct(x, weight, bias, groups, eps=1e-5, normalization=True):
+    """Linear Context Transform (Ruan et al., AAAI 2020, Eqs. 2-5).
+
+    ``weight`` and ``bias`` are (C,), or both None to leave the transform out.
+    """
+    b, c, h, w = x.shape
+    z = x.reshape(b, c, h * w).mean(2)
+    if normalization:
+        v = z.reshape(b, groups, c // groups)
+        mu = v.mean(2, keepdim=True)
+        deviation = (((v - mu) ** 2).mean(2, keepdim=True) + eps).sqrt()
+        z = ((v - mu) / deviation).reshape(b, c)
+    a = z if weight is None else weight * z + bias
+    gate = torch.sigmoid(a)
+    return x * gate[:, :, None, None]
+
+
+def sac(x, w_phi, b_phi, w_theta, b_theta, w_rho, b_rho, softmax=False):
+    """Spatially-Aware Context (Ruan et al., IEEE TIP 2021, Eqs. 2-5).
+
+    ``w_phi`` and ``w_theta`` are (K, C), ``w_rho`` (C, C), the biases (K,) and (C,).
+    ``softmax`` normalises the weights over the K contexts (the paper's Table II).
+    """
+    b, c, h, w = x.shape
+    X = x.reshape(b, c, h * w)
+    logits = w_phi @ X + b_phi[:, None]
+    e = torch.exp(logits - logits.amax(-1, keepdim=True))
+    attention = e / e.sum(-1, keepdim=True)  # (B, K, N)
+    mu = attention @ X.transpose(1, 2)  # (B, K, C)
+    weights = w_theta @ X + b_theta[:, None]  # (B, K, N)
+    if softmax:
+        e = torch.exp(weights - weights.amax(1, keepdim=True))
+        weights = e / e.sum(1, keepdim=True)
+    Y = mu.transpose(1, 2) @ weights  # (B, C, N)
+    Z = X + w_rho @ Y + b_rho[:, None]
+    return Z.reshape(b, c, h, w)

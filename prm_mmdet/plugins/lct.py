@@ -1,0 +1,77 @@
+"""Linear Context Transform.
+
+Source: D. Ruan, J. Wen, N. Zheng and M. Zheng, "Linear Context Transform Block",
+AAAI 2020.
+"""
+
+import torch
+from mmdet.registry import MODELS as MMDET_MODELS
+from torch import nn
+
+from .. import ops
+from ..registry import MODELS
+from .checks import check_groups, check_input
+
+
+@MMDET_MODELS.register_module()
+@MODELS.register_module()
+class LCT(nn.Module):
+    """Gate each channel by its own mean, normalised within a group of channels.
+
+    Args:
+        in_channels (int): Channels C of the input.
+        groups (int): Groups G; must divide ``in_channels`` into groups of at least two
+            channels (one channel normalised by itself is always zero). Default: 64.
+        eps (float): Added to the variance (Eq. 3). Default: 1e-5.
+        normalization (bool): Whether to normalise within groups (Eqs. 2 and 3; the
+            paper's Table 3). Default: True.
+        transform (bool): Whether to apply gain and bias (Eq. 4; the paper's Table 3).
+            Default: True.
+        init_weight (float): Initial gain (the paper's Table 5). Default: 0.
+        init_bias (float): Initial bias (the paper's Table 5). Default: 1.
+
+    Parameters: ``weight`` and ``bias``, (C,) each: 2C numbers. A fresh block multiplies
+    its input by sigmoid(1) = 0.73.
+
+    Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
+
+    Raises:
+        ValueError: An argument or the input does not fit; the message says which.
+    """
+
+    _abbr_ = 'lct'
+
+    def __init__(
+        self,
+        in_channels,
+        groups=64,
+        eps=1e-5,
+        normalization=True,
+        transform=True,
+        init_weight=0.0,
+        init_bias=1.0,
+    ):
+        super().__init__()
+        check_groups('LCT', in_channels, groups, min_channels=2 if normalization else 1)
+        if eps <= 0:
+            raise ValueError(f'LCT: eps must be positive, got {eps!r}')
+        self.in_channels = in_channels
+        self.groups = groups
+        self.eps = eps
+        self.normalization = normalization
+        self.weight = self.bias = None
+        if transform:
+            self.weight = nn.Parameter(torch.full((in_channels,), float(init_weight)))
+            self.bias = nn.Parameter(torch.full((in_channels,), float(init_bias)))
+
+    def forward(self, x):
+        check_input('LCT', x, self.in_channels)
+        return ops.lct(
+            x, self.weight, self.bias, self.groups, self.eps, self.normalization
+        )
+
+    def extra_repr(self):
+        return (
+            f'{self.in_channels}, groups={self.groups}, eps={self.eps}, '
+            f'normalization={self.normalization}, transform={self.weight is not None}'
+        )

@@ -1,0 +1,92 @@
+"""Position-Aware Recalibration Module.
+
+Source: X. Ma and S. Fu, "Position-Aware Recalibration Module: Learning From Feature
+Semantics and Feature Position", IJCAI 2020.
+
+Departures and choices, where the paper and its published code differ or are silent:
+the standard deviation of Eq. 6 is the paper's biased one (the code divides by N - 1);
+the two axes of Eq. 5 become one number by their mean, as in the code.
+"""
+
+import torch
+from mmdet.registry import MODELS as MMDET_MODELS
+from torch import nn
+
+from .. import ops
+from ..ops.prm import SIMILARITIES
+from ..registry import MODELS
+from .checks import check_choice, check_groups, check_input
+
+
+@MMDET_MODELS.register_module()
+@MODELS.register_module()
+class PRM(nn.Module):
+    """Gate each position by its similarity to the most salient one, weighted by the
+    distance to it, and to the mean; the gate is shared by a group of channels.
+
+    Args:
+        in_channels (int): Channels C of the input.
+        groups (int): Heads g; must divide ``in_channels``. Default: 64.
+        similarity (str): 'dot' (Eq. 4), 'l1' (Eq. 3) or 'cosine' (Eq. 2).
+            Default: 'dot'.
+        position_encoding (bool): Whether distance weights the similarity to the query
+            point (Eq. 5). Without it there is no ``theta`` and no ``sigma``.
+            Default: True.
+        normalization (bool): Whether the similarity is normalised over positions
+            (Eqs. 6 and 7). Default: True.
+
+    Parameters: ``alpha``, ``beta``, ``weight``, ``bias``, (g,) each; ``theta`` (2,) and
+    ``sigma`` () shared by the groups: 4g + 3 numbers. A fresh block multiplies its
+    input by sigmoid(1) = 0.73.
+
+    Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
+
+    Raises:
+        ValueError: An argument or the input does not fit; the message says which.
+    """
+
+    _abbr_ = 'prm'
+
+    def __init__(
+        self,
+        in_channels,
+        groups=64,
+        similarity='dot',
+        position_encoding=True,
+        normalization=True,
+    ):
+        super().__init__()
+        check_groups('PRM', in_channels, groups)
+        check_choice('PRM', 'similarity', similarity, SIMILARITIES)
+        self.in_channels = in_channels
+        self.groups = groups
+        self.similarity = similarity
+        self.normalization = normalization
+        self.alpha = nn.Parameter(torch.zeros(groups))
+        self.beta = nn.Parameter(torch.ones(groups))
+        self.weight = nn.Parameter(torch.zeros(groups))
+        self.bias = nn.Parameter(torch.ones(groups))
+        self.theta = nn.Parameter(torch.rand(2)) if position_encoding else None
+        self.sigma = nn.Parameter(torch.ones(())) if position_encoding else None
+
+    def forward(self, x):
+        check_input('PRM', x, self.in_channels)
+        return ops.prm(
+            x,
+            self.alpha,
+            self.beta,
+            self.weight,
+            self.bias,
+            self.theta,
+            self.sigma,
+            similarity=self.similarity,
+            normalization=self.normalization,
+        )
+
+    def extra_repr(self):
+        return (
+            f'{self.in_channels}, groups={self.groups}, '
+            f'similarity={self.similarity!r}, '
+            f'position_encoding={self.theta is not None}, '
+            f'normalization={self.normalization}'
+        )

@@ -1,0 +1,99 @@
+"""Spatially-Aware Context.
+
+Source: D. Ruan, Y. Shi, J. Wen, N. Zheng and M. Zheng, "Spatially-Aware Context Neural
+Networks", IEEE Transactions on Image Processing 30, 2021.
+
+Departures and choices where the paper is silent: the last convolution of ``transform``
+starts at zero, so that a block put into a network starts as the identity, as GCNet's
+does; the hidden width of the bottleneck transform is GC's, C / 16; the depth ablation
+keeps the residual connection of Eq. 5.
+"""
+
+from mmdet.registry import MODELS as MMDET_MODELS
+from mmengine.model import BaseModule, constant_init
+from torch import nn
+
+from .. import ops
+from ..registry import MODELS
+from .checks import check_choice, check_input, check_positive_int
+
+
+@MMDET_MODELS.register_module('SACBlock')
+@MODELS.register_module()
+class SAC(BaseModule):
+    """Add to each position its own mixture of contexts gathered from all positions.
+
+    In an OpenMMLab config this is ``prm_mmdet.SAC``, or ``SACBlock`` once the package is
+    imported. Plain ``SAC`` is MMCV's Switchable Atrous Convolution.
+
+    Args:
+        in_channels (int): Channels C of the input.
+        reduction (int): l; the block gathers K = max(1, C // l) contexts. Default: 32.
+        softmax (bool): Whether the weights of the contexts are normalised by a softmax
+            over the K contexts (the paper's Table II). Default: False.
+        transform (str): 'conv', one 1x1 convolution (Eq. 5), or 'bottleneck', 1x1 to
+            C / 16, batch normalisation, ReLU, 1x1 back, which the paper uses after the
+            last 1x1 convolution (Table III). Default: 'conv'.
+        context (bool): False leaves only ``transform`` on the input, the paper's depth
+            ablation (Table IV). Default: True.
+
+    Parameters: ``attention`` and ``customization``, 1x1 convolutions from C to K with
+    bias, and ``transform``: 2K(C + 1) + C(C + 1) numbers in the 'conv' form.
+
+    Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
+
+    Raises:
+        ValueError: An argument or the input does not fit; the message says which.
+    """
+
+    # Not 'sac': DetectoRS's bottleneck keeps its own setting under that name.
+    _abbr_ = 'sac_block'
+
+    def __init__(
+        self, in_channels, reduction=32, softmax=False, transform='conv', context=True
+    ):
+        super().__init__()
+        check_positive_int('SAC', in_channels=in_channels, reduction=reduction)
+        check_choice('SAC', 'transform', transform, ('conv', 'bottleneck'))
+        self.in_channels = in_channels
+        self.softmax = softmax
+        self.attention = self.customization = None
+        if context:
+            contexts = max(1, in_channels // reduction)
+            self.attention = nn.Conv2d(in_channels, contexts, 1)
+            self.customization = nn.Conv2d(in_channels, contexts, 1)
+        if transform == 'conv':
+            self.transform = nn.Conv2d(in_channels, in_channels, 1)
+        else:
+            hidden = max(1, in_channels // 16)
+            self.transform = nn.Sequential(
+                nn.Conv2d(in_channels, hidden, 1),
+                nn.BatchNorm2d(hidden),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(hidden, in_channels, 1),
+            )
+        self._zero_last_convolution()
+
+    def init_weights(self):
+        """Start as the identity, whatever the backbone's ``init_cfg`` gave the block's
+        convolutions."""
+        super().init_weights()
+        self._zero_last_convolution()
+
+    def _zero_last_convolution(self):
+        last = self.transform
+        if isinstance(last, nn.Sequential):
+            last = last[-1]
+        constant_init(last, 0)
+
+    def forward(self, x):
+        check_input('SAC', x, self.in_channels)
+        context = x
+        if self.attention is not None:
+            context = ops.sac_context(
+                x, self.attention(x), self.customization(x), self.softmax
+            )
+        return x + self.transform(context).to(x.dtype)
+
+    def extra_repr(self):
+        return f'{self.in_channels}, softmax={self.softmax}'

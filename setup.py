@@ -1,0 +1,69 @@
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+
+# MMEngine's pure-Python configs can only import modules, and a config's name has
+# dashes. So each config gets a module, which MMEngine reads as a base.
+MODULE = """\
+# {name} under a name that can be imported. Written by setup.py.
+globals().update(__import__('prm_mmdet').load_config({name!r}))
+"""
+
+
+class BuildWithConfigs(build_py):
+    """Adds configs and tools to the package, as MMDetection does, in ``.mim``."""
+
+    def run(self):
+        super().run()
+        if getattr(self, 'editable_mode', False):
+            return  # a checkout's own folders serve
+        package = Path(self.build_lib) / 'prm_mmdet'
+        for folder in ('.mim', 'configs'):
+            shutil.rmtree(package / folder, ignore_errors=True)
+        ignore = shutil.ignore_patterns('__pycache__', 'setup_env.py')
+        for folder in ('configs', 'tools'):
+            shutil.copytree(ROOT / folder, package / '.mim' / folder, ignore=ignore)
+        for config in sorted((ROOT / 'configs').rglob('*.py')):
+            name = config.relative_to(ROOT / 'configs')
+            module = package / 'configs' / str(name).replace('-', '_')
+            module.parent.mkdir(parents=True, exist_ok=True)
+            module.write_text(MODULE.format(name=name.as_posix()), encoding='utf-8')
+
+
+def version():
+    scope = {}
+    exec((ROOT / 'prm_mmdet' / 'version.py').read_text(encoding='utf-8'), scope)
+    return scope['__version__']
+
+
+setup(
+    name='prm_mmdet',
+    version=version(),
+    description='PRM, LCT and SAC attention blocks as plugins for MMDetection',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.9',
+    packages=find_packages(include=['prm_mmdet', 'prm_mmdet.*']),
+    # mmcv is left out as in MMDetection: a source build must be the user's choice.
+    install_requires=[
+        'matplotlib',
+        'mmdet>=3.2,<4',
+        'mmengine>=0.10,<1',
+        'numpy',
+        'pycocotools',
+        'torch>=2.0',
+        'tqdm',
+    ],
+    cmdclass={'build_py': BuildWithConfigs},
+    classifiers=[
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+    zip_safe=False,
+)

@@ -1,0 +1,59 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from prm_mmdet.datasets.demo import generate_demo
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='session')
+def demo_data(tmp_path_factory):
+    """A handful of generated images with boxes and masks."""
+    root = tmp_path_factory.mktemp('demo')
+    generate_demo(root, num_train=8, num_val=4, image_size=64)
+    return root
+
+
+@pytest.fixture(scope='session')
+def demo_options(demo_data):
+    """--cfg-options that train a demo config for two epochs on those images."""
+    root = f'{demo_data}/'
+    options = [f'val_evaluator.ann_file={root}annotations/instances_val.json']
+    options += [f'test_evaluator.ann_file={root}annotations/instances_val.json']
+    for loader in ('train', 'val', 'test'):
+        options += [
+            f'{loader}_dataloader.dataset.data_root={root}',
+            f'{loader}_dataloader.num_workers=0',
+            f'{loader}_dataloader.persistent_workers=False',
+            f'{loader}_dataloader.batch_size=2',
+        ]
+    options += ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2']
+    return ['--cfg-options', *options]
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Run Python in another folder; returns what it printed, and its exit status."""
+
+    def run(*arguments, cwd=tmp_path, env=None, check=True):
+        result = subprocess.run(
+            [sys.executable, '-W', 'ignore', *map(str, arguments)],
+            cwd=cwd,
+            env=env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert not check or result.returncode == 0, result.stdout[-6000:]
+        return result
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)

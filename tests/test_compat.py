@@ -1,0 +1,53 @@
+"""Checkpoints on torch >= 2.6, and weights named by torchvision's scheme."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
+
+import prm_mmdet.compat as compat
+
+
+def test_a_training_history_survives_weights_only_loading(tmp_path):
+    history = HistoryBuffer([1.0, 3.0], [1, 1])
+    history.update(np.float64(5.0))
+    saved = dict(loss=history, step=np.int64(3), array=np.arange(4, dtype=np.float32))
+    torch.save(saved, tmp_path / 'checkpoint.pth')
+    loaded = torch.load(tmp_path / 'checkpoint.pth', weights_only=True)
+    assert loaded['loss'].mean() == pytest.approx(3.0)
+    assert loaded['loss'].statistics('max') == 5.0
+    assert loaded['step'] == 3
+    np.testing.assert_array_equal(loaded['array'], saved['array'])
+
+
+class _Reaches:
+    def __init__(self, owner, name):
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+@pytest.mark.parametrize(
+    'evil', [_Reaches(HistoryBuffer, '__init__'), _Reaches(np.ndarray, 'tofile')]
+)
+def test_a_checkpoint_cannot_reach_further(tmp_path, evil):
+    torch.save(dict(evil=evil), tmp_path / 'checkpoint.pth')
+    with pytest.raises(pickle.UnpicklingError, match='refused'):
+        torch.load(tmp_path / 'checkpoint.pth', weights_only=True)
+
+
+def test_torchvision_scheme_names_a_download(monkeypatch):
+    pytest.importorskip  # torchvision, where installed, finds the address itself
+    asked = []
+    monkeypatch.setattr(
+        compat, 'load_from_http', lambda url, **_: asked.append(url) or {}
+    )
+    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: None)
+    compat._find_torchvision_weights_without_torchvision()
+    CheckpointLoader.load_checkpoint('torchvision://resnet50')
+    assert len(asked) == 1
+    assert asked[0].endswith('/resnet50-0676ba61.pth') or 'resnet50' in asked[0]

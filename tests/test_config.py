@@ -1,0 +1,132 @@
+"""Finding and inheriting the configs, from a checkout and from a wheel."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+
+from prm_mmdet import config_path, load_config
+
+CONFIGS = sorted(
+    p.relative_to(ROOT / 'configs').as_posix()
+    for p in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in p.parts
+)
+
+
+def test_path_and_content():
+    name = 'sac/mask-rcnn_r50-sac-c3-c5_fpn_1x_coco.py'
+    assert config_path(name) == str(ROOT / 'configs' / name)
+    plugins = load_config(name)['model']['backbone']['plugins']
+    assert [p['cfg']['type'] for p in plugins] == ['prm_mmdet.SAC']
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(FileNotFoundError, match='mask-rcnn_r50-sac-c3-c5_fpn_1x_coco'):
+        config_path('sac/mask_rcnn_r50_sac_c3_c5_fpn_1x_coco.py')
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_every_config_builds_its_model(name):
+    register_all_modules()
+    cfg = Config.fromfile(config_path(name))
+    model = MODELS.build(cfg.model)
+    named = [p['cfg']['type'] for p in cfg.model.backbone.get('plugins') or []]
+    built = {type(m).__name__ for m in model.modules()}
+    assert all(n.split('.')[-1] in built for n in named)
+    if 'c3-c5' in name:
+        stages = {n.split('.')[1] for n, m in model.named_modules() if '.' in n
+                  and f'prm_mmdet.{type(m).__name__}' in named}
+        assert stages == {'layer2', 'layer3', 'layer4'}
+
+
+def test_data_root_from_the_environment(monkeypatch):
+    name = config_path('sac/mask-rcnn_r50-sac-c3-c5_fpn_1x_coco.py')
+    assert Config.fromfile(name).train_dataloader.dataset.data_root == 'data/coco/'
+    monkeypatch.setenv('MMDET_DATASETS', '/somewhere/coco')  # no slash at the end
+    cfg = Config.fromfile(name)
+    for phase in ('train', 'val', 'test'):
+        dataset = cfg[f'{phase}_dataloader'].dataset
+        assert dataset.data_root == '/somewhere/coco/'
+    annotations = '/somewhere/coco/annotations/instances_val2017.json'
+    assert cfg.val_evaluator.ann_file == cfg.test_evaluator.ann_file == annotations
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    """Folder with the package as a wheel installs it."""
+    folder = tmp_path_factory.mktemp('installed')
+    wheels = tmp_path_factory.mktemp('wheels')
+    pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
+    source = tmp_path_factory.mktemp('source') / 'prm_mmdet'
+    # From a copy: pip builds in place, and would leave build/ in the checkout.
+    tracked = ['prm_mmdet', 'configs', 'tools', 'setup.py', 'pyproject.toml']
+    source.mkdir()
+    for name in [*tracked, 'README.md', 'MANIFEST.in', 'LICENSE']:
+        subprocess.run(['cp', '-r', ROOT / name, source], check=True)
+    wheel = ['wheel', '--no-deps', '--no-build-isolation', '--wheel-dir', wheels]
+    subprocess.run([*pip, *wheel, source], check=True)
+    install = ['install', '--no-deps', '--no-index', '--target', folder]
+    subprocess.run([*pip, *install, *wheels.glob('*.whl')], check=True)
+    return folder
+
+
+CLASSIC = """
+_base_ = __import__('prm_mmdet').config_path(
+    'sac/mask-rcnn_r50-sac-c3-c5_fpn_1x_coco.py')
+model = dict(backbone=dict(init_cfg=None))
+"""
+PURE = """
+from mmengine.config import read_base
+
+with read_base():
+    from prm_mmdet.configs.sac.mask_rcnn_r50_sac_c3_c5_fpn_1x_coco import *
+
+model.update(dict(backbone=dict(init_cfg=None)))
+"""
+CHECK = """
+import prm_mmdet
+from mmengine.config import Config
+from mmdet.registry import MODELS
+cfg = Config.fromfile({config!r})
+from mmdet.utils import register_all_modules
+register_all_modules()
+assert cfg.model.backbone.init_cfg is None
+model = MODELS.build(cfg.model)
+print(type(model.backbone.layer2[0].sac_block).__module__, prm_mmdet.__file__)
+print(cfg.train_dataloader.batch_size, cfg.optim_wrapper.optimizer.lr)
+"""
+
+
+@pytest.mark.parametrize('text', [CLASSIC, PURE], ids=['classic', 'pure Python'])
+def test_inheriting_from_an_installed_package(installed, run_python, tmp_path, text):
+    (tmp_path / 'mine.py').write_text(text)
+    env = {**os.environ, 'PYTHONPATH': str(installed)}
+    output = run_python('-c', CHECK.format(config='mine.py'), env=env).stdout
+    where, what = output.splitlines()[-2:]
+    assert where.split() == ['prm_mmdet.plugins.sac', f'{installed}/prm_mmdet/__init__.py']
+    assert what == '2 0.02'
+
+
+def test_a_wheel_carries_configs_and_tools(installed):
+    mim = installed / 'prm_mmdet' / '.mim'
+    for name in CONFIGS:
+        assert (mim / 'configs' / name).read_bytes() == (ROOT / 'configs' / name).read_bytes()
+    shipped = {p.name for p in (mim / 'tools').iterdir()}
+    assert {'train.py', 'test.py', 'dist_train.sh', 'slurm_test.sh'} <= shipped
+    assert 'setup_env.py' not in shipped
+    assert os.access(mim / 'tools' / 'dist_train.sh', os.X_OK)
+
+
+def test_installing_asks_for_neither_mmcv_nor_a_version_of_torch(installed):
+    metadata = next(installed.glob('prm_mmdet-*.dist-info')) / 'METADATA'
+    lines = metadata.read_text().splitlines()
+    needs = [n.split(':')[1].strip() for n in lines if n.startswith('Requires-Dist')]
+    assert not any(n.startswith('mmcv') for n in needs)
+    assert [n for n in needs if n.startswith('torch')] == ['torch>=2.0']
+    assert 'License: Apache-2.0' in lines and 'Requires-Python: >=3.9' in lines

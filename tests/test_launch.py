@@ -1,0 +1,228 @@
+"""Training and testing from the command line, through our scripts and MMDetection's."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+
+import prm_mmdet  # noqa: F401
+from prm_mmdet.launch import MissingData, check_data
+
+CONFIG = ROOT / 'configs' / 'demo' / 'mask-rcnn_r50-sac_fpn_demo.py'
+TOOLS = {'ours': ROOT / 'tools', 'mmdet': Path(mmdet.__file__).parent / '.mim/tools'}
+
+
+def blocks_in(checkpoint):
+    names = torch.load(checkpoint, weights_only=True)['state_dict']
+    return {n for n in names if '.sac_block.' in n}
+
+
+@pytest.mark.parametrize('whose', ['ours', 'mmdet'])
+def test_train_resume_test(whose, run_python, demo_options, tmp_path):
+    tools = TOOLS[whose]
+    train = [tools / 'train.py', CONFIG, '--work-dir', tmp_path / 'work']
+    run_python(*train, *demo_options)
+    work = tmp_path / 'work'
+    assert (work / 'last_checkpoint').read_text().endswith('epoch_2.pth')
+    assert len(blocks_in(work / 'epoch_2.pth')) == 13 * 6
+
+    resumed = run_python(*train, '--resume', *demo_options, 'train_cfg.max_epochs=3')
+    assert 'resumed epoch: 2' in resumed.stdout
+    saved = torch.load(work / 'epoch_3.pth', weights_only=True)
+    assert saved['meta']['epoch'] == 3
+
+    # Loading leaves no key out, and the metrics are those of a COCO evaluation.
+    out = tmp_path / 'predictions.pkl'
+    tested = run_python(
+        *(tools / 'test.py', CONFIG, work / 'epoch_3.pth', '--out', out),
+        *('--work-dir', work, '--show-dir', 'shown', *demo_options),
+    )
+    assert 'missing keys' not in tested.stdout
+    assert 'unexpected key' not in tested.stdout
+    assert re.search(r'coco/bbox_mAP: \S+ .*coco/segm_mAP: ', tested.stdout)
+    assert out.stat().st_size > 0
+    assert len(list(work.rglob('shown/**/*.png'))) == 4
+    if whose == 'ours':
+        assert re.search(r'box AP [-0-9.]+$', tested.stdout, re.M)
+        assert re.search(r'mask AP [-0-9.]+$', tested.stdout, re.M)
+
+
+def test_killed_in_the_middle_of_an_epoch(run_python, demo_options, tmp_path):
+    work = tmp_path / 'work'
+    command = [TOOLS['ours'] / 'train.py', CONFIG, '--work-dir', work, *demo_options]
+    command += ['train_cfg.max_epochs=30', 'train_cfg.val_interval=30']
+    command += ['default_hooks.logger.interval=1']
+    log = tmp_path / 'log'
+    with log.open('w') as output:
+        process = subprocess.Popen(
+            [sys.executable, '-W', 'ignore', *map(str, command)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.monotonic() + 180
+        while 'Epoch(train) [2][1/' not in re.sub(' +', ' ', log.read_text()):
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    reached = int((work / 'last_checkpoint').read_text().rpartition('_')[2][:-4])
+    assert 1 <= reached < 30
+    last = reached + 1
+    command += [f'train_cfg.max_epochs={last}', f'train_cfg.val_interval={last}']
+    command.insert(2, '--resume')
+    assert f'resumed epoch: {reached}' in run_python(*command).stdout
+    state = torch.load(work / f'epoch_{last}.pth', weights_only=True)['state_dict']
+    assert all(v.isfinite().all() for v in state.values())
+
+
+def test_missing_data_is_named_before_training(run_python, tmp_path):
+    config = ROOT / 'configs/sac/mask-rcnn_r50-sac-c3-c5_fpn_1x_coco.py'
+    env = {**os.environ, 'MMDET_DATASETS': 'nowhere/'}
+    result = run_python(TOOLS['ours'] / 'train.py', config, env=env, check=False)
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stdout
+    message = result.stdout[result.stdout.index('error: ') :]
+    for word in (
+        'nowhere/annotations/instances_train2017.json',
+        'nowhere/val2017/',
+        str(tmp_path),
+        'MMDET_DATASETS=',
+        'train_dataloader.dataset.data_root=',
+    ):
+        assert word in message
+
+
+def test_only_the_phases_asked_for_are_checked(demo_data):
+    present = dict(
+        data_root=str(demo_data),
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+    )
+    cfg = Config(
+        dict(
+            train_dataloader=dict(
+                dataset=dict(
+                    type='RepeatDataset',
+                    dataset=dict(type='Concat', datasets=[present, dict(ann_file='x')]),
+                )
+            ),
+            test_dataloader=dict(dataset=present),
+            test_evaluator=[dict(type='CocoMetric', ann_file='s3://bucket/x.json')],
+        )
+    )
+    check_data(cfg, 'test')
+    with pytest.raises(MissingData, match=r'datasets\.1\.data_root'):
+        check_data(cfg, 'train')
+
+
+WORKER = """
+import sys
+import torch, torch.distributed
+from mmengine.config import Config
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from prm_mmdet.launch import Runner
+register_all_modules()
+
+out, distributed = sys.argv[1], len(sys.argv) > 2
+plugins = [
+    dict(cfg=dict(type='prm_mmdet.SAC'), position='after_conv2'),
+    dict(cfg=dict(type='prm_mmdet.PRM', groups=4), position='after_conv3'),
+    dict(cfg=dict(type='prm_mmdet.LCT', groups=4, postfix='2'), position='after_conv3'),
+]
+model = dict(type='mmdet.ResNet', depth=50, base_channels=16, plugins=plugins)
+torch.manual_seed(0)
+model = MODELS.build(model).eval()  # batch statistics differ between the two
+for p in model.parameters():
+    p.data += 0.01 * torch.randn_like(p)
+runner = Runner(
+    model=model,
+    work_dir=out + '.work',
+    launcher='pytorch' if distributed else 'none',
+    cfg=dict(),
+)
+model = runner.model.eval()
+images = torch.randn(4, 3, 64, 64)
+if distributed:
+    assert torch.distributed.get_backend() == 'gloo'
+    images = images.chunk(2)[torch.distributed.get_rank()]
+loss = sum(y.square().mean() for y in model(images))
+loss.backward()
+if not distributed or torch.distributed.get_rank() == 0:
+    module = getattr(model, 'module', model)
+    torch.save({n: p.grad for n, p in module.named_parameters()}, out)
+"""
+
+
+def test_two_cpu_ranks_give_the_gradients_of_one_process(run_python, tmp_path):
+    (tmp_path / 'worker.py').write_text(WORKER)
+    run_python('worker.py', tmp_path / 'one')
+    torchrun = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
+    run_python(*torchrun, 'worker.py', tmp_path / 'two', 'distributed')
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ('one', 'two'))
+    assert one.keys() == two.keys()
+    assert any(g.abs().max() > 0 for n, g in one.items() if '.prm.' in n)
+    for name, gradient in one.items():
+        torch.testing.assert_close(two[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_dist_train_and_dist_test_on_cpu_ranks(demo_options, tmp_path):
+    env = {
+        **os.environ,
+        'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        'PORT': '29517',
+        'PYTHONWARNINGS': 'ignore',
+    }
+
+    def run(*command):
+        result = subprocess.run(
+            [*map(str, command)], cwd=tmp_path, env=env, text=True, capture_output=True
+        )
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+        return result.stdout + result.stderr
+
+    work = ['--work-dir', tmp_path / 'work with space']
+    run(TOOLS['ours'] / 'dist_train.sh', CONFIG, 2, *work, *demo_options)
+    checkpoint = tmp_path / 'work with space' / 'epoch_2.pth'
+    out = run(
+        TOOLS['ours'] / 'dist_test.sh', CONFIG, checkpoint, 2, *work, *demo_options
+    )
+    assert 'coco/bbox_mAP' in out
+
+
+@pytest.mark.parametrize('name', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
+def test_shell_tools_say_how_to_use_them(name):
+    result = subprocess.run(
+        [TOOLS['ours'] / f'{name}.sh'], text=True, capture_output=True
+    )
+    assert result.returncode == 2
+    assert f'{name}.sh' in result.stderr and 'Usage' in result.stderr
+
+
+def test_slurm_train_asks_for_what_it_was_given(tmp_path):
+    # A stand-in for srun shows the command line that a cluster would get.
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nfor a in "$@"; do echo "$a"; done\n')
+    srun.chmod(0o755)
+    env = {**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'GPUS': '4'}
+    env.update(GPUS_PER_NODE='2', SRUN_ARGS='--time 1:00 --exclusive')
+    command = [TOOLS['ours'] / 'slurm_train.sh', 'part', 'job', 'c.py', 'a dir']
+    lines = subprocess.run(
+        [*command, '--amp'], env=env, text=True, capture_output=True, check=True
+    ).stdout.splitlines()
+    assert lines[:5] == [
+        *('--partition=part', '--job-name=job', '--ntasks=4'),
+        *('--ntasks-per-node=2', '--gres=gpu:2'),
+    ]
+    assert lines[7:10] == ['--time', '1:00', '--exclusive']
+    assert lines[-6:] == ['c.py', '--work-dir', 'a dir', '--launcher', 'slurm', '--amp']

@@ -1,0 +1,242 @@
+"""The operators against the reference, values and gradients, in float64."""
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from prm_mmdet import ops
+from prm_mmdet.ops import reference
+
+SIMILARITIES = ('dot', 'l1', 'cosine')
+
+
+def features(generator, kind, shape):
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if kind == 'ties':  # few distinct values: many positions share the maximum
+        return x.round()
+    if kind == 'sparse':  # as after a ReLU, with whole positions at zero
+        return x.clamp(min=0) * (x.sum(1, keepdim=True) > 0)
+    if kind == 'large':
+        return x * 1e4
+    if kind == 'negative':
+        return -x.abs() - 1
+    return x
+
+
+@st.composite
+def cases(draw):
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    groups, k = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    shape = (
+        draw(st.integers(1, 3)),
+        groups * k,
+        draw(st.integers(1, 7)),
+        draw(st.integers(1, 7)),
+    )
+    kind = draw(st.sampled_from(['normal', 'ties', 'sparse', 'large', 'negative']))
+    x = features(generator, kind, shape)
+    if draw(st.booleans()):
+        x = x.to(memory_format=torch.channels_last)
+
+    def number(*size):
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    return x, groups, number
+
+
+def compare(fast, slow, x, parameters):
+    """Same values and same gradients for a random weighting of the output."""
+    results = []
+    for function in (fast, slow):
+        inputs = [
+            None if t is None else t.clone().requires_grad_() for t in (x, *parameters)
+        ]
+        y = function(*inputs)
+        cotangent = torch.linspace(-1, 1.5, y.numel(), dtype=y.dtype).view_as(y)
+        learned = [t for t in inputs if t is not None]
+        results.append([y, *torch.autograd.grad(y, learned, cotangent)])
+    # Sums over positions cancel, that of SAC's attention bias wholly: errors are
+    # relative to the largest element, and to a millionth of the largest of all.
+    largest = max(t.abs().max() for t in results[1])
+    for ours, theirs in zip(*results):
+        assert ours.shape == theirs.shape
+        scale = torch.maximum(theirs.abs().max(), 1e-6 * largest + 1e-3)
+        torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=1e-7)
+
+
+@settings(deadline=None, max_examples=150)
+@given(cases(), st.sampled_from(SIMILARITIES), st.booleans(), st.booleans())
+def test_prm(case, similarity, encoding, normalization):
+    x, groups, number = case
+    parameters = [number(groups) for _ in range(4)]
+    parameters += [number(2), number()] if encoding else [None, None]
+    switches = dict(similarity=similarity, normalization=normalization)
+    if not normalization:
+        parameters[2] = parameters[2] / (1 + x.square().sum(1).max())
+    compare(
+        lambda *t: ops.prm(*t, **switches),
+        lambda *t: reference.prm(*t, **switches),
+        x,
+        parameters,
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases(), st.booleans(), st.booleans())
+def test_lct(case, transform, normalization):
+    x, groups, number = case
+    assume(not normalization or x.shape[1] > groups)
+    parameters = [number(x.shape[1]) if transform else None for _ in range(2)]
+    compare(
+        lambda *t: ops.lct(*t, groups, normalization=normalization),
+        lambda *t: reference.lct(*t, groups, normalization=normalization),
+        x,
+        parameters,
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases(), st.booleans())
+def test_sac(case, softmax):
+    x, k, number = case
+    c = x.shape[1]
+    # Attention of moderate sharpness, also for large features.
+    scale = 1 + x.abs().max()
+    parameters = [number(k, c) / scale, number(k), number(k, c), number(k)]
+    parameters += [number(c, c), number(c)]
+
+    def fast(x, w_phi, b_phi, w_theta, b_theta, w_rho, b_rho):
+        convolve = torch.nn.functional.conv2d
+        attention = convolve(x, w_phi[:, :, None, None], b_phi)
+        weights = convolve(x, w_theta[:, :, None, None], b_theta)
+        context = ops.sac_context(x, attention, weights, softmax)
+        return x + convolve(context, w_rho[:, :, None, None], b_rho)
+
+    compare(fast, lambda *t: reference.sac(*t, softmax=softmax), x, parameters)
+
+
+def leaf(*shape):
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize('similarity', SIMILARITIES)
+@pytest.mark.parametrize('encoding', [True, False])
+@pytest.mark.parametrize('normalization', [True, False])
+def test_prm_gradcheck(similarity, encoding, normalization):
+    torch.manual_seed(3)
+    inputs = [leaf(2, 6, 3, 4), leaf(2), leaf(2), leaf(2), leaf(2)]
+    if encoding:
+        inputs += [leaf(2), leaf()]
+    else:
+        inputs += [None, None]
+    assert torch.autograd.gradcheck(
+        lambda *t: ops.prm(*t, similarity=similarity, normalization=normalization),
+        inputs,
+    )
+
+
+@pytest.mark.parametrize('normalization', [True, False])
+def test_lct_gradcheck(normalization):
+    torch.manual_seed(4)
+    assert torch.autograd.gradcheck(
+        lambda *t: ops.lct(*t, 2, normalization=normalization),
+        [leaf(2, 6, 3, 2), leaf(6), leaf(6)],
+    )
+
+
+@pytest.mark.parametrize('softmax', [True, False])
+def test_sac_gradcheck(softmax):
+    torch.manual_seed(5)
+    assert torch.autograd.gradcheck(
+        lambda *t: ops.sac_context(*t, softmax=softmax),
+        [leaf(2, 4, 3, 2), leaf(2, 3, 3, 2), leaf(2, 3, 3, 2)],
+    )
+
+
+def prm_parameters(groups, dtype=torch.float32):
+    torch.manual_seed(6)
+    parameters = [torch.randn(groups) for _ in range(4)]
+    parameters += [torch.rand(2), torch.tensor(0.8)]
+    return [p.to(dtype).requires_grad_() for p in parameters]
+
+
+@pytest.mark.parametrize('similarity', SIMILARITIES)
+@pytest.mark.parametrize('value', [0.0, 1.0, -37.5])
+def test_prm_of_a_constant_map_has_the_bare_gate(similarity, value):
+    # Without the encoding S is constant, its deviation zero: the gate is
+    # sigmoid(bias), and no gradient may be infinite or NaN.
+    alpha, beta, weight, bias, _, _ = parameters = prm_parameters(4)
+    x = torch.full((2, 8, 5, 3), value, requires_grad=True)
+    y = ops.prm(x, alpha, beta, weight, bias, similarity=similarity)
+    expected = x * bias.sigmoid().repeat_interleave(2)[:, None, None]
+    torch.testing.assert_close(y, expected)
+    for gradient in torch.autograd.grad(y.square().sum(), [x, *parameters[:4]]):
+        assert gradient.isfinite().all()
+
+
+def test_prm_of_zeros_with_encoding_has_finite_gradients():
+    parameters = prm_parameters(4)
+    x = torch.zeros(2, 8, 5, 3, requires_grad=True)
+    y = ops.prm(x, *parameters)
+    assert not y.any()
+    for gradient in torch.autograd.grad((y - 1).square().sum(), [x, *parameters]):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize('sigma', [0.0, 1e-12, 0.3, 5.0])
+def test_sign_of_sigma_does_not_matter_and_zero_is_finite(sigma):
+    *parameters, theta, _ = prm_parameters(2)
+    x = torch.randn(1, 4, 5, 6)
+    results = []
+    for sign in (1, -1):
+        s = torch.tensor(sign * sigma, requires_grad=True)
+        y = ops.prm(x, *parameters, theta, s)
+        gradients = torch.autograd.grad(y.sum(), [*parameters, theta, s])
+        assert all(g.isfinite().all() for g in gradients)
+        results.append(y)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_query_is_the_first_of_equals():
+    # The maximum stands at positions 1 and 4; only the distance to 1 may count.
+    x = torch.zeros(1, 1, 1, 6)
+    x[..., 1] = x[..., 4] = 2.0
+    one, zero = torch.ones(1), torch.zeros(1)
+    inputs = [one, zero, one, zero, torch.ones(2), torch.tensor(0.5)]
+    gate = ops.prm(x, *inputs) / x
+    assert gate[..., 1] > gate[..., 4]
+
+
+@pytest.mark.parametrize('block', ['prm', 'lct', 'sac'])
+def test_nan_passes_through(block):
+    x = torch.randn(1, 4, 3, 3)
+    x[0, 0, 1, 1] = float('nan')
+    if block == 'prm':
+        y = ops.prm(x, *prm_parameters(2))
+    elif block == 'lct':
+        y = ops.lct(x, torch.ones(4), torch.zeros(4), 2)
+    else:
+        maps = x[:, :2]
+        y = ops.sac_context(x, maps, maps)
+    assert y.isnan().any()
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_half_precision_is_accumulated_in_float32(dtype):
+    # Features of 1e3: their dot products overflow float16 and drown in bfloat16.
+    torch.manual_seed(7)
+    x = (1e3 * torch.rand(2, 128, 12, 10)).to(dtype)
+    parameters = [p.detach() for p in prm_parameters(4)]
+    weight, bias = torch.randn(128), torch.randn(128)
+    maps = torch.randn(2, 4, 12, 10)
+    pairs = [
+        (ops.prm(x, *parameters), ops.prm(x.double(), *parameters)),
+        (ops.lct(x, weight, bias, 8), ops.lct(x.double(), weight, bias, 8)),
+        (ops.sac_context(x, maps, maps), ops.sac_context(x.double(), maps, maps)),
+    ]
+    for half, exact in pairs:
+        assert half.dtype == dtype
+        scale = exact.abs().max()
+        error = (half.double() - exact).abs().max() / scale
+        assert error < torch.finfo(dtype).eps

@@ -1,0 +1,143 @@
+"""The plugins inside MMDetection's backbones."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+
+register_all_modules()
+
+POSITIONS = ('after_conv1', 'after_conv2', 'after_conv3')
+# Groups that divide the few channels of the narrow networks here.
+BLOCKS = {
+    'PRM': dict(type='prm_mmdet.PRM', groups=4),
+    'LCT': dict(type='prm_mmdet.LCT', groups=4),
+    'SAC': dict(type='prm_mmdet.SAC'),
+    'SAC bottleneck': dict(type='prm_mmdet.SAC', transform='bottleneck'),
+}
+NARROW = dict(type='ResNet', depth=50, base_channels=16)
+BACKBONES = {
+    'ResNet': dict(type='ResNet', depth=50),
+    'ResNetV1d': dict(type='ResNetV1d', depth=50),
+    'ResNeXt': dict(type='ResNeXt', depth=50, groups=32, base_width=4),
+    'Res2Net': dict(type='Res2Net', depth=50, scales=4, base_width=26),
+    'RegNet': dict(type='RegNet', arch='regnetx_400mf'),
+    'ResNeSt': dict(
+        type='ResNeSt', depth=50, radix=2, reduction_factor=4, avg_down_stride=True
+    ),
+    'DetectoRS': dict(
+        type='DetectoRS_ResNet',
+        depth=50,
+        conv_cfg=dict(type='ConvAWS'),
+        sac=dict(type='SAC', use_deform=False),
+        stage_with_sac=(False, True, True, True),
+    ),
+}
+
+
+def build(backbone, *plugins):
+    plugins = [
+        dict(cfg=dict(cfg), stages=(False, True, True, True), position=position)
+        for cfg, position in plugins
+    ]
+    torch.manual_seed(0)
+    return MODELS.build(dict(backbone, plugins=plugins))
+
+
+@pytest.mark.parametrize('position', POSITIONS)
+@pytest.mark.parametrize('block', BLOCKS)
+def test_steps_from_scratch_stay_finite(block, position):
+    # zero_init_residual, the default, makes the map after norm3 exactly zero.
+    model = build(NARROW, (BLOCKS[block], position))
+    model.init_weights()
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    for _ in range(3):
+        loss = sum(y.square().mean() for y in model(torch.randn(2, 3, 64, 64)))
+        optimizer.zero_grad()
+        loss.backward()
+        assert loss.isfinite()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is None or parameter.grad.isfinite().all(), name
+        optimizer.step()
+
+
+@pytest.mark.parametrize('block', ['PRM', 'LCT', 'SAC'])
+@pytest.mark.parametrize('backbone', BACKBONES)
+@pytest.mark.parametrize('position', POSITIONS)
+def test_every_backbone_with_plugins(backbone, block, position):
+    if backbone == 'Res2Net' and position != 'after_conv3':
+        pytest.xfail('MMDetection builds these plugins for too few channels')
+    # Divides every width of every network here: RegNet's are 32, 64, 160, 384.
+    cfg = dict(BLOCKS[block])
+    model = build(BACKBONES[backbone], (cfg, position)).train()
+    size = 160 if backbone == 'DetectoRS' else 64
+    outputs = model(torch.randn(1, 3, size, size))
+    sum(y.square().mean() for y in outputs).backward()
+    name = {'SAC': 'sac_block'}.get(block, block.lower())
+    found = [p for n, p in model.named_parameters() if f'.{name}.' in n]
+    assert found and all(p.grad is not None for p in found)
+
+
+def test_res2net_refuses_the_positions_it_sizes_wrongly():
+    model = build(BACKBONES['Res2Net'], (BLOCKS['PRM'], 'after_conv2'))
+    with pytest.raises(ValueError, match=r'PRM: the input must be of shape .* got'):
+        model(torch.randn(1, 3, 64, 64))
+
+
+def test_two_plugins_at_once():
+    model = build(
+        NARROW, (BLOCKS['SAC'], 'after_conv2'), (BLOCKS['PRM'], 'after_conv3')
+    )
+    block = model.layer3[0]
+    assert block.after_conv2_plugin_names == ['sac_block']
+    assert block.after_conv3_plugin_names == ['prm']
+    assert model(torch.randn(1, 3, 32, 32))[-1].shape == (1, 512, 1, 1)
+
+
+@pytest.mark.parametrize('block', ['PRM', 'LCT', 'SAC'])
+def test_with_cp_gives_the_same_gradients(block):
+    gradients = []
+    for with_cp in (False, True):
+        model = build(dict(NARROW, with_cp=with_cp), (BLOCKS[block], 'after_conv2'))
+        torch.manual_seed(1)
+        for p in model.parameters():
+            p.data += 0.01 * torch.randn_like(p)
+        model.eval()  # batch statistics would be updated twice
+        x = torch.randn(1, 3, 64, 64, requires_grad=True)
+        sum(y.square().mean() for y in model(x)).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, recomputed in zip(*gradients):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_deepcopy_is_independent():
+    model = build(NARROW, *((cfg, 'after_conv2') for cfg in (BLOCKS['PRM'],)))
+    twin = copy.deepcopy(model).eval()
+    x = torch.randn(1, 3, 64, 64)
+    before = twin(x)[-1]
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    assert torch.equal(twin(x)[-1], before)
+
+
+def test_sac_stays_the_identity_under_the_backbones_initialisation():
+    # ResNet(init_cfg=None) gives Kaiming weights to every convolution in it.
+    model = build(NARROW, (BLOCKS['SAC'], 'after_conv2'))
+    model.init_weights()
+    blocks = [m for m in model.modules() if type(m).__name__ == 'SAC']
+    assert len(blocks) == 4 + 6 + 3
+    for block in blocks:
+        x = torch.randn(1, block.in_channels, 3, 4)
+        assert torch.equal(block(x), x)
+        assert block.attention.weight.any()
+
+
+def test_frozen_stages_freeze_a_plugin_in_c2():
+    plugins = [dict(cfg=BLOCKS['PRM'], position='after_conv3')]
+    model = MODELS.build(dict(NARROW, frozen_stages=1, plugins=plugins)).train()
+    assert not any(p.requires_grad for p in model.layer1[0].prm.parameters())
+    assert all(p.requires_grad for p in model.layer2[0].prm.parameters())

@@ -1,0 +1,58 @@
+"""The names users write."""
+
+import pytest
+from mmcv.cnn import build_plugin_layer
+from mmcv.ops import SAConv2d
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
+
+import prm_mmdet
+
+BUILD = """
+from mmcv.cnn import build_plugin_layer
+from mmengine.registry import DefaultScope
+DefaultScope.get_instance('somewhere', scope_name={scope!r})
+name, block = build_plugin_layer(dict(type={type!r}), in_channels=128)
+print(name, type(block).__module__)
+"""
+
+
+@pytest.mark.parametrize('block', ['PRM', 'LCT', 'SAC'])
+@pytest.mark.parametrize('scope', ['mmdet', 'mmengine'])
+def test_scoped_names_need_no_import(run_python, block, scope):
+    output = run_python('-c', BUILD.format(scope=scope, type=f'prm_mmdet.{block}'))
+    name = {'PRM': 'prm', 'LCT': 'lct', 'SAC': 'sac_block'}[block]
+    expected = f'{name} prm_mmdet.plugins.{block.lower()}'
+    assert output.stdout.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize(
+    ('name', 'block'),
+    [('PRM', prm_mmdet.PRM), ('LCT', prm_mmdet.LCT), ('SACBlock', prm_mmdet.SAC)],
+)
+def test_plain_names_after_import(name, block):
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        assert type(build_plugin_layer(dict(type=name), in_channels=128)[1]) is block
+
+
+@pytest.mark.parametrize('scope', [None, 'mmdet'])
+def test_plain_sac_stays_switchable_atrous_convolution(scope):
+    with DefaultScope.overwrite_default_scope(scope):
+        with ROOT_MODELS.switch_scope_and_registry(None) as registry:
+            assert registry.get('SAC') is SAConv2d
+
+
+def test_a_detectors_config_still_builds():
+    from mmdet.utils import register_all_modules
+    from mmengine.config import Config
+
+    register_all_modules()
+    # Through '::', as another project's config would name it.
+    path, _ = Config._get_cfg_path(
+        'mmdet::detectors/detectors_cascade-rcnn_r50_1x_coco.py', ''
+    )
+    cfg = Config.fromfile(path)
+    cfg.model.backbone.init_cfg = None
+    cfg.model.neck.rfp_backbone.pretrained = None
+    model = ROOT_MODELS.build(cfg.model)
+    assert any(isinstance(m, SAConv2d) for m in model.backbone.modules())
