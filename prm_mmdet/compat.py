@@ -27,8 +27,10 @@ def _allow_mmengine_checkpoints():
     rebuild_scalar = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
     torch.serialization.add_safe_globals(
-        [HistoryBuffer, np.ndarray, np.dtype, rebuild_array, rebuild_scalar, *dtypes]
-        + [(_history_statistic, 'builtins.getattr')]
+        [
+            *(HistoryBuffer, (_history_statistic, 'builtins.getattr')),
+            *(np.ndarray, np.dtype, rebuild_array, rebuild_scalar, *dtypes),
+        ]
     )
 
 

@@ -15,7 +15,7 @@ import torch.distributed
 from mmengine.logging import print_log
 from mmengine.runner import Runner as MMEngineRunner
 
-from . import compat  # noqa: F401
+from . import compat  # noqa: F401  (makes checkpoints readable)
 
 
 def run_tool(name):
@@ -65,14 +65,14 @@ class Runner(MMEngineRunner):
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg, model):
-        # MMEngine's default wrapper names a CUDA device.
-        on_cpu_ranks = self.distributed and not torch.cuda.is_available()
-        if on_cpu_ranks and model_wrapper_cfg is None:
-            model_wrapper_cfg = dict(
+        # MMEngine's default wrapper, less the CUDA device that it names.
+        if self.distributed and not torch.cuda.is_available():
+            model_wrapper_cfg = model_wrapper_cfg or dict(
                 type='MMDistributedDataParallel',
                 broadcast_buffers=False,
                 find_unused_parameters=self.cfg.get('find_unused_parameters', False),
             )
+            model_wrapper_cfg.setdefault('device_ids', None)
         return super().wrap_model(model_wrapper_cfg, model)
 
 
@@ -95,7 +95,10 @@ def check_data(cfg, *phases):
         loader = cfg.get(f'{phase}_dataloader') or {}
         for key, dataset in _datasets(f'{phase}_dataloader', loader):
             root = dataset.get('data_root') or ''
-            wanted = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
+            wanted = [
+                dataset.get('ann_file'),
+                *(dataset.get('data_prefix') or {}).values(),
+            ]
             for name in wanted:
                 path = os.path.join(root, name or '')
                 if name and not _is_there(path):
@@ -108,7 +111,9 @@ def check_data(cfg, *phases):
     if not missing:
         return
     files = '\n'.join(f'  {path}    ({key})' for path, key in missing.items())
-    settings = ' '.join(dict.fromkeys(k.split('=')[0] + '=...' for k in missing.values()))
+    settings = ' '.join(
+        dict.fromkeys(k.split('=')[0] + '=...' for k in missing.values())
+    )
     raise MissingData(
         'the data set that the config names is not there. Missing, seen from '
         f'{os.getcwd()}:\n{files}\n'

@@ -40,8 +40,11 @@ def test_every_config_builds_its_model(name):
     built = {type(m).__name__ for m in model.modules()}
     assert all(n.split('.')[-1] in built for n in named)
     if 'c3-c5' in name:
-        stages = {n.split('.')[1] for n, m in model.named_modules() if '.' in n
-                  and f'prm_mmdet.{type(m).__name__}' in named}
+        stages = {
+            n.split('.')[1]
+            for n, m in model.named_modules()
+            if '.' in n and f'prm_mmdet.{type(m).__name__}' in named
+        }
         assert stages == {'layer2', 'layer3', 'layer4'}
 
 
@@ -109,14 +112,19 @@ def test_inheriting_from_an_installed_package(installed, run_python, tmp_path, t
     env = {**os.environ, 'PYTHONPATH': str(installed)}
     output = run_python('-c', CHECK.format(config='mine.py'), env=env).stdout
     where, what = output.splitlines()[-2:]
-    assert where.split() == ['prm_mmdet.plugins.sac', f'{installed}/prm_mmdet/__init__.py']
+    assert where.split() == [
+        'prm_mmdet.plugins.sac',
+        f'{installed}/prm_mmdet/__init__.py',
+    ]
     assert what == '2 0.02'
 
 
 def test_a_wheel_carries_configs_and_tools(installed):
     mim = installed / 'prm_mmdet' / '.mim'
     for name in CONFIGS:
-        assert (mim / 'configs' / name).read_bytes() == (ROOT / 'configs' / name).read_bytes()
+        assert (mim / 'configs' / name).read_bytes() == (
+            ROOT / 'configs' / name
+        ).read_bytes()
     shipped = {p.name for p in (mim / 'tools').iterdir()}
     assert {'train.py', 'test.py', 'dist_train.sh', 'slurm_test.sh'} <= shipped
     assert 'setup_env.py' not in shipped

@@ -142,7 +142,8 @@ plugins = [
 ]
 model = dict(type='mmdet.ResNet', depth=50, base_channels=16, plugins=plugins)
 torch.manual_seed(0)
-model = MODELS.build(model).eval()  # batch statistics differ between the two
+model = MODELS.build(model)
+model.eval()  # batch statistics differ between the two
 for p in model.parameters():
     p.data += 0.01 * torch.randn_like(p)
 runner = Runner(
@@ -151,7 +152,9 @@ runner = Runner(
     launcher='pytorch' if distributed else 'none',
     cfg=dict(),
 )
-model = runner.model.eval()
+model = runner.model
+model.eval()
+torch.manual_seed(1)  # the Runner draws its own
 images = torch.randn(4, 3, 64, 64)
 if distributed:
     assert torch.distributed.get_backend() == 'gloo'
@@ -169,7 +172,9 @@ def test_two_cpu_ranks_give_the_gradients_of_one_process(run_python, tmp_path):
     run_python('worker.py', tmp_path / 'one')
     torchrun = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
     run_python(*torchrun, 'worker.py', tmp_path / 'two', 'distributed')
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ('one', 'two'))
+    one, two = (
+        torch.load(tmp_path / name, weights_only=True) for name in ('one', 'two')
+    )
     assert one.keys() == two.keys()
     assert any(g.abs().max() > 0 for n, g in one.items() if '.prm.' in n)
     for name, gradient in one.items():
@@ -200,7 +205,9 @@ def test_dist_train_and_dist_test_on_cpu_ranks(demo_options, tmp_path):
     assert 'coco/bbox_mAP' in out
 
 
-@pytest.mark.parametrize('name', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
+@pytest.mark.parametrize(
+    'name', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test']
+)
 def test_shell_tools_say_how_to_use_them(name):
     result = subprocess.run(
         [TOOLS['ours'] / f'{name}.sh'], text=True, capture_output=True

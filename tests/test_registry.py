@@ -37,9 +37,11 @@ def test_plain_names_after_import(name, block):
 
 @pytest.mark.parametrize('scope', [None, 'mmdet'])
 def test_plain_sac_stays_switchable_atrous_convolution(scope):
-    with DefaultScope.overwrite_default_scope(scope):
-        with ROOT_MODELS.switch_scope_and_registry(None) as registry:
-            assert registry.get('SAC') is SAConv2d
+    with (
+        DefaultScope.overwrite_default_scope(scope),
+        ROOT_MODELS.switch_scope_and_registry(None) as registry,
+    ):
+        assert registry.get('SAC') is SAConv2d
 
 
 def test_a_detectors_config_still_builds():

@@ -95,8 +95,10 @@ def build_mmcv(version, folder):
     with heartbeat(source), log.open('w') as output:
         # A folder is built in place, so that ninja finds what was compiled before.
         result = subprocess.run(
-            [PYTHON, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation']
-            + ['--wheel-dir', built, source],
+            [
+                *(PYTHON, '-m', 'pip', 'wheel', '-v', '--no-deps'),
+                *('--no-build-isolation', '--wheel-dir', built, source),
+            ],
             env={**os.environ, 'MMCV_WITH_OPS': '1'},
             stdout=output,
             stderr=subprocess.STDOUT,

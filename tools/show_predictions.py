@@ -29,9 +29,7 @@ def main():
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
-    draw_predictions(
-        cfg, args.predictions, args.out, args.num_images, args.score_thr
-    )
+    draw_predictions(cfg, args.predictions, args.out, args.num_images, args.score_thr)
     print(f'ground truth beside predictions: {args.out}')
 
 

@@ -27,12 +27,12 @@ MAX_OBJECTS = 4  # shapes in an image, besides a crowd
 MIN_SIDE = 16  # pixels; "side" is the square root of a shape's area throughout
 MAX_SIDE = 0.6  # of the image size
 LARGE_SIDE = 0.85  # of the image size; at 128 pixels, more than COCO's 96 x 96
-MIN_VISIBLE = 0.5  # of a shape's area; the rest is covered or outside the image
+MIN_VISIBLE = 0.7  # of a shape's area; the rest is covered or outside the image
 CROWD_SIDE = (7, 9)  # pixels
 CROWD_MEMBERS = (12, 20)
 PERIOD = 12  # of these images in a row, one of each of the following kinds
 CROWD_AT, LARGE_AT, EMPTY_AT = 3, 6, 9
-HUE_SPREAD = 35  # degrees to either side of the hue of a class
+HUE_SPREAD = 30  # degrees to either side of the hue of a class
 SUPERSAMPLING = 4  # drawn that many times larger, then averaged: smooth edges
 
 
@@ -59,7 +59,7 @@ def generate_demo(root, num_train=400, num_val=100, image_size=128, seed=0):
     Objects are annotated by what is visible of them: ``bbox`` as (x, y, w, h) and
     ``area`` in pixels, ``segmentation`` as polygons along pixel edges, which
     rasterise to exactly the visible mask. No shape is drawn where it would leave
-    less than half of another one visible. Of twelve images in a row, one has a
+    less than seven tenths of another one visible. Of twelve images in a row, one has a
     crowd (a cluster of tiny shapes annotated as one uncompressed RLE with
     ``iscrowd=1``), one has a large shape and one has no objects.
 

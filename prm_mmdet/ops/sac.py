@@ -4,8 +4,6 @@ Source: D. Ruan, Y. Shi, J. Wen, N. Zheng and M. Zheng, "Spatially-Aware Context
 Networks", IEEE Transactions on Image Processing 30, 2021, Eqs. 2-4.
 """
 
-import torch
-
 from .common import accumulation_dtype, without_autocast
 
 

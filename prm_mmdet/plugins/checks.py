@@ -17,9 +17,7 @@ def check_groups(block, in_channels, groups, min_channels=1):
     if in_channels % groups == 0 and in_channels // groups >= min_channels:
         return
     fitting = [
-        n
-        for n in range(1, in_channels // min_channels + 1)
-        if in_channels % n == 0
+        n for n in range(1, in_channels // min_channels + 1) if in_channels % n == 0
     ]
     near = sorted(fitting, key=lambda n: abs(n - groups))[:3]
     problem = (

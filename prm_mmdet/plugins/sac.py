@@ -23,8 +23,8 @@ from .checks import check_choice, check_input, check_positive_int
 class SAC(BaseModule):
     """Add to each position its own mixture of contexts gathered from all positions.
 
-    In an OpenMMLab config this is ``prm_mmdet.SAC``, or ``SACBlock`` once the package is
-    imported. Plain ``SAC`` is MMCV's Switchable Atrous Convolution.
+    In an OpenMMLab config this is ``prm_mmdet.SAC``, or ``SACBlock`` once the package
+    is imported. Plain ``SAC`` is MMCV's Switchable Atrous Convolution.
 
     Args:
         in_channels (int): Channels C of the input.

@@ -87,11 +87,14 @@ def loop_prm(x, alpha, beta, weight, bias, theta, sigma, similarity, normalizati
                 d = 1.0
                 if theta is not None:
                     s = max(abs(sigma), 1e-5)
-                    d = sum(
-                        math.exp(-0.5 * (theta[a] * abs(p[a] - best[a]) / s) ** 2)
-                        / (s * math.sqrt(2 * math.pi))
-                        for a in (0, 1)
-                    ) / 2
+                    d = (
+                        sum(
+                            math.exp(-0.5 * (theta[a] * abs(p[a] - best[a]) / s) ** 2)
+                            / (s * math.sqrt(2 * math.pi))
+                            for a in (0, 1)
+                        )
+                        / 2
+                    )
                 v = slab[:, p[0], p[1]]
                 scores.append(
                     alpha[n] * loop_similarity(v, q, similarity) * d

@@ -1,6 +1,7 @@
 """The plugins inside MMDetection's backbones."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -65,16 +66,19 @@ def test_steps_from_scratch_stay_finite(block, position):
 
 
 @pytest.mark.parametrize('block', ['PRM', 'LCT', 'SAC'])
-@pytest.mark.parametrize('backbone', BACKBONES)
-@pytest.mark.parametrize('position', POSITIONS)
+@pytest.mark.parametrize(
+    ('backbone', 'position'),
+    [
+        (backbone, position)
+        for backbone, position in itertools.product(BACKBONES, POSITIONS)
+        # MMDetection builds the other two of Res2Net for too few channels: see below.
+        if backbone != 'Res2Net' or position == 'after_conv3'
+    ],
+)
 def test_every_backbone_with_plugins(backbone, block, position):
-    if backbone == 'Res2Net' and position != 'after_conv3':
-        pytest.xfail('MMDetection builds these plugins for too few channels')
-    # Divides every width of every network here: RegNet's are 32, 64, 160, 384.
-    cfg = dict(BLOCKS[block])
-    model = build(BACKBONES[backbone], (cfg, position)).train()
+    model = build(BACKBONES[backbone], (BLOCKS[block], position))
     size = 160 if backbone == 'DetectoRS' else 64
-    outputs = model(torch.randn(1, 3, size, size))
+    outputs = model(torch.randn(2, 3, size, size))
     sum(y.square().mean() for y in outputs).backward()
     name = {'SAC': 'sac_block'}.get(block, block.lower())
     found = [p for n, p in model.named_parameters() if f'.{name}.' in n]
@@ -94,7 +98,7 @@ def test_two_plugins_at_once():
     block = model.layer3[0]
     assert block.after_conv2_plugin_names == ['sac_block']
     assert block.after_conv3_plugin_names == ['prm']
-    assert model(torch.randn(1, 3, 32, 32))[-1].shape == (1, 512, 1, 1)
+    assert model(torch.randn(2, 3, 64, 64))[-1].shape == (2, 512, 2, 2)
 
 
 @pytest.mark.parametrize('block', ['PRM', 'LCT', 'SAC'])
@@ -115,7 +119,8 @@ def test_with_cp_gives_the_same_gradients(block):
 
 def test_deepcopy_is_independent():
     model = build(NARROW, *((cfg, 'after_conv2') for cfg in (BLOCKS['PRM'],)))
-    twin = copy.deepcopy(model).eval()
+    twin = copy.deepcopy(model)
+    twin.eval()
     x = torch.randn(1, 3, 64, 64)
     before = twin(x)[-1]
     with torch.no_grad():
@@ -138,6 +143,6 @@ def test_sac_stays_the_identity_under_the_backbones_initialisation():
 
 def test_frozen_stages_freeze_a_plugin_in_c2():
     plugins = [dict(cfg=BLOCKS['PRM'], position='after_conv3')]
-    model = MODELS.build(dict(NARROW, frozen_stages=1, plugins=plugins)).train()
+    model = MODELS.build(dict(NARROW, frozen_stages=1, plugins=plugins))
     assert not any(p.requires_grad for p in model.layer1[0].prm.parameters())
     assert all(p.requires_grad for p in model.layer2[0].prm.parameters())
