@@ -8,12 +8,14 @@ DEMO_DIR := work_dirs/$(DEMO)
 .PHONY: demo test lint env
 
 env:
+	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); \
+	install Python 3.11, or say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) tools/setup_env.py
 
 demo: env
 	$(VENV_PYTHON) tools/make_demo_data.py --out data/demo
 	$(VENV_PYTHON) tools/train.py configs/demo/$(DEMO).py --resume
-	$(VENV_PYTHON) tools/test.py configs/demo/$(DEMO).py $(DEMO_DIR)/epoch_10.pth --out $(DEMO_DIR)/predictions.pkl
+	$(VENV_PYTHON) tools/test.py configs/demo/$(DEMO).py $(DEMO_DIR)/epoch_12.pth --out $(DEMO_DIR)/predictions.pkl
 	$(VENV_PYTHON) tools/show_predictions.py configs/demo/$(DEMO).py $(DEMO_DIR)/predictions.pkl --out $(DEMO_DIR)/predictions.png
 
 test: env

@@ -21,7 +21,7 @@ model = dict(
             _delete_=True,
             type='ConvFCBBoxHead',
             in_channels=width,
-            num_shared_convs=2,
+            num_shared_convs=1,
             conv_out_channels=width,
             num_shared_fcs=1,
             fc_out_channels=4 * width,
@@ -33,7 +33,7 @@ model = dict(
                 type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]
             ),
             loss_cls=dict(type='CrossEntropyLoss'),
-            loss_bbox=dict(type='GIoULoss', loss_weight=5.0),
+            loss_bbox=dict(type='GIoULoss', loss_weight=10.0),
         ),
         mask_roi_extractor=dict(out_channels=width),
         mask_head=dict(
@@ -44,13 +44,11 @@ model = dict(
             num_classes=num_classes,
         ),
     ),
-    train_cfg=dict(
-        rpn_proposal=proposals, rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))
-    ),
+    train_cfg=dict(rpn_proposal=proposals, rcnn=dict(sampler=dict(num=48))),
     test_cfg=dict(rpn=proposals),
 )
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=10, val_interval=10)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=12)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
@@ -60,7 +58,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', T_max=10, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', T_max=12, convert_to_iter_based=True),
 ]
 default_hooks = dict(logger=dict(interval=23))
 randomness = dict(seed=0)

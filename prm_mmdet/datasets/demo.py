@@ -23,15 +23,16 @@ CLASSES = ('circle', 'rectangle', 'triangle', 'star')
 VERSION = 1
 
 MIN_IMAGE_SIZE = 32  # pixels; a smaller image has no room for MIN_SIDE shapes
-MAX_OBJECTS = 4  # shapes in an image, besides a crowd
+MAX_OBJECTS = 5  # shapes in an image, besides a crowd
 MIN_SIDE = 16  # pixels; "side" is the square root of a shape's area throughout
-MAX_SIDE = 0.6  # of the image size
+MAX_SIDE = 0.5  # of the image size
 LARGE_SIDE = 0.85  # of the image size; at 128 pixels, more than COCO's 96 x 96
-MIN_VISIBLE = 0.7  # of a shape's area; the rest is covered or outside the image
+MIN_VISIBLE = 0.85  # of a shape's area; the rest is covered or outside the image
 CROWD_SIDE = (7, 9)  # pixels
 CROWD_MEMBERS = (12, 20)
 PERIOD = 12  # of these images in a row, one of each of the following kinds
 CROWD_AT, LARGE_AT, EMPTY_AT = 3, 6, 9
+MAX_TURN = math.radians(20)  # of a shape to either side
 HUE_SPREAD = 30  # degrees to either side of the hue of a class
 SUPERSAMPLING = 4  # drawn that many times larger, then averaged: smooth edges
 
@@ -59,7 +60,7 @@ def generate_demo(root, num_train=400, num_val=100, image_size=128, seed=0):
     Objects are annotated by what is visible of them: ``bbox`` as (x, y, w, h) and
     ``area`` in pixels, ``segmentation`` as polygons along pixel edges, which
     rasterise to exactly the visible mask. No shape is drawn where it would leave
-    less than seven tenths of another one visible. Of twelve images in a row, one has a
+    less than 85 percent of another one visible. Of twelve images in a row, one has a
     crowd (a cluster of tiny shapes annotated as one uncompressed RLE with
     ``iscrowd=1``), one has a large shape and one has no objects.
 
@@ -281,7 +282,7 @@ def _draw_scene(rng, index, size):
         canvas, crowd = _draw_crowd(rng, canvas)
         instances.append(crowd)
     if index % PERIOD != EMPTY_AT:
-        count = rng.integers(1, MAX_OBJECTS + 1)
+        count = rng.integers(2, MAX_OBJECTS + 1)
         sides = np.exp(
             rng.uniform(math.log(MIN_SIDE), math.log(MAX_SIDE * size), count)
         )
@@ -336,13 +337,15 @@ def _draw_crowd(rng, canvas):
 def _random_polygon(rng, label, side, centre):
     """A shape of area ``side ** 2`` as (n, 2) float corners x, y in pixels."""
     corners = {'circle': 72, 'rectangle': 4, 'triangle': 3, 'star': 10}[CLASSES[label]]
-    angles = 2 * math.pi / corners * np.arange(corners) + math.pi / 4
+    # The first corner on top; a rectangle's to the upper left.
+    first = -math.pi / 2 - (math.pi / 4 if CLASSES[label] == 'rectangle' else 0)
+    angles = 2 * math.pi / corners * np.arange(corners) + first
     polygon = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     if CLASSES[label] == 'star':
-        polygon[1::2] *= 0.45
+        polygon[1::2] *= 0.55
     if CLASSES[label] != 'circle':
         polygon[:, 1] *= rng.uniform(0.7, 1)
-    turn = rng.uniform(0, 2 * math.pi)
+    turn = rng.uniform(-MAX_TURN, MAX_TURN)
     cos, sin = math.cos(turn), math.sin(turn)
     polygon = polygon @ np.array([[cos, sin], [-sin, cos]])
     area = cv2.contourArea(polygon.astype(np.float32))
