@@ -100,13 +100,15 @@ def check_data(cfg, *phases):
                 *(dataset.get('data_prefix') or {}).values(),
             ]
             for name in wanted:
-                path = os.path.join(root, name or '')
-                if name and not _is_there(path):
+                if not isinstance(name, str) or not name:
+                    continue
+                path = os.path.join(root, name)
+                if not _is_there(path):
                     missing.setdefault(path, f'{key}.data_root={root}')
         evaluators = cfg.get(f'{phase}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             path = evaluator.get('ann_file')
-            if path and not _is_there(path):
+            if isinstance(path, str) and not _is_there(path):
                 missing.setdefault(path, f'{phase}_evaluator.ann_file={path}')
     if not missing:
         return

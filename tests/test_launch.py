@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -182,10 +183,13 @@ def test_two_cpu_ranks_give_the_gradients_of_one_process(run_python, tmp_path):
 
 
 def test_dist_train_and_dist_test_on_cpu_ranks(demo_options, tmp_path):
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        port = listener.getsockname()[1]
     env = {
         **os.environ,
         'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
-        'PORT': '29517',
+        'PORT': str(port),
         'PYTHONWARNINGS': 'ignore',
     }
 

@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from pathlib import Path
@@ -44,7 +43,7 @@ def main():
     pip('install', '--constraint', REQUIREMENTS, *BUILD_TOOLS)
     wheel = mmcv_wheel()
     say('installing the other dependencies')
-    pip('install', wheel)
+    pip('install', '--no-deps', wheel)
     pip('install', '--requirement', REQUIREMENTS)
     pip('install', '--no-deps', '--no-build-isolation', '--editable', ROOT)
     run(PYTHON, '-W', 'ignore', '-c', 'import mmcv.ops, prm_mmdet')
@@ -86,8 +85,7 @@ def build_mmcv(version, folder):
             *('--dest', folder, f'mmcv=={version}'),
         )
         unpacked = folder / 'unpacked'
-        with tarfile.open(next(folder.glob('*.tar.gz'))) as archive:
-            archive.extractall(unpacked, filter='data')
+        shutil.unpack_archive(next(folder.glob('*.tar.gz')), unpacked)
         (unpacked / source.name).rename(source)
     say('compiling mmcv: about ten minutes on two cores, once for this machine')
     log = folder / 'build.log'
@@ -165,4 +163,7 @@ def say(text):
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('\n[set-up] interrupted; run the same command again to go on')

@@ -23,7 +23,8 @@ def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
 
     Args:
         cfg (Config): The config whose ``test_dataloader`` gave the predictions.
-        predictions (str): Pickle file that ``tools/test.py --out`` wrote.
+        predictions (str): Pickle file that ``tools/test.py --out`` wrote. Pickle can
+            run code: open only your own.
         out (str): PNG file to write.
         num_images (int): Images to show, evenly spaced over the test set. Default: 6.
         score_thr (float): Predictions under this score are left out. Default: 0.5.

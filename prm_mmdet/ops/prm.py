@@ -41,7 +41,8 @@ def prm(
         theta (Tensor, optional): (2,), scale of the distance in rows and in columns.
             Default: None, no position encoding (D = 1).
         sigma (Tensor, optional): (), standard deviation of the encoding, in positions
-            of the feature map; its sign does not matter. Default: None.
+            of the feature map; its sign does not matter, and less than 1e-5 counts as
+            1e-5. Default: None.
         similarity (str): 'dot' (Eq. 4), 'l1' (Eq. 3) or 'cosine' (Eq. 2).
         normalization (bool): Whether to normalise over positions (Eqs. 6 and 7).
 
