@@ -52,12 +52,30 @@ def _find_torchvision_weights_without_torchvision():
     """
     if importlib.util.find_spec('torchvision'):
         return
-    addresses = Path(mmengine.__file__).parent / 'hub' / 'torchvision_0.12.json'
 
     @CheckpointLoader.register_scheme(prefixes='torchvision://', force=True)
     def load_from_torchvision(filename, map_location=None):
-        url = mmengine.load(addresses)[filename.partition('://')[2]]
+        url = weights_url(filename)
+        if url is None:
+            raise FileNotFoundError(f'MMEngine knows no weights by the name {filename}')
         return load_from_http(url, map_location=map_location)
+
+
+def weights_url(name):
+    """Address of the weights that a checkpoint's name stands for, or None.
+
+    Args:
+        name (str): As in ``init_cfg``: ``torchvision://...``, ``open-mmlab://...``, or
+            an address.
+    """
+    scheme, _, rest = name.partition('://')
+    if scheme in ('http', 'https'):
+        return name
+    lists = {'torchvision': 'torchvision_0.12.json', 'open-mmlab': 'openmmlab.json'}
+    if scheme not in lists:
+        return None
+    known = mmengine.load(Path(mmengine.__file__).parent / 'hub' / lists[scheme])
+    return known.get(rest)
 
 
 _allow_mmengine_checkpoints()

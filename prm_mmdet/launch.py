@@ -8,6 +8,7 @@ looks for the data before it starts, and can train on CPU ranks.
 import importlib.util
 import os
 from pathlib import Path
+from urllib.error import URLError
 
 import mmdet
 import torch
@@ -15,7 +16,7 @@ import torch.distributed
 from mmengine.logging import print_log
 from mmengine.runner import Runner as MMEngineRunner
 
-from . import compat  # noqa: F401  (makes checkpoints readable)
+from . import compat
 
 
 def run_tool(name):
@@ -39,7 +40,7 @@ def run_tool(name):
     tool.Runner = Runner
     try:
         tool.main()
-    except MissingData as error:
+    except MissingInput as error:
         raise SystemExit(f'\nerror: {error}') from None
 
 
@@ -57,6 +58,12 @@ class Runner(MMEngineRunner):
             if f'coco/{kind}_mAP' in metrics:
                 print_log(f'{label} {metrics[f"coco/{kind}_mAP"]:.3f}', 'current')
         return metrics
+
+    def _init_model_weights(self):
+        try:
+            super()._init_model_weights()
+        except URLError as error:
+            raise MissingInput(_how_to_get_weights(self.cfg, error)) from error
 
     def setup_env(self, env_cfg):
         # MMEngine's launcher selects a CUDA device; it leaves an open group alone.
@@ -76,8 +83,8 @@ class Runner(MMEngineRunner):
         return super().wrap_model(model_wrapper_cfg, model)
 
 
-class MissingData(FileNotFoundError):
-    """A data set that the config names is not where the config says."""
+class MissingInput(FileNotFoundError):
+    """A file that the config names cannot be had; the message says what to do."""
 
 
 def check_data(cfg, *phases):
@@ -88,7 +95,7 @@ def check_data(cfg, *phases):
         phases (str): Of 'train', 'val' and 'test'.
 
     Raises:
-        MissingData: Names each missing file and how to point to the right place.
+        MissingInput: Names each missing file and how to point to the right place.
     """
     missing = {}
     for phase in phases:
@@ -116,7 +123,7 @@ def check_data(cfg, *phases):
     settings = ' '.join(
         dict.fromkeys(k.split('=')[0] + '=...' for k in missing.values())
     )
-    raise MissingData(
+    raise MissingInput(
         'the data set that the config names is not there. Missing, seen from '
         f'{os.getcwd()}:\n{files}\n'
         "This package's COCO configs take the folder from an environment variable:\n"
@@ -139,3 +146,32 @@ def _datasets(key, node):
 
 def _is_there(path):
     return '://' in path or os.path.exists(path)
+
+
+def _how_to_get_weights(cfg, error):
+    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
+    lines = []
+    for key, name in _pretrained('model', cfg.get('model') or {}):
+        url = compat.weights_url(name)
+        if url:
+            path = os.path.join(folder, url.rsplit('/', 1)[-1])
+            lines.append(f'  {key}={name}: {url}\n    to be put at {path}')
+    return (
+        f'pre-trained weights could not be downloaded ({error.reason}):\n'
+        + '\n'.join(lines)
+        + '\nOr say where a file is with --cfg-options ...init_cfg.checkpoint=FILE, or '
+        'start from nothing with --cfg-options ...init_cfg=None'
+    )
+
+
+def _pretrained(key, node):
+    """Every checkpoint that an ``init_cfg`` below a config names: (key, name) pairs."""
+    if isinstance(node, (list, tuple)):
+        for i, child in enumerate(node):
+            yield from _pretrained(f'{key}.{i}', child)
+    if not isinstance(node, dict):
+        return
+    if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
+        yield f'{key}.checkpoint', node['checkpoint']
+    for name, child in node.items():
+        yield from _pretrained(f'{key}.{name}', child)

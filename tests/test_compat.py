@@ -49,3 +49,12 @@ def test_torchvision_scheme_names_a_download(monkeypatch):
     compat._find_torchvision_weights_without_torchvision()
     CheckpointLoader.load_checkpoint('torchvision://resnet50')
     assert [url.rsplit('/')[-1] for url in asked] == ['resnet50-0676ba61.pth']
+    with pytest.raises(FileNotFoundError, match='torchvision://resnet5000'):
+        CheckpointLoader.load_checkpoint('torchvision://resnet5000')
+
+
+def test_weights_url():
+    x101 = compat.weights_url('open-mmlab://resnext101_32x4d')
+    assert x101.endswith('/resnext101_32x4d-a5af3160.pth')
+    assert compat.weights_url('https://a.b/c.pth') == 'https://a.b/c.pth'
+    assert compat.weights_url('work_dirs/c.pth') is None

@@ -16,7 +16,7 @@ from conftest import ROOT
 from mmengine.config import Config
 
 import prm_mmdet  # noqa: F401
-from prm_mmdet.launch import MissingData, check_data
+from prm_mmdet.launch import MissingInput, check_data
 
 CONFIG = ROOT / 'configs' / 'demo' / 'mask-rcnn_r50-sac_fpn_demo.py'
 TOOLS = {'ours': ROOT / 'tools', 'mmdet': Path(mmdet.__file__).parent / '.mim/tools'}
@@ -103,6 +103,26 @@ def test_missing_data_is_named_before_training(run_python, tmp_path):
         assert word in message
 
 
+def test_weights_that_cannot_be_downloaded_are_named(
+    run_python, demo_options, tmp_path
+):
+    # Nothing listens at this port: what a machine without a network sees.
+    url = 'http://127.0.0.1:9/weights/resnet50-nowhere.pth'
+    (tmp_path / 'mine.py').write_text(
+        f'_base_ = {str(CONFIG)!r}\n'
+        f'init_cfg = dict(_delete_=True, type="Pretrained", checkpoint={url!r})\n'
+        'model = dict(backbone=dict(init_cfg=init_cfg))\n'
+    )
+    train = [TOOLS['ours'] / 'train.py', 'mine.py', *demo_options]
+    env = {**os.environ, 'TORCH_HOME': str(tmp_path / 'hub')}
+    result = run_python(*train, env=env, check=False)
+    assert result.returncode == 1
+    message = result.stdout[result.stdout.index('error: pre-trained weights') :]
+    assert f'model.backbone.init_cfg.checkpoint={url}' in message
+    assert f'{tmp_path}/hub/hub/checkpoints/resnet50-nowhere.pth' in message
+    assert 'init_cfg=None' in message
+
+
 def test_only_the_phases_asked_for_are_checked(demo_data):
     present = dict(
         data_root=str(demo_data),
@@ -122,7 +142,7 @@ def test_only_the_phases_asked_for_are_checked(demo_data):
         )
     )
     check_data(cfg, 'test')
-    with pytest.raises(MissingData, match=r'datasets\.1\.data_root'):
+    with pytest.raises(MissingInput, match=r'datasets\.1\.data_root'):
         check_data(cfg, 'train')
 
 

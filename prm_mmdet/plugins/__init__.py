@@ -3,10 +3,16 @@
 ``prm_mmdet.PRM``, ``prm_mmdet.LCT``, ``prm_mmdet.SAC`` in any OpenMMLab config, and,
 once this package is imported, plain ``PRM``, ``LCT`` and ``SACBlock``. Plain ``SAC``
 stays MMCV's Switchable Atrous Convolution.
+
+``prm_mmdet.SE``, ``prm_mmdet.CBAM`` and ``prm_mmdet.DoubleAttention`` are the blocks
+that the papers compare with.
 """
 
+from .cbam import CBAM
+from .double_attention import DoubleAttention
 from .lct import LCT
 from .prm import PRM
 from .sac import SAC
+from .se import SE
 
-__all__ = ['LCT', 'PRM', 'SAC']
+__all__ = ['CBAM', 'LCT', 'PRM', 'SAC', 'SE', 'DoubleAttention']

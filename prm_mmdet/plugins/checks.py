@@ -10,10 +10,10 @@ def check_positive_int(block, **arguments):
             )
 
 
-def check_groups(block, in_channels, groups, min_channels=1):
+def check_groups(block, in_channels, groups, min_channels=1, name='groups'):
     """Raise ValueError unless ``groups`` equal parts of at least ``min_channels``
-    channels make ``in_channels``."""
-    check_positive_int(block, in_channels=in_channels, groups=groups)
+    channels make ``in_channels``; ``name`` is what the block calls ``groups``."""
+    check_positive_int(block, **{'in_channels': in_channels, name: groups})
     if in_channels % groups == 0 and in_channels // groups >= min_channels:
         return
     fitting = [
@@ -27,11 +27,11 @@ def check_groups(block, in_channels, groups, min_channels=1):
         f'in_channels={in_channels}, where at least {min_channels} are needed'
     )
     cure = (
-        f'use groups={" or ".join(str(n) for n in sorted(near))}'
+        f'use {name}={" or ".join(str(n) for n in sorted(near))}'
         if near
         else f'at least {min_channels} input channels are needed'
     )
-    raise ValueError(f'{block}: groups={groups} {problem}; {cure}')
+    raise ValueError(f'{block}: {name}={groups} {problem}; {cure}')
 
 
 def check_choice(block, name, value, choices):

@@ -1,0 +1,45 @@
+"""Squeeze-and-Excitation, which the papers' tables compare with.
+
+Source: J. Hu, L. Shen and G. Sun, "Squeeze-and-Excitation Networks", CVPR 2018,
+Eqs. 2-4. The two layers have biases, as the parameter counts of the PRM and LCT
+papers' tables show.
+"""
+
+import torch
+from torch import nn
+
+from ..registry import MODELS
+from .checks import check_groups, check_input
+
+
+@MODELS.register_module()
+class SE(nn.Module):
+    """Gate each channel by a two-layer network of all channels' means.
+
+    Args:
+        in_channels (int): Channels C of the input.
+        reduction (int): r; the hidden layer has C / r channels. Must divide
+            ``in_channels``. Default: 16.
+
+    Parameters: ``squeeze`` and ``excite``, 1x1 convolutions: 2C^2 / r + C / r + C.
+
+    Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
+
+    Raises:
+        ValueError: An argument or the input does not fit; the message says which.
+    """
+
+    _abbr_ = 'se'
+
+    def __init__(self, in_channels, reduction=16):
+        super().__init__()
+        check_groups('SE', in_channels, reduction, name='reduction')
+        self.in_channels = in_channels
+        self.squeeze = nn.Conv2d(in_channels, in_channels // reduction, 1)
+        self.excite = nn.Conv2d(in_channels // reduction, in_channels, 1)
+
+    def forward(self, x):
+        check_input('SE', x, self.in_channels)
+        context = x.mean((2, 3), keepdim=True)
+        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(context))))
+        return x * gate.to(x.dtype)
