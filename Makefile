@@ -1,11 +1,12 @@
 # make demo: set up, train a small detector on generated data, evaluate it, show it.
-# make test: set up, run the tests.       make lint: set up, run the linter.
+# make test: set up, run the tests.       make test-configs: a step of every config.
+# make lint: set up, run the linter.
 PYTHON ?= python3.11
 VENV_PYTHON := .venv/bin/python -W ignore
 DEMO := mask-rcnn_r50-sac_fpn_demo
 DEMO_DIR := work_dirs/$(DEMO)
 
-.PHONY: demo test lint env
+.PHONY: demo test test-configs lint env
 
 env:
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); \
@@ -20,6 +21,9 @@ demo: env
 
 test: env
 	$(VENV_PYTHON) -m pytest
+
+test-configs: env
+	$(VENV_PYTHON) -m pytest tests/test_every_config.py -m configs
 
 lint: env
 	.venv/bin/ruff check .

@@ -31,21 +31,62 @@ def test_unknown_name_suggests_the_nearest():
         config_path('sac/mask_rcnn_r50_sac_c3_c5_fpn_1x_coco.py')
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_every_config_builds_its_model(name):
+BUILT = [n for n in CONFIGS if n.startswith('demo/') or 'mask-rcnn_r50' in n]
+RECIPES = {  # epochs, images a GPU, learning rate, images a step
+    '4xb2-1x': (12, 2, 0.01, 8),
+    '4xb2-ms-1x': (12, 2, 0.01, 8),
+    '4xb1-1x': (12, 1, 0.005, 4),
+    '2x': (24, 2, 0.02, 16),
+    '1x': (12, 2, 0.02, 16),
+}
+
+
+@pytest.mark.parametrize('name', [n for n in BUILT if 'c3-c5_fpn_1x' in n])
+def test_blocks_stand_in_the_stages_that_the_name_says(name):
     register_all_modules()
     cfg = Config.fromfile(config_path(name))
+    (plugin,) = cfg.model.backbone.plugins
     model = MODELS.build(cfg.model)
-    named = [p['cfg']['type'] for p in cfg.model.backbone.get('plugins') or []]
-    built = {type(m).__name__ for m in model.modules()}
-    assert all(n.split('.')[-1] in built for n in named)
-    if 'c3-c5' in name:
-        stages = {
-            n.split('.')[1]
-            for n, m in model.named_modules()
-            if '.' in n and f'prm_mmdet.{type(m).__name__}' in named
-        }
-        assert stages == {'layer2', 'layer3', 'layer4'}
+    block = plugin.cfg.type.split('.')[-1]
+    stages = [
+        n.split('.')[1] for n, m in model.named_modules() if type(m).__name__ == block
+    ]
+    assert set(stages) == {'layer2', 'layer3', 'layer4'} and len(stages) == 13
+
+
+@pytest.mark.parametrize('name', [n for n in CONFIGS if not n.startswith('demo/')])
+def test_every_row_is_what_its_name_says(name):
+    cfg = Config.fromfile(config_path(name))
+    detector, backbone, rest = name.split('/')[1].split('_', 2)
+    recipe = rest[len('fpn_') : -len('_coco.py')]
+    epochs, images, rate, step = RECIPES[recipe]
+    if detector == 'retinanet' and recipe in ('1x', '2x'):
+        rate = 0.01
+    assert cfg.train_cfg.max_epochs == epochs
+    assert cfg.train_dataloader.batch_size == images
+    assert cfg.optim_wrapper.optimizer.lr == rate
+    assert cfg.auto_scale_lr.base_batch_size == step
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 0.0001)
+
+    assert cfg.model.backbone.depth == (50 if backbone.startswith('r50') else 101)
+    assert cfg.model.backbone.frozen_stages == 1 and cfg.model.backbone.norm_eval
+    legacy = 'LegacyDeltaXYWHBBoxCoder' in cfg.pretty_text
+    assert legacy == (recipe != '1x')
+
+    plugins = cfg.model.backbone.get('plugins') or []
+    placed = {'c3-c5': (False, True, True, True), 'c2-c5': (True, True, True, True)}
+    expected = [placed[c] for c in placed if backbone.endswith(c)]
+    if backbone.endswith('dconv-c3-c5'):
+        assert cfg.model.backbone.stage_with_dcn == expected.pop()
+    assert [tuple(p.stages) for p in plugins] == expected
+    for plugin in plugins:
+        block = plugin.cfg.type
+        position = 'after_conv2' if block == 'prm_mmdet.SAC' else 'after_conv3'
+        for stated in ('after-conv2', 'after-conv3'):
+            if stated in backbone:
+                position = stated.replace('-', '_')
+        assert plugin.position == position
 
 
 def test_data_root_from_the_environment(monkeypatch):

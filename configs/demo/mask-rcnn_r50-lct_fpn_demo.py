@@ -1,12 +1,4 @@
 _base_ = 'mask-rcnn_r50_fpn_demo.py'
-model = dict(
-    backbone=dict(
-        plugins=[
-            dict(
-                cfg=dict(type='prm_mmdet.LCT'),
-                stages=(False, True, True, True),
-                position='after_conv3',
-            )
-        ]
-    )
-)
+block = dict(type='prm_mmdet.LCT')
+plugin = dict(cfg=block, stages=(False, True, True, True), position='after_conv3')
+model = dict(backbone=dict(plugins=[plugin]))

@@ -1,12 +1,4 @@
 _base_ = 'mask-rcnn_r50_fpn_demo.py'
-model = dict(
-    backbone=dict(
-        plugins=[
-            dict(
-                cfg=dict(type='prm_mmdet.SAC'),
-                stages=(False, True, True, True),
-                position='after_conv2',
-            )
-        ]
-    )
-)
+block = dict(type='prm_mmdet.SAC')
+plugin = dict(cfg=block, stages=(False, True, True, True), position='after_conv2')
+model = dict(backbone=dict(plugins=[plugin]))

@@ -1,12 +1,4 @@
-_base_ = '../_base_/mask-rcnn_r50_fpn_1x_coco.py'
-model = dict(
-    backbone=dict(
-        plugins=[
-            dict(
-                cfg=dict(type='prm_mmdet.LCT'),
-                stages=(False, True, True, True),
-                position='after_conv3',
-            )
-        ]
-    )
-)
+_base_ = ['../_base_/v3/mask-rcnn_r50_fpn.py', 'mmdet::_base_/schedules/schedule_1x.py']
+block = dict(type='prm_mmdet.LCT')
+plugin = dict(cfg=block, stages=(False, True, True, True), position='after_conv3')
+model = dict(backbone=dict(plugins=[plugin]))

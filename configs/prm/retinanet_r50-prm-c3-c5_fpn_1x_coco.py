@@ -1,0 +1,6 @@
+_base_ = ['../_base_/v3/retinanet_r50_fpn.py', 'mmdet::_base_/schedules/schedule_1x.py']
+block = dict(type='prm_mmdet.PRM')
+plugin = dict(cfg=block, stages=(False, True, True, True), position='after_conv3')
+model = dict(backbone=dict(plugins=[plugin]))
+# As in MMDetection: half the rate of the two-stage detectors.
+optim_wrapper = dict(optimizer=dict(lr=0.01))

@@ -1,0 +1,3 @@
+_base_ = 'faster-rcnn_r50_fpn_4xb2-1x_coco.py'
+init_cfg = dict(checkpoint='torchvision://resnet101')
+model = dict(backbone=dict(depth=101, init_cfg=init_cfg))

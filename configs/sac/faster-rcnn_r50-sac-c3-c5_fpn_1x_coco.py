@@ -1,0 +1,7 @@
+_base_ = [
+    '../_base_/v3/faster-rcnn_r50_fpn.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+]
+block = dict(type='prm_mmdet.SAC')
+plugin = dict(cfg=block, stages=(False, True, True, True), position='after_conv2')
+model = dict(backbone=dict(plugins=[plugin]))

@@ -1,0 +1,4 @@
+_base_ = 'mask-rcnn_r50_fpn_4xb2-1x_coco.py'
+block = dict(type='prm_mmdet.SAC', reduction=512)
+plugin = dict(cfg=block, stages=(False, True, True, True), position='after_conv2')
+model = dict(backbone=dict(plugins=[plugin]))

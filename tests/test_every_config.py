@@ -1,0 +1,38 @@
+"""Every config: one training step and one test step. Run by ``make test-configs``."""
+
+import pytest
+import torch
+from conftest import ROOT
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+CONFIGS = sorted(
+    p.relative_to(ROOT / 'configs').as_posix()
+    for p in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in p.parts
+)
+
+
+@pytest.mark.configs
+@pytest.mark.parametrize('name', CONFIGS)
+def test_steps(name):
+    register_all_modules()
+    cfg = Config.fromfile(ROOT / 'configs' / name)
+    cfg.model.backbone.init_cfg = None  # nothing to be downloaded
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    inputs = demo_mm_inputs(1, [(3, 96, 128)], num_classes=4, with_mask=True)
+
+    model.train()
+    losses = model.train_step(inputs, optim_wrapper)
+    assert losses['loss'].isfinite()
+    assert all(p.isfinite().all() for p in model.parameters())
+
+    model.eval()
+    with torch.no_grad():
+        (result,) = model.test_step(inputs)
+    assert result.pred_instances.bboxes.isfinite().all()
