@@ -33,14 +33,13 @@ def config_path(name):
         FileNotFoundError: There is no such config; the message names the nearest.
     """
     root = _configs()
-    path = root / name
-    if path.is_file():
+    path = (root / name).resolve()
+    if path.is_file() and path.is_relative_to(root.resolve()):
         return str(path)
     known = sorted(p.relative_to(root).as_posix() for p in root.rglob('*.py'))
-    near = difflib.get_close_matches(name, known, 3, 0.3) or known
-    raise FileNotFoundError(
-        f'prm_mmdet has no config {name!r}; did you mean {" or ".join(near)}?'
-    )
+    near = difflib.get_close_matches(name, known, 3, 0.3)
+    hint = f'did you mean {" or ".join(near)}?' if near else f'they are in {root}'
+    raise FileNotFoundError(f'prm_mmdet has no config {name!r}; {hint}')
 
 
 def load_config(name):

@@ -37,22 +37,26 @@ def run_tool(name):
     spec = importlib.util.spec_from_file_location(f'mmdet_{path.stem}', path)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    tool.Runner = Runner
+    tool.Runner = {'train.py': TrainRunner, 'test.py': TestRunner}[name]
     try:
         tool.main()
     except MissingInput as error:
-        raise SystemExit(f'\nerror: {error}') from None
+        # Every rank stops, one of them says why.
+        first = os.environ.get('LOCAL_RANK', '0') == '0'
+        raise SystemExit(f'\nerror: {error}' if first else 1) from None
 
 
 class Runner(MMEngineRunner):
     """MMEngine's Runner that checks the data first and knows CPU ranks."""
 
-    def train(self):
-        check_data(self.cfg, 'train', 'val')
-        return super().train()
+    phases = ()  # whose data sets are looked for
+
+    @classmethod
+    def from_cfg(cls, cfg):
+        check_data(cfg, *cls.phases)
+        return super().from_cfg(cfg)
 
     def test(self):
-        check_data(self.cfg, 'test')
         metrics = super().test()
         for kind, label in (('bbox', 'box AP'), ('segm', 'mask AP')):
             if f'coco/{kind}_mAP' in metrics:
@@ -83,6 +87,18 @@ class Runner(MMEngineRunner):
         return super().wrap_model(model_wrapper_cfg, model)
 
 
+class TrainRunner(Runner):
+    """The Runner of train.py."""
+
+    phases = ('train', 'val')
+
+
+class TestRunner(Runner):
+    """The Runner of test.py."""
+
+    phases = ('test',)
+
+
 class MissingInput(FileNotFoundError):
     """A file that the config names cannot be had; the message says what to do."""
 
@@ -97,40 +113,46 @@ def check_data(cfg, *phases):
     Raises:
         MissingInput: Names each missing file and how to point to the right place.
     """
-    missing = {}
+    missing = []  # (path, setting that would change it)
     for phase in phases:
         loader = cfg.get(f'{phase}_dataloader') or {}
         for key, dataset in _datasets(f'{phase}_dataloader', loader):
             root = dataset.get('data_root') or ''
-            wanted = [
-                dataset.get('ann_file'),
-                *(dataset.get('data_prefix') or {}).values(),
-            ]
-            for name in wanted:
-                if not isinstance(name, str) or not name:
-                    continue
-                path = os.path.join(root, name)
-                if not _is_there(path):
-                    missing.setdefault(path, f'{key}.data_root={root}')
+            prefixes = (dataset.get('data_prefix') or {}).values()
+            for name in (dataset.get('ann_file'), *prefixes):
+                if isinstance(name, str) and name:
+                    path = os.path.join(root, name)
+                    missing += _missing(path, f'{key}.data_root', dataset)
         evaluators = cfg.get(f'{phase}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             path = evaluator.get('ann_file')
-            if isinstance(path, str) and not _is_there(path):
-                missing.setdefault(path, f'{phase}_evaluator.ann_file={path}')
+            if isinstance(path, str):
+                missing += _missing(path, f'{phase}_evaluator.ann_file', evaluator)
     if not missing:
         return
-    files = '\n'.join(f'  {path}    ({key})' for path, key in missing.items())
-    settings = ' '.join(
-        dict.fromkeys(k.split('=')[0] + '=...' for k in missing.values())
-    )
+    paths = list(dict.fromkeys(path for path, _ in missing))
+    options = ' '.join(dict.fromkeys(f'{key}=...' for _, key in missing))
+    if all('data/demo/' in path for path in paths):
+        cure = 'Make the demo data with: python tools/make_demo_data.py'
+    else:
+        cure = (
+            "This package's COCO configs take the folder that holds annotations/, "
+            'train2017/ and val2017/ from MMDET_DATASETS=/path/to/coco/'
+        )
     raise MissingInput(
         'the data set that the config names is not there. Missing, seen from '
-        f'{os.getcwd()}:\n{files}\n'
-        "This package's COCO configs take the folder from an environment variable:\n"
-        '  MMDET_DATASETS=/path/to/coco/ (the folder that holds annotations/, '
-        'train2017/ and val2017/)\n'
-        f'In any config: --cfg-options {settings}'
+        f'{os.getcwd()}:\n  ' + '\n  '.join(paths) + f'\n{cure}\n'
+        f'Any config takes other places from --cfg-options {options}'
     )
+
+
+def _missing(path, key, node):
+    """[(path, key)] if a data set's or an evaluator's file is looked for on this disk
+    and not there, else []."""
+    backend = (node.get('backend_args') or {}).get('backend', 'local')
+    if backend != 'local' or '://' in path or os.path.exists(path):
+        return []
+    return [(path, key)]
 
 
 def _datasets(key, node):
@@ -142,10 +164,6 @@ def _datasets(key, node):
     for name, child in inner:
         if isinstance(child, dict):
             yield from _datasets(f'{key}.{name}', child)
-
-
-def _is_there(path):
-    return '://' in path or os.path.exists(path)
 
 
 def _how_to_get_weights(cfg, error):

@@ -1,11 +1,18 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from prm_mmdet.datasets.demo import generate_demo
+
+# New examples at every run by hand, the same ones in CI.
+settings.register_profile('ci', derandomize=True)
+if os.environ.get('CI'):
+    settings.load_profile('ci')
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -29,6 +29,8 @@ def test_path_and_content():
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(FileNotFoundError, match='mask-rcnn_r50-sac-c3-c5_fpn_1x_coco'):
         config_path('sac/mask_rcnn_r50_sac_c3_c5_fpn_1x_coco.py')
+    with pytest.raises(FileNotFoundError, match='they are in'):
+        config_path('../setup.py')
 
 
 BUILT = [n for n in CONFIGS if n.startswith('demo/') or 'mask-rcnn_r50' in n]

@@ -99,8 +99,17 @@ def test_missing_data_is_named_before_training(run_python, tmp_path):
         str(tmp_path),
         'MMDET_DATASETS=',
         'train_dataloader.dataset.data_root=',
+        'val_evaluator.ann_file=',
     ):
         assert word in message
+    assert not (tmp_path / 'work_dirs').exists()
+
+
+def test_missing_demo_data_names_the_tool_that_makes_it(run_python):
+    result = run_python(TOOLS['ours'] / 'train.py', CONFIG, check=False)
+    assert result.returncode == 1
+    assert 'tools/make_demo_data.py' in result.stdout
+    assert 'MMDET_DATASETS' not in result.stdout
 
 
 def test_weights_that_cannot_be_downloaded_are_named(
@@ -138,10 +147,13 @@ def test_only_the_phases_asked_for_are_checked(demo_data):
                 )
             ),
             test_dataloader=dict(dataset=present),
+            val_dataloader=dict(
+                dataset=dict(ann_file='x', backend_args=dict(backend='petrel'))
+            ),
             test_evaluator=[dict(type='CocoMetric', ann_file='s3://bucket/x.json')],
         )
     )
-    check_data(cfg, 'test')
+    check_data(cfg, 'val', 'test')
     with pytest.raises(MissingInput, match=r'datasets\.1\.data_root'):
         check_data(cfg, 'train')
 

@@ -25,7 +25,12 @@ def parse_args():
 
 def main():
     args = parse_args()
-    generate_demo(args.out, args.num_train, args.num_val, args.image_size, args.seed)
+    try:
+        generate_demo(
+            args.out, args.num_train, args.num_val, args.image_size, args.seed
+        )
+    except (ValueError, OSError) as error:
+        raise SystemExit(f'error: {error}') from None
 
 
 if __name__ == '__main__':

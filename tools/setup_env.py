@@ -34,7 +34,7 @@ def main():
     stamp = VENV / 'complete'
     inputs = REQUIREMENTS.read_bytes() + (ROOT / 'setup.py').read_bytes()
     state = f'{sys.version}\n{hashlib.sha256(inputs).hexdigest()}\n'
-    if stamp.is_file() and stamp.read_text() == state:
+    if stamp.is_file() and stamp.read_text() == state and serves_this_checkout():
         return
     started = time.monotonic()
     say(f'setting up {VENV} (once)')
@@ -49,6 +49,15 @@ def main():
     run(PYTHON, '-W', 'ignore', '-c', 'import mmcv.ops, prm_mmdet')
     stamp.write_text(state)
     say(f'set-up done in {(time.monotonic() - started) / 60:.1f} minutes')
+
+
+def serves_this_checkout():
+    """Whether the environment's prm_mmdet is this one, not a copy installed since."""
+    question = (
+        'from importlib.util import find_spec; print(find_spec("prm_mmdet").origin)'
+    )
+    answer = subprocess.run([PYTHON, '-c', question], capture_output=True, text=True)
+    return answer.stdout.strip() == str(ROOT / 'prm_mmdet' / '__init__.py')
 
 
 def mmcv_wheel():
@@ -73,6 +82,15 @@ def mmcv_wheel():
             sys.exit(
                 'error: mmcv must be compiled, and there is no C++ compiler; '
                 'install one (on Debian and Ubuntu: apt-get install g++)'
+            )
+        if '-cuda-' in folder.name and not (
+            shutil.which('nvcc') or os.environ.get('CUDA_HOME')
+        ):
+            sys.exit(
+                'error: mmcv must be compiled for the GPU, and there is no CUDA '
+                'compiler; install the CUDA toolkit of the version in '
+                f'{answer.stdout.strip()!r}, or hide the GPU: '
+                'make CUDA_VISIBLE_DEVICES='
             )
         return build_mmcv(version, folder)
 

@@ -5,6 +5,7 @@ import argparse
 from mmengine.config import Config, DictAction
 
 from prm_mmdet.inspection.predictions import draw_predictions
+from prm_mmdet.launch import check_data
 
 
 def parse_args():
@@ -29,7 +30,13 @@ def main():
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
-    draw_predictions(cfg, args.predictions, args.out, args.num_images, args.score_thr)
+    try:
+        check_data(cfg, 'test')
+        draw_predictions(
+            cfg, args.predictions, args.out, args.num_images, args.score_thr
+        )
+    except (ValueError, OSError) as error:
+        raise SystemExit(f'error: {error}') from None
     print(f'ground truth beside predictions: {args.out}')
 
 

@@ -61,4 +61,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=12, convert_to_iter_based=True),
 ]
 default_hooks = dict(logger=dict(interval=23))
+auto_scale_lr = dict(enable=False, base_batch_size=8)
 randomness = dict(seed=0)

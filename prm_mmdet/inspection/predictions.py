@@ -1,6 +1,7 @@
 """Predictions beside ground truth."""
 
 import os
+import pickle
 
 import mmcv
 import mmengine
@@ -30,9 +31,17 @@ def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
         score_thr (float): Predictions under this score are left out. Default: 0.5.
 
     Raises:
-        ValueError: The file holds no predictions, or none for the config's images.
+        ValueError: The file holds no predictions, or none for the config's images, or
+            an argument is out of range.
     """
-    results = mmengine.load(predictions)
+    if num_images < 1:
+        raise ValueError(f'num_images must be at least 1, got {num_images}')
+    if os.path.splitext(out)[1].lower() != '.png':
+        raise ValueError(f'out must be a .png file, got {str(out)!r}')
+    try:
+        results = mmengine.load(predictions, file_format='pkl')
+    except (pickle.UnpicklingError, EOFError):
+        results = None
     if not isinstance(results, list) or not results or 'img_id' not in results[0]:
         raise ValueError(
             f'{predictions} holds no predictions of images; make it with '

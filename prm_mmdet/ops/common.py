@@ -1,5 +1,7 @@
 """What the blocks' operators share."""
 
+import contextlib
+
 import torch
 
 
@@ -10,4 +12,7 @@ def accumulation_dtype(x):
 
 def without_autocast(x):
     """Context in which autocast does not lower the precision chosen by an operator."""
-    return torch.autocast(x.device.type, enabled=False)
+    try:
+        return torch.autocast(x.device.type, enabled=False)
+    except RuntimeError:  # a device that has no autocast, such as meta
+        return contextlib.nullcontext()

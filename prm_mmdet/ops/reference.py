@@ -22,7 +22,7 @@ def prm(
     similarity='dot',
     normalization=True,
 ):
-    """Position-Aware Recalibration Module (Ma and Song, IJCAI 2020, Eqs. 1-8).
+    """Position-Aware Recalibration Module (Ma and Fu, IJCAI 2020, Eqs. 1-8).
 
     ``alpha``, ``beta``, ``weight``, ``bias`` are (g,); ``theta`` (2,) and ``sigma`` ()
     are None to leave the position encoding out.

@@ -1,10 +1,13 @@
 """Refusals that the blocks share. Each names the block, the argument and the cure."""
 
+import numbers
+
 
 def check_positive_int(block, **arguments):
     """Raise ValueError unless every argument is an integer of at least 1."""
     for name, value in arguments.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not integral or value < 1:
             raise ValueError(
                 f'{block}: {name} must be a positive integer, got {value!r}'
             )
@@ -27,7 +30,8 @@ def check_groups(block, in_channels, groups, min_channels=1, name='groups'):
         f'in_channels={in_channels}, where at least {min_channels} are needed'
     )
     cure = (
-        f'use {name}={" or ".join(str(n) for n in sorted(near))}'
+        f'use {name}={" or ".join(str(n) for n in sorted(near))} (a plugin of several '
+        'stages needs a number that fits them all)'
         if near
         else f'at least {min_channels} input channels are needed'
     )
@@ -44,9 +48,15 @@ def check_choice(block, name, value, choices):
 
 
 def check_input(block, x, in_channels):
-    """Raise ValueError unless ``x`` is (B, in_channels, H, W) with H, W >= 1."""
+    """Raise ValueError unless ``x`` is (B, in_channels, H, W) with H, W >= 1, of a
+    floating dtype."""
     expected = f'(B, {in_channels}, H, W) with H and W at least 1'
     if x.dim() != 4 or x.shape[1] != in_channels or 0 in x.shape[2:]:
         raise ValueError(
             f'{block}: the input must be of shape {expected}, got {tuple(x.shape)}'
+        )
+    if not x.is_floating_point():
+        raise ValueError(
+            f'{block}: the input must be of a floating dtype, got {x.dtype}; '
+            'convert it with .float()'
         )

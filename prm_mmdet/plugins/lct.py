@@ -53,8 +53,8 @@ class LCT(nn.Module):
     ):
         super().__init__()
         check_groups('LCT', in_channels, groups, min_channels=2 if normalization else 1)
-        if eps <= 0:
-            raise ValueError(f'LCT: eps must be positive, got {eps!r}')
+        if not (isinstance(eps, (int, float)) and eps > 0):
+            raise ValueError(f'LCT: eps must be a positive number, got {eps!r}')
         self.in_channels = in_channels
         self.groups = groups
         self.eps = eps

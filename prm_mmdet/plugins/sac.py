@@ -5,8 +5,10 @@ Networks", IEEE Transactions on Image Processing 30, 2021.
 
 Departures and choices where the paper is silent: the last convolution of ``transform``
 starts at zero, so that a block put into a network starts as the identity, as GCNet's
-does; the hidden width of the bottleneck transform is GC's, C / 16; the depth ablation
-keeps the residual connection of Eq. 5.
+does; the hidden width of the bottleneck transform is GC's, C / 16, and its batch
+normalisation is a plain one, which a backbone's ``norm_eval`` keeps at its initial
+statistics unless they were trained before; the depth ablation keeps the residual
+connection of Eq. 5.
 """
 
 from mmdet.registry import MODELS as MMDET_MODELS
@@ -19,7 +21,7 @@ from .checks import check_choice, check_input, check_positive_int
 
 
 @MMDET_MODELS.register_module('SACBlock')
-@MODELS.register_module()
+@MODELS.register_module(['SAC', 'SACBlock'])
 class SAC(BaseModule):
     """Add to each position its own mixture of contexts gathered from all positions.
 
@@ -57,6 +59,9 @@ class SAC(BaseModule):
         check_choice('SAC', 'transform', transform, ('conv', 'bottleneck'))
         self.in_channels = in_channels
         self.softmax = softmax
+        self.arguments = dict(
+            reduction=reduction, softmax=softmax, transform=transform, context=context
+        )
         self.attention = self.customization = None
         if context:
             contexts = max(1, in_channels // reduction)
@@ -96,4 +101,5 @@ class SAC(BaseModule):
         return x + self.transform(context).to(x.dtype)
 
     def extra_repr(self):
-        return f'{self.in_channels}, softmax={self.softmax}'
+        switches = ', '.join(f'{k}={v!r}' for k, v in self.arguments.items())
+        return f'{self.in_channels}, {switches}'

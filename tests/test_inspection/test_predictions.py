@@ -81,4 +81,11 @@ def test_other_files_are_refused(cfg, predictions, tmp_path):
     mmengine.dump([dict(img_id=10**6, pred_instances={})], foreign)
     with pytest.raises(ValueError, match='no image of the test set'):
         draw_predictions(cfg, foreign, tmp_path / 'picture.png')
+    (tmp_path / 'text.pkl').write_text('no pickle')
+    with pytest.raises(ValueError, match='holds no predictions'):
+        draw_predictions(cfg, tmp_path / 'text.pkl', tmp_path / 'picture.png')
+    with pytest.raises(ValueError, match='num_images must be at least 1, got 0'):
+        draw_predictions(cfg, foreign, tmp_path / 'picture.png', num_images=0)
+    with pytest.raises(ValueError, match=r'must be a \.png file'):
+        draw_predictions(cfg, foreign, tmp_path / 'picture.jpg')
     assert not (tmp_path / 'picture.png').exists()

@@ -45,7 +45,7 @@ def cases(draw):
     return x, groups, number
 
 
-def compare(fast, slow, x, parameters):
+def compare(fast, slow, x, parameters, tolerance=1e-7):
     """Same values and same gradients for a random weighting of the output."""
     results = []
     for function in (fast, slow):
@@ -62,7 +62,7 @@ def compare(fast, slow, x, parameters):
     for ours, theirs in zip(*results):
         assert ours.shape == theirs.shape
         scale = torch.maximum(theirs.abs().max(), 1e-6 * largest + 1e-3)
-        torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=1e-7)
+        torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=tolerance)
 
 
 @settings(deadline=None, max_examples=150)
@@ -79,6 +79,9 @@ def test_prm(case, similarity, encoding, normalization):
         lambda *t: reference.prm(*t, **switches),
         x,
         parameters,
+        # A nearly constant similarity (the cosine of single channels is +-1) divides
+        # rounding errors by the 1e-5 of Eq. 7.
+        tolerance=1e-5 if normalization else 1e-7,
     )
 
 

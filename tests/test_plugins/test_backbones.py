@@ -28,6 +28,17 @@ BACKBONES = {
     'ResNeSt': dict(
         type='ResNeSt', depth=50, radix=2, reduction_factor=4, avg_down_stride=True
     ),
+    'TridentNet': dict(
+        type='TridentResNet',
+        depth=50,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        trident_dilations=(1, 2, 3),
+        out_indices=(2,),
+        num_branch=3,
+        test_branch_idx=1,
+    ),
     'DetectoRS': dict(
         type='DetectoRS_ResNet',
         depth=50,
@@ -36,11 +47,23 @@ BACKBONES = {
         stage_with_sac=(False, True, True, True),
     ),
 }
+# MMDetection builds plugins inside the blocks of these two for too few channels.
+WRONGLY_SIZED = {
+    'Res2Net': BACKBONES['Res2Net'],
+    'DetectoRS ResNeXt': dict(
+        type='DetectoRS_ResNeXt',
+        depth=50,
+        groups=32,
+        base_width=4,
+        conv_cfg=dict(type='ConvAWS'),
+    ),
+}
 
 
 def build(backbone, *plugins):
+    stages = (False, True, True, True)[: backbone.get('num_stages', 4)]
     plugins = [
-        dict(cfg=dict(cfg), stages=(False, True, True, True), position=position)
+        dict(cfg=dict(cfg), stages=stages, position=position)
         for cfg, position in plugins
     ]
     torch.manual_seed(0)
@@ -71,7 +94,6 @@ def test_steps_from_scratch_stay_finite(block, position):
     [
         (backbone, position)
         for backbone, position in itertools.product(BACKBONES, POSITIONS)
-        # MMDetection builds the other two of Res2Net for too few channels: see below.
         if backbone != 'Res2Net' or position == 'after_conv3'
     ],
 )
@@ -85,10 +107,13 @@ def test_every_backbone_with_plugins(backbone, block, position):
     assert found and all(p.grad is not None for p in found)
 
 
-def test_res2net_refuses_the_positions_it_sizes_wrongly():
-    model = build(BACKBONES['Res2Net'], (BLOCKS['PRM'], 'after_conv2'))
+@pytest.mark.parametrize('backbone', WRONGLY_SIZED)
+def test_positions_that_mmdetection_sizes_wrongly_are_refused(backbone):
+    model = build(WRONGLY_SIZED[backbone], (BLOCKS['PRM'], 'after_conv2'))
     with pytest.raises(ValueError, match=r'PRM: the input must be of shape .* got'):
-        model(torch.randn(1, 3, 64, 64))
+        model(torch.randn(2, 3, 160, 160))
+    model = build(WRONGLY_SIZED[backbone], (BLOCKS['PRM'], 'after_conv3'))
+    assert model(torch.randn(2, 3, 160, 160))[-1].shape[1] == 2048
 
 
 def test_two_plugins_at_once():

@@ -74,10 +74,52 @@ def test_initial_values():
     prm, lct = PRM(128), LCT(128, init_weight=0.5, init_bias=-1)
     assert not prm.alpha.any() and (prm.beta == 1).all()
     assert not prm.weight.any() and (prm.bias == 1).all() and prm.sigma == 1
-    assert ((prm.theta >= 0) & (prm.theta < 1)).all()
+    theta = torch.stack([PRM(64).theta for _ in range(200)])
+    assert 0 <= theta.min() < 0.05 and 0.95 < theta.max() < 1
     assert (lct.weight == 0.5).all() and (lct.bias == -1).all()
     fresh = LCT(128)
     assert not fresh.weight.any() and (fresh.bias == 1).all()
+
+
+def test_defaults_are_those_of_the_papers():
+    x = torch.randn(1, 128, 5, 6)
+    for block in (PRM, LCT, SAC):
+        assert block(128).in_channels == 128
+    prm, lct, sac = (randomize(block(128)) for block in (PRM, LCT, SAC))
+    names = ('alpha', 'beta', 'weight', 'bias', 'theta', 'sigma')
+    parameters = [getattr(prm, name) for name in names]
+    assert prm.alpha.shape == (64,)
+    torch.testing.assert_close(
+        prm(x), reference.prm(x, *parameters, similarity='dot', normalization=True)
+    )
+    torch.testing.assert_close(lct(x), reference.lct(x, lct.weight, lct.bias, 64))
+    assert sac.attention.out_channels == 4
+    layers = (sac.attention, sac.customization, sac.transform)
+    parameters = [p for m in layers for p in (m.weight.flatten(1), m.bias)]
+    expected = reference.sac(x, *parameters)
+    torch.testing.assert_close(sac(x), expected, rtol=1e-3, atol=1e-2)
+
+
+def test_bottleneck_is_convolution_norm_relu_convolution():
+    block = randomize(SAC(32, transform='bottleneck', context=False)).eval()
+    first, norm, _, last = block.transform
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(1, 32, 2, 3)
+    hidden = torch.einsum('oc,bchw->bohw', first.weight.flatten(1), x)
+    hidden += first.bias[:, None, None]
+    scale = norm.weight / (norm.running_var + 1e-5).sqrt()
+    hidden = (hidden - norm.running_mean[:, None, None]) * scale[:, None, None]
+    hidden = (hidden + norm.bias[:, None, None]).clamp(min=0)
+    out = torch.einsum('oc,bchw->bohw', last.weight.flatten(1), hidden)
+    expected = x + out + last.bias[:, None, None]
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@every_block
+def test_shapes_without_data(block):
+    x = torch.empty(2, 128, 5, 6, device='meta')
+    assert copy.deepcopy(block).to('meta')(x).shape == x.shape
 
 
 @every_block
@@ -208,4 +250,6 @@ def test_a_fresh_sac_is_the_identity(transform, context):
 def test_repr_names_the_switches():
     assert "similarity='l1'" in repr(PRM(64, similarity='l1'))
     assert 'groups=32' in repr(LCT(64, groups=32))
-    assert 'softmax=True' in repr(SAC(64, softmax=True))
+    assert "reduction=8, softmax=True, transform='conv'" in repr(
+        SAC(64, reduction=8, softmax=True)
+    )

@@ -22,6 +22,11 @@ from prm_mmdet import LCT, PRM, SAC
         (lambda: PRM(64, groups=8.0), ['PRM', 'groups', 'positive integer', '8.0']),
         (lambda: LCT(64, groups=0), ['LCT', 'groups', 'positive integer', '0']),
         (lambda: LCT(64, groups=8, eps=0), ['LCT', 'eps', 'positive', '0']),
+        (lambda: LCT(64, groups=8, eps='a'), ['LCT', 'eps', 'positive', "'a'"]),
+        (
+            lambda: LCT(64, groups=8, eps=float('nan')),
+            ['LCT', 'eps', 'positive', 'nan'],
+        ),
         (lambda: SAC(64, reduction=0), ['SAC', 'reduction', 'positive integer', '0']),
         (lambda: SAC(64, reduction=-32), ['SAC', 'reduction', '-32']),
         (lambda: SAC(0), ['SAC', 'in_channels', 'positive integer', '0']),
@@ -36,6 +41,12 @@ def test_arguments(build, words):
         build()
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize('block', [PRM(64), LCT(64, groups=8), SAC(64)])
+def test_integer_inputs(block):
+    with pytest.raises(ValueError, match=r'floating dtype, got torch\.int64'):
+        block(torch.ones(1, 64, 2, 2, dtype=torch.int64))
 
 
 def test_groups_of_one_channel_are_fine_where_nothing_is_normalised():
