@@ -1,0 +1,139 @@
+"""The papers' tables and the configs that stand for their rows."""
+
+import csv
+import io
+import json
+
+import pytest
+from conftest import ROOT
+
+from prm_mmdet.papers import TABLES, Row, Table, find_table
+from prm_mmdet.papers.report import measured, report
+
+ROWS = {row.config for table in TABLES for row in table.rows}
+# Gains that the papers print in brackets.
+GAINS = {
+    'lct-6': [1.3, 1.5, 1.3, 1.5, 1.4, 1.6, 1.1, 1.5],
+    'sac-V': [1.3, 2.3, 1.4, 1.6, 1.4, 1.9, 1.3, 1.9],
+    'sac-VI': [1.1, 2.0, 1.3, 1.5, 1.5, 2.2, 1.1, 1.9, 1.5, 2.2, 1.3, 1.6],
+    'sac-VII': [1.0, 1.6, 1.6, 1.3, 2.3],
+    'sac-VIII': [1.2, 1.7, 1.0, 1.5, 0.9, 1.4, 0.7, 1.2, 0.6, 1.0, 0.9, 1.2],
+}
+
+
+def test_every_row_has_its_config():
+    missing = {config for config in ROWS if not (ROOT / 'configs' / config).is_file()}
+    assert not missing
+
+
+def test_every_config_on_the_papers_protocols_is_a_row():
+    ours = {
+        p.relative_to(ROOT / 'configs').as_posix()
+        for folder in ('prm', 'lct', 'sac')
+        for p in (ROOT / 'configs' / folder).glob('*.py')
+    }
+    # The combinations to start from today, and the companions in every block.
+    companions = {c for c in ours if c.endswith('_fpn_1x_coco.py') or '-c2-c5_' in c}
+    assert ours - companions == ROWS
+
+
+@pytest.mark.parametrize('key', GAINS)
+def test_cells_give_the_gains_that_the_papers_print(key):
+    table = find_table(key)
+    cells = {row.config: row.cells for row in table.rows}
+    gains = [
+        round(row.cells['bbox_mAP'] - cells[row.baseline]['bbox_mAP'], 1)
+        for row in table.rows
+        if row.config != row.baseline
+    ]
+    assert gains == GAINS[key]
+
+
+def test_the_same_model_has_the_same_numbers_in_every_table():
+    seen = {}
+    for table in TABLES:
+        for row in table.rows:
+            for column, value in row.cells.items():
+                key = row.config, column
+                assert seen.setdefault(key, value) == value, (table.key, key)
+
+
+def test_averages_lie_between_their_parts():
+    # AP is at most AP50, and among small, medium and large; the slip stands alone.
+    for table in TABLES:
+        for row in table.rows:
+            for kind in ('bbox', 'segm'):
+                get = row.cells.get
+                if get(f'{kind}_mAP') and get(f'{kind}_mAP_50'):
+                    assert get(f'{kind}_mAP') < get(f'{kind}_mAP_75') + 4
+                    assert get(f'{kind}_mAP') < get(f'{kind}_mAP_50')
+                if get(f'{kind}_mAP_s'):
+                    assert get(f'{kind}_mAP_s') < get(f'{kind}_mAP_m')
+                    assert get(f'{kind}_mAP_m') < get(f'{kind}_mAP_l')
+
+
+def test_unknown_tables_are_refused():
+    with pytest.raises(ValueError, match="no table 'sac-X'; there are prm-4, lct-6"):
+        find_table('sac-X')
+
+
+@pytest.fixture
+def work_dirs(tmp_path):
+    """Two evaluations of a baseline, the later worse, and one of a block."""
+
+    def run(config, when, bbox):
+        log = tmp_path / config / when / f'{when}.json'
+        log.parent.mkdir(parents=True)
+        log.write_text(json.dumps({'coco/bbox_mAP': bbox, 'coco/segm_mAP': 0.3}))
+
+    run('base', '20260101_000000', 0.40)
+    run('base', '20260102_000000', 0.375)
+    run('block', '20260101_000000', 0.396)
+    (tmp_path / 'block/20260101_000000/config.json').write_text('{\n')
+    return tmp_path
+
+
+TABLE = Table(
+    'x-1',
+    'A table',
+    ('bbox_mAP', 'fps'),
+    (
+        Row('x/base.py', 'x/base.py', {'bbox_mAP': 37.3, 'fps': 9.9}),
+        Row('x/block.py', 'x/base.py', {'bbox_mAP': 39.6}),
+        Row('x/other.py', 'x/base.py', {'bbox_mAP': 36.0, 'fps': 1.0}),
+    ),
+)
+
+
+def test_the_last_evaluation_counts(work_dirs):
+    assert measured(work_dirs, 'x/base.py') == {'bbox_mAP': 37.5, 'segm_mAP': 30.0}
+    assert measured(work_dirs, 'x/other.py') == {}
+
+
+def test_a_report_sets_measured_beside_printed(work_dirs):
+    rows = list(csv.reader(io.StringIO(report(TABLE, work_dirs, 'csv'))))
+    gains = ['bbox_mAP gain', 'bbox_mAP here', 'bbox_mAP gain here']
+    assert rows == [
+        ['config', 'bbox_mAP', 'fps', *gains],
+        ['base', '37.3', '9.9', '', '37.5', ''],
+        ['block', '39.6', '', '+2.3', '39.6', '+2.1'],
+        ['other', '36.0', '1.0', '-1.3', '', ''],
+    ]
+
+
+def test_the_styles_hold_the_same_cells(work_dirs):
+    texts = [report(TABLE, work_dirs, style) for style in ('terminal', 'markdown')]
+    for text in texts:
+        for word in ('x-1: A table', 'block', '39.6', '+2.3', '+2.1'):
+            assert word in text
+    lines = texts[0].splitlines()[1:]
+    assert len({line.index('bbox_mAP') for line in lines[:1]}) == 1
+    assert texts[1].splitlines()[3] == '| --- |' + ' ---: |' * 5
+
+
+def test_the_tool_prints_a_named_table(run_python):
+    tool = ROOT / 'tools' / 'paper_tables.py'
+    text = run_python(tool, 'sac-V').stdout
+    assert 'mask-rcnn_r50-sac-c3-c5_fpn_4xb2-1x_coco' in text and '+2.3' in text
+    wrong = run_python(tool, 'sac-99', check=False)
+    assert wrong.returncode == 1 and 'there is no table' in wrong.stdout
