@@ -37,7 +37,7 @@ def config_path(name):
     if path.is_file() and path.is_relative_to(root.resolve()):
         return str(path)
     known = sorted(p.relative_to(root).as_posix() for p in root.rglob('*.py'))
-    near = difflib.get_close_matches(name, known, 3, 0.3)
+    near = difflib.get_close_matches(name, known)
     hint = f'did you mean {" or ".join(near)}?' if near else f'they are in {root}'
     raise FileNotFoundError(f'prm_mmdet has no config {name!r}; {hint}')
 
