@@ -33,7 +33,9 @@ CROWD_MEMBERS = (12, 20)
 PERIOD = 12  # of these images in a row, one of each of the following kinds
 CROWD_AT, LARGE_AT, EMPTY_AT = 3, 6, 9
 MAX_TURN = math.radians(20)  # of a shape to either side
-HUE_SPREAD = 30  # degrees to either side of the hue of a class
+# Degrees to either side of the hue of a class. The classes' hues do not meet, so that
+# a small detector learns them in minutes: colour tells the class, as the shape does.
+HUE_SPREAD = 30
 SUPERSAMPLING = 4  # drawn that many times larger, then averaged: smooth edges
 
 
