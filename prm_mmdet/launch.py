@@ -5,8 +5,10 @@ and habits are the ones users know. Only the Runner they build is replaced, by o
 looks for the data before it starts, and can train on CPU ranks.
 """
 
+import atexit
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -44,6 +46,17 @@ def run_tool(name):
         # Every rank stops, one of them says why.
         first = os.environ.get('LOCAL_RANK', '0') == '0'
         raise SystemExit(f'\nerror: {error}' if first else 1) from None
+    if torch.distributed.is_initialized() and not torch.cuda.is_available():
+        _leave()
+
+
+def _leave():
+    """End a CPU rank without finalising the interpreter: a thread of gloo that frees
+    the last collective's tensor meanwhile aborts the process (seen in torch 2.13)."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 class Runner(MMEngineRunner):
