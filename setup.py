@@ -27,6 +27,7 @@ class BuildWithConfigs(build_py):
         ignore = shutil.ignore_patterns('__pycache__', 'setup_env.py')
         for folder in ('configs', 'tools'):
             shutil.copytree(ROOT / folder, package / '.mim' / folder, ignore=ignore)
+        shutil.copy(ROOT / 'configs' / 'model-index.yml', package / '.mim')
         for config in sorted((ROOT / 'configs').rglob('*.py')):
             name = config.relative_to(ROOT / 'configs')
             module = package / 'configs' / str(name).replace('-', '_')

@@ -1,8 +1,14 @@
-"""Print the papers' COCO tables, with the AP measured in work_dirs beside them."""
+"""Print the papers' COCO tables, with what was measured in work_dirs/ and counted here
+beside them; or check their complexity cells."""
 
 import argparse
+import os
+from pathlib import Path
 
+from prm_mmdet.config import config_path
 from prm_mmdet.papers import TABLES, find_table
+from prm_mmdet.papers.complexity import check
+from prm_mmdet.papers.index import index_files
 from prm_mmdet.papers.report import report
 
 
@@ -19,6 +25,17 @@ def parse_args():
     parser.add_argument(
         '--style', default='terminal', choices=['terminal', 'markdown', 'csv']
     )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='count parameters and FLOPs of every row again; fail if a cell is more '
+        'than one off in the last digit that the paper prints',
+    )
+    parser.add_argument(
+        '--write',
+        action='store_true',
+        help='write the READMEs and metafiles in configs/ (for developers)',
+    )
     return parser.parse_args()
 
 
@@ -28,7 +45,46 @@ def main():
         tables = [find_table(key) for key in args.tables] or TABLES
     except ValueError as error:
         raise SystemExit(f'error: {error}') from None
-    print('\n'.join(report(t, args.work_dirs, args.style) for t in tables), end='')
+    if args.check:
+        check_tables(tables)
+    elif args.write:
+        write_index()
+    else:
+        print('\n'.join(report(t, args.work_dirs, args.style) for t in tables), end='')
+
+
+def check_tables(tables):
+    """One line a cell, then how many agree; exit status 1 if any does not."""
+    cells = []
+    for table in tables:
+        for cell in check(table) if table.counting else ():
+            cells.append(cell)
+            word = 'ok' if cell.off <= 1 else 'slip' if cell.passed else 'WRONG'
+            print(
+                f'{word:5}  {table.key}  {Path(cell.row.config).stem}  {cell.column}: '
+                f'paper {cell.row.cells[cell.column]}, counted {cell.counted:.4f}'
+                + (f', {cell.off} off in the last digit' if cell.off else '')
+                + (f': {cell.slip}' if cell.slip else ''),
+                flush=True,
+            )
+    wrong = sum(not c.passed for c in cells)
+    print(
+        f'{len(cells)} cells: {sum(c.off == 0 for c in cells)} exact, '
+        f'{sum(c.off == 1 for c in cells)} one off in the last digit, '
+        f"{sum(c.off > 1 and c.passed for c in cells)} slips of the paper's, "
+        f'{wrong} wrong'
+    )
+    raise SystemExit(bool(wrong))
+
+
+def write_index():
+    configs = Path(config_path('_base_/default_runtime.py')).parents[1]
+    for name, text in index_files(configs).items():
+        path = configs / name
+        new = path.with_suffix('.new')
+        new.write_text(text, encoding='utf-8')
+        os.replace(new, path)
+        print(f'wrote {path}')
 
 
 if __name__ == '__main__':

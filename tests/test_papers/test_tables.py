@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
@@ -114,11 +115,37 @@ def test_a_report_sets_measured_beside_printed(work_dirs):
     rows = list(csv.reader(io.StringIO(report(TABLE, work_dirs, 'csv'))))
     gains = ['bbox_mAP gain', 'bbox_mAP here', 'bbox_mAP gain here']
     assert rows == [
-        ['config', 'bbox_mAP', 'fps', *gains],
-        ['base', '37.3', '9.9', '', '37.5', ''],
-        ['block', '39.6', '', '+2.3', '39.6', '+2.1'],
-        ['other', '36.0', '1.0', '-1.3', '', ''],
+        ['config', 'bbox_mAP', *gains, 'fps'],
+        ['base', '37.3', '', '37.5', '', '9.9'],
+        ['block', '39.6', '+2.3', '39.6', '+2.1', ''],
+        ['other', '36.0', '-1.3', '', '', '1.0'],
     ]
+    alone = csv.reader(io.StringIO(report(TABLE, style='csv')))
+    assert list(alone)[2] == ['block', '39.6', '+2.3', '']
+
+
+def test_a_report_counts_the_complexity_again(work_dirs):
+    table = find_table('sac-VII')
+    table = replace(table, rows=(table.rows[0], table.rows[3]), columns=('flops',))
+    rows = list(csv.reader(io.StringIO(report(table, work_dirs, 'csv'))))
+    assert rows[0] == ['config', 'flops', 'flops counted', 'flops here']
+    assert rows[1][1:] == ['279.4', '279.4', '279.4']
+    # Double Attention's two products of matrices are in our count alone.
+    assert rows[2][1:] == ['336.6', '336.7', '343.8']
+
+
+def test_slips_and_unfinished_runs_are_marked(tmp_path):
+    table = find_table('sac-IV')
+    name = 'mask-rcnn_r50-conv1x1-c3-c5_fpn_4xb2-1x_coco'
+    log = tmp_path / name / '20260101_000000' / 'vis_data' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps({'coco/bbox_mAP': 0.2, 'step': 7}))
+    text = report(table, tmp_path)
+    assert ' 46.3*' in text and f'* {name}, segm_mAP_75: the paper' in text
+    assert f'* {name}: measured after epoch 7 of 12' in text
+    log.write_text(json.dumps({'coco/bbox_mAP': 0.2, 'step': 12}))
+    assert 'measured after' not in report(table, tmp_path)
+    assert '*' not in report(table, tmp_path, 'csv')
 
 
 def test_the_styles_hold_the_same_cells(work_dirs):
@@ -126,8 +153,9 @@ def test_the_styles_hold_the_same_cells(work_dirs):
     for text in texts:
         for word in ('x-1: A table', 'block', '39.6', '+2.3', '+2.1'):
             assert word in text
-    lines = texts[0].splitlines()[1:]
-    assert len({line.index('bbox_mAP') for line in lines[:1]}) == 1
+    assert texts[0].splitlines()[2].split() == ['mAP', 'mAP', 'mAP', 'mAP']
+    _, _, _, _, base, block, _ = texts[0].splitlines()
+    assert base.index('37.3') == block.index('39.6')
     assert texts[1].splitlines()[3] == '| --- |' + ' ---: |' * 5
 
 
