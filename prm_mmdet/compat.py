@@ -1,6 +1,7 @@
 """What the stack needs to work together. Each entry: the reason, and when it can go."""
 
 import importlib.util
+import os
 import pickle
 from pathlib import Path
 
@@ -32,6 +33,18 @@ def _allow_mmengine_checkpoints():
             *(np.ndarray, np.dtype, rebuild_array, rebuild_scalar, *dtypes),
         ]
     )
+
+
+def load_weights_only():
+    """Let no checkpoint run code in this process, downloaded ones included.
+
+    MMEngine 0.10.7 loads what it downloads in full, against torch's default. Can go
+    when it does not. On torch < 2.6, MMEngine's own checkpoints need to be loaded so.
+    """
+    if digit_version(torch.__version__) < digit_version('2.6'):
+        return
+    if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:  # the user's own wish
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
 def _history_statistic(owner, name):

@@ -6,7 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import mmdet
@@ -132,6 +135,37 @@ def test_weights_that_cannot_be_downloaded_are_named(
     assert 'init_cfg=None' in message
 
 
+class _Touch:
+    """Unpickled in full, creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_downloaded_weights_run_no_code(run_python, demo_options, tmp_path):
+    (tmp_path / 'served').mkdir()
+    torch.save(dict(state_dict=_Touch(tmp_path / 'run')), tmp_path / 'served/evil.pth')
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'served')
+    server = HTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f'http://127.0.0.1:{server.server_port}/evil.pth'
+    (tmp_path / 'mine.py').write_text(
+        f'_base_ = {str(CONFIG)!r}\n'
+        f'init_cfg = dict(_delete_=True, type="Pretrained", checkpoint={url!r})\n'
+        'model = dict(backbone=dict(init_cfg=init_cfg))\n'
+    )
+    train = [TOOLS['ours'] / 'train.py', 'mine.py', *demo_options]
+    env = {**os.environ, 'TORCH_HOME': str(tmp_path / 'hub'), 'no_proxy': '127.0.0.1'}
+    result = run_python(*train, env=env, check=False)
+    server.shutdown()
+    assert (tmp_path / 'hub/hub/checkpoints/evil.pth').is_file()
+    assert result.returncode == 1 and 'Weights only load failed' in result.stdout
+    assert not (tmp_path / 'run').exists()
+
+
 def test_only_the_phases_asked_for_are_checked(demo_data):
     present = dict(
         data_root=str(demo_data),
@@ -159,7 +193,7 @@ def test_only_the_phases_asked_for_are_checked(demo_data):
 
 
 WORKER = """
-import sys
+import os, sys
 import torch, torch.distributed
 from mmengine.config import Config
 from mmdet.registry import MODELS
@@ -197,6 +231,8 @@ loss.backward()
 if not distributed or torch.distributed.get_rank() == 0:
     module = getattr(model, 'module', model)
     torch.save({n: p.grad for n, p in module.named_parameters()}, out)
+# As run_tool leaves: gloo's threads may abort an interpreter that is being finalised.
+os._exit(0)
 """
 
 
