@@ -80,7 +80,7 @@ class Runner(MMEngineRunner):
     def _init_model_weights(self):
         try:
             super()._init_model_weights()
-        except URLError as error:
+        except (URLError, FileNotFoundError) as error:
             raise MissingInput(_how_to_get_weights(self.cfg, error)) from error
 
     def setup_env(self, env_cfg):
@@ -188,11 +188,14 @@ def _how_to_get_weights(cfg, error):
         if url:
             path = os.path.join(folder, url.rsplit('/', 1)[-1])
             lines.append(f'  {key}={name}: {url}\n    to be put at {path}')
+        elif '://' not in name and not os.path.exists(name):
+            lines.append(f'  {key}={name}\n    to be put at {os.path.abspath(name)}')
     return (
-        f'pre-trained weights could not be downloaded ({error.reason}):\n'
+        f'pre-trained weights cannot be had ({getattr(error, "reason", error)}):\n'
         + '\n'.join(lines)
         + '\nOr say where a file is with --cfg-options ...init_cfg.checkpoint=FILE, or '
-        'start from nothing with --cfg-options ...init_cfg=None'
+        'start from nothing with --cfg-options ...init_cfg=None (not with a block in '
+        'c2, which is frozen: it wants a backbone that was pre-trained with it)'
     )
 
 

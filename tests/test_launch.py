@@ -135,6 +135,22 @@ def test_weights_that_cannot_be_downloaded_are_named(
     assert 'init_cfg=None' in message
 
 
+def test_missing_and_unknown_weights_are_named(run_python, demo_options, tmp_path):
+    train = [TOOLS['ours'] / 'train.py', 'mine.py', *demo_options]
+    for name in ('checkpoints/mine.pth', 'torchvision://resnet51'):
+        (tmp_path / 'mine.py').write_text(
+            f'_base_ = {str(CONFIG)!r}\n'
+            f'init_cfg = dict(_delete_=True, type="Pretrained", checkpoint={name!r})\n'
+            'model = dict(backbone=dict(init_cfg=init_cfg))\n'
+        )
+        result = run_python(*train, check=False)
+        assert result.returncode == 1 and 'Traceback' not in result.stdout
+        message = result.stdout[result.stdout.index('error: pre-trained weights') :]
+        assert name in message
+        if '://' not in name:
+            assert f'to be put at {tmp_path}/{name}' in message
+
+
 class _Touch:
     """Unpickled in full, creates a file."""
 
