@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 from mmengine.config import Config
@@ -91,8 +92,8 @@ def measured(work_dirs, config):
     """The last evaluation of a config, read from MMEngine's logs.
 
     Returns:
-        dict: Metric names to percent, and ``epoch``, if the evaluation was one during
-        training; empty where there is none.
+        dict: Metric names to percent, and ``epoch``, unless the checkpoint's name does
+        not tell it; empty where there is none.
     """
     folder = Path(work_dirs) / Path(config).stem
     found = {}
@@ -109,15 +110,25 @@ def measured(work_dirs, config):
                 found[when] = values
     if not found:
         return {}
-    last = found[max(found)]
+    when = max(found)
+    last = found[when]
     numbers = {
         key.partition('/')[2]: round(100 * value, 1)
         for key, value in last.items()
         if key.startswith('coco/')
     }
-    if 'step' in last:
-        numbers['epoch'] = last['step']
+    epoch = last['step'] if 'step' in last else _tested_epoch(folder / when)
+    if epoch is not None:
+        numbers['epoch'] = epoch
     return numbers
+
+
+def _tested_epoch(run):
+    """The epoch whose checkpoint test.py was given, from the config that it keeps."""
+    config = run / 'vis_data' / 'config.py'
+    text = config.read_text(encoding='utf-8') if config.is_file() else ''
+    found = re.search(r"^load_from = .*epoch_(\d+)\.pth'", text, re.M)
+    return int(found.group(1)) if found else None
 
 
 def _terminal(title, head, body, notes):

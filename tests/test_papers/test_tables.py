@@ -145,6 +145,11 @@ def test_slips_and_unfinished_runs_are_marked(tmp_path):
     assert f'* {name}: measured after epoch 7 of 12' in text
     log.write_text(json.dumps({'coco/bbox_mAP': 0.2, 'step': 12}))
     assert 'measured after' not in report(table, tmp_path)
+    # A test of a checkpoint, whose log does not say which.
+    log.write_text(json.dumps({'coco/bbox_mAP': 0.2}))
+    assert 'measured after' not in report(table, tmp_path)
+    (log.parent / 'config.py').write_text("load_from = 'work/epoch_5.pth'\n")
+    assert f'* {name}: measured after epoch 5 of 12' in report(table, tmp_path)
     assert '*' not in report(table, tmp_path, 'csv')
 
 

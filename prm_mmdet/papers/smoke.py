@@ -1,0 +1,83 @@
+"""The config of a row's smoke run: everything that the row does, on less."""
+
+import functools
+import json
+import os
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..config import config_path
+
+
+def write_smoke_config(config, folder, ranks):
+    """Write the config of a row's smoke run: the row's own, with less of everything.
+
+    Args:
+        config (str): Path below ``configs/``.
+        folder (Path): Where to; the config bears the row's name.
+        ranks (int): Processes that will run it.
+    """
+    base = config_path(config)
+    cfg = Config.fromfile(base).to_dict()
+    settings = dict(
+        _base_=base,
+        # PyTorch's own initial weights: in MMDetection's, ResNeXt's numbers overflow.
+        model=dict(
+            backbone=dict(init_cfg=[]),
+            **{name: _few(cfg['model'][name]) for name in ('train_cfg', 'test_cfg')},
+        ),
+        train_cfg=dict(max_epochs=1),
+        default_hooks=dict(logger=dict(interval=1)),
+    )
+    # Two iterations of two images a rank, or four of one.
+    for phase, images in (('train', 4 * ranks), ('val', 2), ('test', 2)):
+        data = cfg[f'{phase}_dataloader']['dataset']
+        annotations = os.path.join(data['data_root'], data['ann_file'])
+        subset = _write_subset(annotations, images, folder)
+        pipeline = [
+            {**step, 'scale': _small(step['scale'])} if 'scale' in step else step
+            for step in data['pipeline']
+        ]
+        data = dict(ann_file=subset, pipeline=pipeline)
+        settings[f'{phase}_dataloader'] = dict(dataset=data)
+        if phase != 'train':
+            settings[f'{phase}_evaluator'] = dict(ann_file=subset)
+    text = ''.join(f'{name} = {value!r}\n' for name, value in settings.items())
+    (folder / f'{Path(config).stem}.py').write_text(text, encoding='utf-8')
+
+
+@functools.lru_cache
+def _write_subset(annotations, images, folder):
+    """A COCO file's first few images that have objects: the path of their own file.
+
+    Reading the annotations of all of COCO would take each row a minute.
+    """
+    coco = json.loads(Path(annotations).read_text(encoding='utf-8'))
+    full = {a['image_id'] for a in coco['annotations'] if not a.get('iscrowd')}
+    coco['images'] = [i for i in coco['images'] if i['id'] in full][:images]
+    kept = {i['id'] for i in coco['images']}
+    coco['annotations'] = [a for a in coco['annotations'] if a['image_id'] in kept]
+    path = Path(folder, Path(annotations).name).absolute()
+    partial = path.with_suffix(f'.{os.getpid()}')
+    partial.write_text(json.dumps(coco), encoding='utf-8')
+    partial.replace(path)  # another process may be reading it
+    return str(path)
+
+
+def _few(settings):
+    """A detector's train_cfg or test_cfg with few proposals and no threshold: untrained
+    scores are low, and MMDetection evaluates nothing where there is nothing."""
+    if isinstance(settings, list):
+        return [_few(s) for s in settings]
+    if not isinstance(settings, dict):
+        return settings
+    few = dict(max_per_img=20, num=32, score_thr=0.0)
+    return {key: few.get(key, _few(value)) for key, value in settings.items()}
+
+
+def _small(scale):
+    """A scale of the Resize transforms, or a list of them, made small: 1333 to 160."""
+    if isinstance(scale, (list, tuple)):
+        return type(scale)(map(_small, scale))
+    return round(0.12 * scale)
