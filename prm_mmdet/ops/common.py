@@ -16,3 +16,10 @@ def without_autocast(x):
         return torch.autocast(x.device.type, enabled=False)
     except RuntimeError:  # a device that has no autocast, such as meta
         return contextlib.nullcontext()
+
+
+def memory_format(x):
+    """channels_last for such inputs, contiguous for all others."""
+    if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format

@@ -1,20 +1,25 @@
-"""Position-Aware Recalibration Module, vectorised.
+"""Position-Aware Recalibration Module as one operator, forward and backward.
 
 Source: X. Ma and S. Fu, "Position-Aware Recalibration Module: Learning From Feature
 Semantics and Feature Position", IJCAI 2020, Eqs. 1-8.
+
+This module holds the public function and the operator that autograd, ``torch.compile``
+and the counters of shapes and operations see; ``prm_torch.py`` and ``prm_triton.py``
+compute it. For backward it keeps x and, of each group of each sample, the query's
+index, the mean vector and three statistics; no map of positions.
 """
 
 import math
+from typing import Optional
 
 import torch
+from torch import Tensor
 
-from .common import accumulation_dtype, without_autocast
+from . import prm_torch, reference
+from .common import accumulation_dtype, memory_format, without_autocast
+from .select import backend
 
 SIMILARITIES = ('dot', 'l1', 'cosine')
-# Eq. 5 divides by sigma: below this it would overflow, and at zero give NaN.
-_MIN_SIGMA = 1e-5
-# Far under the 1e-5 of Eq. 7, so it shows only in the gradient of the root at zero.
-_MIN_VARIANCE = 1e-30
 
 
 def prm(
@@ -47,67 +52,174 @@ def prm(
         normalization (bool): Whether to normalise over positions (Eqs. 6 and 7).
 
     Returns:
-        Tensor: (B, C, H, W), dtype and memory format of ``x``.
+        Tensor: (B, C, H, W), dtype of ``x``; channels_last if ``x`` is, contiguous
+        otherwise. Inputs that are neither are copied once.
+
+    Raises:
+        RuntimeError: On a second differentiation, which only
+            ``PRM_MMDET_BACKEND=reference`` offers (see :mod:`.select`).
     """
+    inputs = (x, alpha, beta, weight, bias, theta, sigma, similarity, normalization)
+    if torch.jit.is_tracing():  # for export: in operators that every format knows
+        return prm_torch.plain(*inputs)
+    if backend(x) == 'reference':
+        return _reference(*inputs)
+    return _operator(*inputs)
+
+
+def _reference(x, *inputs):
     dtype = accumulation_dtype(x)
-    alpha, beta, weight, bias = (
-        p.to(dtype).unsqueeze(1) for p in (alpha, beta, weight, bias)
-    )
+    tensors = [t if t is None else t.to(dtype) for t in inputs[:6]]
     with without_autocast(x):
-        grouped = x.unflatten(1, (len(alpha), -1)).to(dtype)  # (B, g, k, H, W)
-        slab = grouped.flatten(3)
-        to_query, to_mean, index = _similarities(slab, similarity)
-        if theta is not None:
-            to_query = to_query * _encode_positions(
-                index, theta.to(dtype), sigma.to(dtype), x.shape[2:]
-            )
-        score = alpha * to_query + beta * to_mean  # (B, g, N)
-        if normalization:
-            score = _normalize(score)
-        gate = torch.sigmoid(weight * score + bias)
-        gate = gate.unflatten(2, x.shape[2:]).unsqueeze(2)  # (B, g, 1, H, W)
-        return (grouped * gate).flatten(1, 2).to(x.dtype)
+        return reference.prm(x.to(dtype), *tensors, *inputs[6:]).to(x.dtype)
 
 
-def _similarities(slab, similarity):
-    """Similarity of every position to the query point and to the mean: two (B, g, N)
-    maps, and the query's index (B, g)."""
-    index = slab.mean(2).argmax(2)  # the first of equals
-    query = slab.gather(3, index[:, :, None, None].expand(*slab.shape[:3], 1))
-    targets = torch.cat([query, slab.mean(3, keepdim=True)], 3)  # (B, g, k, 2)
-    if similarity == 'l1':
-        maps = [-(slab - t).abs().sum(2) for t in targets.split(1, 3)]
-        return maps[0], maps[1], index
-    maps = targets.transpose(2, 3) @ slab  # (B, g, 2, N)
-    if similarity == 'cosine':
-        norms = targets.norm(dim=2)[..., None] * slab.norm(dim=2)[:, :, None]
-        maps = maps / norms.clamp(min=1e-8)
-    return maps[:, :, 0], maps[:, :, 1], index
+# The operator: its two directions, their shapes, and how autograd joins them.
 
 
-def _encode_positions(index, theta, sigma, size):
-    """Mean of the two axes' Gaussian densities, (B, g, N).
+def _forward(
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    theta: Optional[Tensor],
+    sigma: Optional[Tensor],
+    similarity: str,
+    normalization: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns y, and what backward keeps of each slab: the query's index (B, g), the
+    mean vector (B, g, k), and three statistics of the score (B, g, 3)."""
+    inputs = (x, alpha, beta, weight, bias, theta, sigma, similarity, normalization)
+    with without_autocast(x):
+        if backend(x) == 'triton':
+            from . import prm_triton
 
-    It is a sum of a function of the row and one of the column, so only (B, g, H) and
-    (B, g, W) are ever exponentiated.
-    """
-    height, width = size
-    sigma = sigma.abs().clamp(min=_MIN_SIGMA)
-
-    def density(length, centre, scale):
-        positions = torch.arange(length, device=index.device)
-        ratio = scale * (positions - centre[..., None]) / sigma
-        return torch.exp(-0.5 * ratio.square()) / (sigma * math.sqrt(2 * math.pi))
-
-    rows = density(height, index.div(width, rounding_mode='floor'), theta[0])
-    columns = density(width, index % width, theta[1])
-    return (0.5 * (rows[..., :, None] + columns[..., None, :])).flatten(2)
+            return prm_triton.forward(*inputs)
+        return prm_torch.forward(*inputs)
 
 
-def _normalize(score):
-    # Shifting by one of its own values changes nothing, and makes a constant map
-    # exactly zero: the rounding of a mean would be blown up by the division.
-    score = score - score[..., :1].detach()
-    score = score - score.mean(-1, keepdim=True)
-    variance = score.square().mean(-1, keepdim=True)
-    return score / (variance.clamp(min=_MIN_VARIANCE).sqrt() + 1e-5)
+def _backward(
+    gradient: Tensor,
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    theta: Optional[Tensor],
+    sigma: Optional[Tensor],
+    index: Tensor,
+    mean: Tensor,
+    statistics: Tensor,
+    similarity: str,
+    normalization: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns the gradients of x, alpha, beta, weight, bias, theta and sigma; without
+    position encoding the last two are empty."""
+    inputs = (x, alpha, beta, weight, bias, theta, sigma)
+    kept = (index, mean, statistics, similarity, normalization)
+    with without_autocast(x):
+        if backend(x) == 'triton':
+            from . import prm_triton
+
+            return prm_triton.backward(gradient, *inputs, *kept)
+        return prm_torch.backward(gradient, *inputs, *kept)
+
+
+def _forward_shapes(x, alpha, *_):
+    batch, groups = len(x), len(alpha)
+    dtype = accumulation_dtype(x)
+    return (
+        torch.empty_like(x, memory_format=memory_format(x)),
+        x.new_empty((batch, groups), dtype=torch.int64),
+        x.new_empty((batch, groups, x.shape[1] // groups), dtype=dtype),
+        x.new_empty((batch, groups, 3), dtype=dtype),
+    )
+
+
+def _backward_shapes(gradient, x, alpha, beta, weight, bias, theta, sigma, *_):
+    parameters = (alpha, beta, weight, bias, theta, sigma)
+    return (
+        torch.empty_like(x, memory_format=memory_format(x)),
+        *(torch.empty_like(alpha if p is None else p) for p in parameters[:4]),
+        *(x.new_empty(0) if p is None else torch.empty_like(p) for p in parameters[4:]),
+    )
+
+
+def _keep(ctx, inputs, output):
+    *tensors, ctx.similarity, ctx.normalization = inputs
+    _, index, mean, statistics = output
+    ctx.save_for_backward(*tensors, index, mean, statistics)
+    ctx.mark_non_differentiable(index, mean, statistics)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, gradient, *_):
+    tensors = ctx.saved_tensors
+    if gradient is None:
+        return (None,) * 9
+    gradients = list(
+        _backward_operator(gradient, *tensors, ctx.similarity, ctx.normalization)
+    )
+    if tensors[5] is None:
+        gradients[5:] = (None, None)
+    return (*gradients, None, None)
+
+
+def _refuse(ctx, *_):
+    raise RuntimeError(
+        'prm_mmdet::prm has no second derivative. With PRM_MMDET_BACKEND=reference in '
+        'the environment PRM runs in plain operators, which have one'
+    )
+
+
+def _flops(shape, *_, **__):
+    # Two products with the vectors q and z at each position, and the gating; an
+    # addition and a multiplication count as two.
+    return 5 * math.prod(shape)
+
+
+def _backward_flops(shape, *_, **__):
+    # The gradient of the gate, the two products again, the gradients of q and z, and
+    # three terms for that of x.
+    return 16 * math.prod(shape)
+
+
+if hasattr(torch.library, 'custom_op'):
+    _forward_operator = torch.library.custom_op(
+        'prm_mmdet::prm', _forward, mutates_args=()
+    )
+    _backward_operator = torch.library.custom_op(
+        'prm_mmdet::prm_backward', _backward, mutates_args=()
+    )
+    _forward_operator.register_fake(_forward_shapes)
+    _backward_operator.register_fake(_backward_shapes)
+    _forward_operator.register_autograd(_differentiate, setup_context=_keep)
+    _backward_operator.register_autograd(_refuse)
+
+    from torch.utils.flop_counter import register_flop_formula
+
+    register_flop_formula(torch.ops.prm_mmdet.prm)(_flops)
+    register_flop_formula(torch.ops.prm_mmdet.prm_backward)(_backward_flops)
+
+    def _operator(*inputs):
+        return _forward_operator(*inputs)[0]
+
+else:  # torch < 2.4
+
+    class _Operator(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *inputs):
+            output = _forward(*inputs)
+            _keep(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx, *gradients):
+            return _differentiate(ctx, *gradients)
+
+    _backward_operator = _backward
+
+    def _operator(*inputs):
+        return _Operator.apply(*inputs)[0]
