@@ -101,13 +101,12 @@ def backward(
         total, product = g_logit.sum(1, keepdim=True), _dot_product(g_logit, score)
         g_bias[step] = total
         if normalization:
-            inverse = 1 / (deviation.clamp(min=MIN_DEVIATION) + EPS)
+            inverse = 1 / (deviation + EPS)
             g_weight[step] = product * inverse
             scale = slabs.weight[step] * inverse
             spread = product * inverse * scale / (n * deviation)
-            spread = spread.masked_fill(deviation < MIN_DEVIATION, 0)
-            g_score = torch.addcmul(scale * total / -n, g_logit, scale)
-            g_score.addcmul_(score, -spread)
+            # In this order a map of one position has exactly none.
+            g_score = (g_logit - total / n).mul_(scale).addcmul_(score, -spread)
         else:
             g_weight[step] = product
             g_score = g_logit * slabs.weight[step]
@@ -128,8 +127,9 @@ def backward(
         # lands on its own.
         g_targets, add = differentiate(g_maps)
         result = slabs.room(gx, step)
-        torch.addcmul(g_targets[:, 1, :, None] / n, g_y, gate[:, None], out=result)
+        torch.mul(g_y, gate[:, None], out=result)
         add(result)
+        result.add_(g_targets[:, 1, :, None], alpha=1 / n)
         at = index[step, None, None].expand(-1, slabs.k, 1)
         result.scatter_add_(2, at, g_targets[:, 0, :, None])
         slabs.store(gx, step, result)
@@ -177,8 +177,9 @@ class _Slabs:
         if self.encoded:
             self.theta, self.sigma = theta.to(self.dtype), sigma.to(self.dtype)
             self.deviation = self.sigma.abs().clamp(min=MIN_SIGMA)
-            self.rows = self._density(self.height, 0)
-            self.columns = self._density(self.width, 1)
+            # Halved, since D is the mean of the two.
+            self.rows = self._density(self.height, 0) / 2
+            self.columns = self._density(self.width, 1) / 2
 
     def steps(self, *tensors):
         """Slices of slabs; a step leaves a sample only where slabs are contiguous."""
@@ -202,7 +203,7 @@ class _Slabs:
         return part.to(self.dtype)
 
     def room(self, tensor, step):
-        """(S, k, N) for a step's result: in the tensor itself where that is possible."""
+        """(S, k, N) for a step's result: in the tensor itself if possible."""
         if self._fits(tensor):
             return tensor.view(-1, self.k, self.height * self.width)[step]
         size = (step.stop - step.start, self.k, self.height * self.width)
@@ -248,11 +249,8 @@ class _Slabs:
         if not self.encoded:
             return alpha
         rows, columns = self._axes(index[step])
-        rows, columns = self.rows[rows], self.columns[columns]
-        half = 0.5 * alpha
-        return torch.add((half * rows)[:, :, None], (half * columns)[:, None]).flatten(
-            1
-        )
+        rows, columns = alpha * self.rows[rows], alpha * self.columns[columns]
+        return (rows[:, :, None] + columns[:, None]).flatten(1)
 
     def score(self, maps, position_weight, step):
         """Eq. 1, (S, N)."""
@@ -262,7 +260,7 @@ class _Slabs:
         """Eq. 8, (S, N), with the division of Eq. 7."""
         weight = self.weight[step]
         if deviation is not None:
-            weight = weight / (deviation.clamp(min=MIN_DEVIATION) + EPS)
+            weight = weight / (deviation + EPS)
         return torch.addcmul(self.bias[step], score, weight).sigmoid()
 
     def position_gradients(self, index, g_rows, g_columns):
@@ -277,8 +275,8 @@ class _Slabs:
             length = g.shape[1]
             distance = torch.arange(1 - length, length, device=g.device)
             ratio = self.theta[axis] * distance / self.deviation
-            g_alpha = g_alpha + 0.5 * (g * table[at]).sum(1, keepdim=True)
-            g = 0.5 * self.alpha * g
+            g_alpha = g_alpha + (g * table[at]).sum(1, keepdim=True)
+            g = self.alpha * g
             slope = -table * ratio * distance / self.deviation
             g_theta.append((g * slope[at]).sum())
             slope = table * (ratio.square() - 1) / self.deviation
