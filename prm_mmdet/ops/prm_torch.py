@@ -37,7 +37,7 @@ def forward(x, alpha, beta, weight, bias, theta, sigma, similarity, normalizatio
     y = torch.empty_like(x, memory_format=memory_format(x))
     index = x.new_empty(slabs.count, dtype=torch.int64)
     mean = x.new_empty((slabs.count, slabs.k), dtype=slabs.dtype)
-    statistics = x.new_empty((slabs.count, 3), dtype=slabs.dtype)
+    statistics = x.new_zeros((slabs.count, 3), dtype=slabs.dtype)
     for step in slabs.steps(x, y):
         slab = slabs.read(x, step)
         index[step], mean[step] = _query(slab), slab.mean(2)
@@ -166,7 +166,7 @@ class _Slabs:
 
     def __init__(self, x, alpha, beta, weight, bias, theta, sigma):
         batch, channels, self.height, self.width = x.shape
-        self.groups = len(alpha)
+        self.groups = alpha.shape[0]
         self.k = channels // self.groups
         self.count = batch * self.groups
         self.dtype = accumulation_dtype(x)

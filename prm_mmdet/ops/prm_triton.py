@@ -44,7 +44,7 @@ def forward(x, alpha, beta, weight, bias, theta, sigma, similarity, normalizatio
     shape, dtype = (len(x), len(alpha)), accumulation_dtype(x)
     index = x.new_empty(shape, dtype=torch.int64)
     mean = x.new_empty((*shape, plan['K']), dtype=dtype)
-    statistics = x.new_empty((*shape, 3), dtype=dtype)
+    statistics = x.new_zeros((*shape, 3), dtype=dtype)
     shares = (*shape, plan['SPLITS'])
     # Each program's: largest channel sum and its place, sums of the channels, and
     # count, mean and squared deviations of the score.
@@ -411,10 +411,10 @@ def _forward_kernel(
                     ACC,
                 )
                 gate = tl.sigmoid(scale * (score - shift - offset) + level)
-                at = y + c[:, None] * y_channel + n[None, :] * y_position
+                room = y + c[:, None] * y_channel + n[None, :] * y_position
                 mask = (c < K)[:, None] & (n < N)[None, :]
                 value = block * gate[None, :]
-                tl.store(at, value.to(y.dtype.element_ty), mask=mask)
+                tl.store(room, value.to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -659,9 +659,9 @@ def _backward_kernel(
                     result += g_to_query[None, :] * q[:, None]
                     result += g_to_mean[None, :] * z[:, None]
                 result += tl.where((n == place)[None, :], of_q[:, None], 0.0)
-                at = gx + c[:, None] * gx_channel + n[None, :] * gx_position
+                room = gx + c[:, None] * gx_channel + n[None, :] * gx_position
                 mask = (c < K)[:, None] & (n < N)[None, :]
-                tl.store(at, result.to(gx.dtype.element_ty), mask=mask)
+                tl.store(room, result.to(gx.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -47,8 +47,10 @@ def backend(x, kernels=True):
             f'{VARIABLE}={forced!r}: no such backend, choose one of '
             f'{", ".join(BACKENDS)} or unset it'
         )
-    if forced != 'triton' or x.is_meta:
-        return 'torch' if forced == 'triton' else forced
+    if x.is_meta:  # has no values, only its shape counts
+        return 'torch'
+    if forced != 'triton':
+        return forced
     if not _HAS_TRITON:
         raise RuntimeError(
             f'{VARIABLE}=triton, but triton cannot be imported: pip install triton, '
