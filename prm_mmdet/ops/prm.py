@@ -64,7 +64,7 @@ def prm(
         return prm_torch.plain(*inputs)
     if backend(x) == 'reference':
         return _reference(*inputs)
-    return _operator(*inputs)
+    return _operator(*inputs)[0]
 
 
 def _reference(x, *inputs):
@@ -127,7 +127,7 @@ def _backward(
 
 
 def _forward_shapes(x, alpha, *_):
-    batch, groups = len(x), len(alpha)
+    batch, groups = x.shape[0], alpha.shape[0]
     dtype = accumulation_dtype(x)
     return (
         torch.empty_like(x, memory_format=memory_format(x)),
@@ -185,41 +185,33 @@ def _backward_flops(shape, *_, **__):
     return 16 * math.prod(shape)
 
 
+class _Function(torch.autograd.Function):
+    """The operator where torch is older than 2.4 and cannot register it."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = _forward(*inputs)
+        _keep(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients):
+        return _differentiate(ctx, *gradients)
+
+
 if hasattr(torch.library, 'custom_op'):
-    _forward_operator = torch.library.custom_op(
-        'prm_mmdet::prm', _forward, mutates_args=()
-    )
+    from torch.utils.flop_counter import register_flop_formula
+
+    _operator = torch.library.custom_op('prm_mmdet::prm', _forward, mutates_args=())
+    _operator.register_fake(_forward_shapes)
+    _operator.register_autograd(_differentiate, setup_context=_keep)
     _backward_operator = torch.library.custom_op(
         'prm_mmdet::prm_backward', _backward, mutates_args=()
     )
-    _forward_operator.register_fake(_forward_shapes)
     _backward_operator.register_fake(_backward_shapes)
-    _forward_operator.register_autograd(_differentiate, setup_context=_keep)
     _backward_operator.register_autograd(_refuse)
-
-    from torch.utils.flop_counter import register_flop_formula
-
     register_flop_formula(torch.ops.prm_mmdet.prm)(_flops)
     register_flop_formula(torch.ops.prm_mmdet.prm_backward)(_backward_flops)
-
-    def _operator(*inputs):
-        return _forward_operator(*inputs)[0]
-
-else:  # torch < 2.4
-
-    class _Operator(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *inputs):
-            output = _forward(*inputs)
-            _keep(ctx, inputs, output)
-            return output
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx, *gradients):
-            return _differentiate(ctx, *gradients)
-
-    _backward_operator = _backward
-
-    def _operator(*inputs):
-        return _Operator.apply(*inputs)[0]
+else:
+    _operator, _backward_operator = _Function.apply, _backward

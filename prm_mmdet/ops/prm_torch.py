@@ -50,8 +50,8 @@ def forward(x, alpha, beta, weight, bias, theta, sigma, similarity, normalizatio
         gate = slabs.gate(score, deviation, step)
         gated = torch.mul(slab, gate[:, None], out=slabs.room(y, step))
         slabs.store(y, step, gated)
-    shape = (len(x), len(alpha))
-    return y, index.view(shape), mean.view(*shape, -1), statistics.view(*shape, 3)
+    shape = (x.shape[0], slabs.groups)
+    return y, index.view(shape), mean.view(*shape, slabs.k), statistics.view(*shape, 3)
 
 
 def backward(
@@ -74,11 +74,8 @@ def backward(
     slabs = _Slabs(x, alpha, beta, weight, bias, theta, sigma)
     n = slabs.height * slabs.width
     gx = torch.empty_like(x, memory_format=memory_format(x))
-    index, mean, statistics = (
-        index.flatten(),
-        mean.flatten(0, 1),
-        statistics.flatten(0, 1),
-    )
+    index, mean = index.flatten(), mean.flatten(0, 1)
+    statistics = statistics.flatten(0, 1)
     g_beta, g_weight, g_bias = (torch.empty_like(slabs.beta) for _ in range(3))
     # Of the product of D and alpha, summed to what each slab's rows and columns get.
     g_rows = slabs.beta.new_empty((slabs.count, slabs.height if slabs.encoded else 1))
@@ -136,7 +133,7 @@ def backward(
 
     g_alpha, g_theta, g_sigma = slabs.position_gradients(index, g_rows, g_columns)
     per_group = [
-        g.view(len(x), -1).sum(0).to(p.dtype)
+        g.view(x.shape[0], slabs.groups).sum(0).to(p.dtype)
         for g, p in zip(
             (g_alpha, g_beta, g_weight, g_bias), (alpha, beta, weight, bias)
         )
