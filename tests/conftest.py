@@ -7,6 +7,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Without a GPU, Triton kernels run in its interpreter. Triton asks when it is imported.
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'
+
 from prm_mmdet.datasets.demo import generate_demo
 
 # New examples at every run by hand, the same ones in CI.

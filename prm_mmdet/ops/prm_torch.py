@@ -181,7 +181,7 @@ class _Slabs:
     def steps(self, *tensors):
         """Slices of slabs; a step leaves a sample only where slabs are contiguous."""
         x = tensors[-1]
-        size = self.k * self.height * self.width * self.dtype.itemsize
+        size = self.k * self.height * self.width * torch.finfo(self.dtype).bits // 8
         size = max(1, _STEP.get(x.device.type, _STEP_ELSEWHERE) // max(size, 1))
         span = self.count
         if not all(t.is_contiguous() for t in tensors):

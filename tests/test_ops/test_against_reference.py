@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prm_mmdet import ops
-from prm_mmdet.ops import reference
+from prm_mmdet.ops import prm_torch, reference
 
 SIMILARITIES = ('dot', 'l1', 'cosine')
 
@@ -24,6 +24,17 @@ def features(generator, kind, shape):
     return x
 
 
+LAYOUTS = {
+    'contiguous': lambda x: x,
+    'channels_last': lambda x: x.to(memory_format=torch.channels_last),
+    'transposed': lambda x: x.mT.contiguous().mT,
+    'every second': lambda x: x.repeat_interleave(2, 3).repeat_interleave(2, 1)[
+        :, ::2, :, ::2
+    ],
+    'expanded': lambda x: x[:1].expand_as(x),
+}
+
+
 @st.composite
 def cases(draw):
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
@@ -36,8 +47,7 @@ def cases(draw):
     )
     kind = draw(st.sampled_from(['normal', 'ties', 'sparse', 'large', 'negative']))
     x = features(generator, kind, shape)
-    if draw(st.booleans()):
-        x = x.to(memory_format=torch.channels_last)
+    x = LAYOUTS[draw(st.sampled_from(sorted(LAYOUTS)))](x)
 
     def number(*size):
         return torch.randn(size, generator=generator, dtype=torch.float64)
@@ -50,7 +60,7 @@ def compare(fast, slow, x, parameters, tolerance=1e-7):
     results = []
     for function in (fast, slow):
         inputs = [
-            None if t is None else t.clone().requires_grad_() for t in (x, *parameters)
+            None if t is None else t.detach().requires_grad_() for t in (x, *parameters)
         ]
         y = function(*inputs)
         cotangent = torch.linspace(-1, 1.5, y.numel(), dtype=y.dtype).view_as(y)
@@ -66,23 +76,31 @@ def compare(fast, slow, x, parameters, tolerance=1e-7):
 
 
 @settings(deadline=None, max_examples=150)
-@given(cases(), st.sampled_from(SIMILARITIES), st.booleans(), st.booleans())
-def test_prm(case, similarity, encoding, normalization):
+@given(
+    cases(),
+    st.sampled_from(SIMILARITIES),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 1 << 10, 1 << 20]),
+)
+def test_prm(case, similarity, encoding, normalization, step):
     x, groups, number = case
     parameters = [number(groups) for _ in range(4)]
     parameters += [number(2), number()] if encoding else [None, None]
     switches = dict(similarity=similarity, normalization=normalization)
     if not normalization:
         parameters[2] = parameters[2] / (1 + x.square().sum(1).max())
-    compare(
-        lambda *t: ops.prm(*t, **switches),
-        lambda *t: reference.prm(*t, **switches),
-        x,
-        parameters,
-        # The cosine of single channels is +-1: a similarity that is constant but for
-        # rounding errors, which Eq. 7 divides by its 1e-5.
-        tolerance=1e-5 if similarity == 'cosine' and x.shape[1] == groups else 1e-7,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(prm_torch._STEP, 'cpu', step)  # one slab at a time, some, all
+        compare(
+            lambda *t: ops.prm(*t, **switches),
+            lambda *t: reference.prm(*t, **switches),
+            x,
+            parameters,
+            # The cosine of single channels is +-1: a similarity that is constant but
+            # for rounding errors, which Eq. 7 divides by its 1e-5.
+            tolerance=1e-5 if similarity == 'cosine' and x.shape[1] == groups else 1e-7,
+        )
 
 
 @settings(deadline=None, max_examples=100)
