@@ -21,10 +21,10 @@ MIN_DEVIATION = 1e-15
 # The smallest product of norms that Eq. 2 divides by.
 MIN_NORMS = 1e-8
 
-# Bytes of x that one step takes. About five arrays of this size are alive at a time:
-# the processor's cache holds them, and the cost of starting an operator stays small
-# beside its work. A GPU has longer to go before its start is paid.
-_STEP = {'cpu': 1 << 20}
+# Bytes of x that one step takes; on a CPU for each thread. About five arrays of this
+# size are in use at a time. Smaller steps lie in nearer caches, but start operators,
+# and make threads wait for one another, more often.
+_STEP = {'cpu': 1 << 23}
 _STEP_ELSEWHERE = 1 << 26
 # Channels that a step takes at least where they are innermost: a cache line of them.
 _LINE = 16
@@ -40,7 +40,7 @@ def forward(x, alpha, beta, weight, bias, theta, sigma, similarity, normalizatio
     statistics = x.new_zeros((slabs.count, 3), dtype=slabs.dtype)
     for step in slabs.steps(x, y):
         slab = slabs.read(x, step)
-        index[step], mean[step] = _query(slab), slab.mean(2)
+        index[step], mean[step] = _query(slab, slabs.width), slab.mean(2)
         maps, _ = _SIMILARITIES[similarity](slab, _targets(slab, index, mean, step))
         score = slabs.score(maps, slabs.position_weight(index, step), step)
         deviation = None
@@ -94,7 +94,9 @@ def backward(
         gate = slabs.gate(score, deviation, step)
 
         # Eq. 8, then Eqs. 7 and 6 together.
-        g_logit = torch.ops.aten.sigmoid_backward((g_y * slab).sum(1), gate)
+        result = slabs.room(gx, step)
+        g_gate = torch.mul(g_y, slab, out=result).sum(1)
+        g_logit = torch.ops.aten.sigmoid_backward(g_gate, gate)
         total, product = g_logit.sum(1, keepdim=True), _dot_product(g_logit, score)
         g_bias[step] = total
         if normalization:
@@ -123,7 +125,6 @@ def backward(
         # Eqs. 2-4; the mean vector's gradient spreads over all positions, the query's
         # lands on its own.
         g_targets, add = differentiate(g_maps)
-        result = slabs.room(gx, step)
         torch.mul(g_y, gate[:, None], out=result)
         add(result)
         result.add_(g_targets[:, 1, :, None], alpha=1 / n)
@@ -148,7 +149,7 @@ def plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization)
     slabs = _Slabs(x, alpha, beta, weight, bias, theta, sigma)
     every = slice(None)
     slab = x.to(slabs.dtype).reshape(-1, slabs.k, slabs.height * slabs.width)
-    index, mean = _query(slab), slab.mean(2)
+    index, mean = _query(slab, slabs.width), slab.mean(2)
     maps, _ = _SIMILARITIES[similarity](slab, _targets(slab, index, mean, every))
     score = slabs.score(maps, slabs.position_weight(index, every), every)
     deviation = None
@@ -181,8 +182,11 @@ class _Slabs:
     def steps(self, *tensors):
         """Slices of slabs; a step leaves a sample only where slabs are contiguous."""
         x = tensors[-1]
+        step = _STEP.get(x.device.type, _STEP_ELSEWHERE)
+        if x.device.type == 'cpu':
+            step *= torch.get_num_threads()
         size = self.k * self.height * self.width * torch.finfo(self.dtype).bits // 8
-        size = max(1, _STEP.get(x.device.type, _STEP_ELSEWHERE) // max(size, 1))
+        size = max(1, step // max(size, 1))
         span = self.count
         if not all(t.is_contiguous() for t in tensors):
             size, span = max(size, -(-_LINE // self.k)), self.groups
@@ -283,9 +287,14 @@ class _Slabs:
         return g_alpha, torch.stack(g_theta), g_sigma * effect
 
 
-def _query(slab):
+def _query(slab, width):
     """Index of the query point, (S,): the first of equals."""
-    return slab.mean(1).argmax(1)
+    # The first row that has the largest, then the first in it: a maximum is found
+    # several times faster than its place.
+    rows = slab.mean(1).unflatten(1, (-1, width))
+    row = rows.amax(2).argmax(1)
+    at = row[:, None, None].expand(-1, 1, width)
+    return row * width + rows.gather(1, at).squeeze(1).argmax(1)
 
 
 def _targets(slab, index, mean, step):
@@ -309,7 +318,7 @@ def _normalize(score):
 
 def _dot_product(a, b):
     """Of the rows of two maps, (S, 1)."""
-    return torch.bmm(a[:, None], b[:, :, None])[:, :, 0]
+    return (a * b).sum(1, keepdim=True)
 
 
 # The similarities of slabs (S, k, N) to two targets (S, 2, k). Each returns the maps

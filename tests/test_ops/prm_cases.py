@@ -25,11 +25,11 @@ def evaluate(function, x, values, cotangent, **switches):
 
 def check_close(results, expected, bound, single=None):
     """Errors relative to each tensor's largest element. ``single``, if given, is what
-    the reference makes of it in float32: where it is inexact too, as much again is
-    allowed four times over."""
+    the reference makes of it in float32: where that is inexact, eight times its
+    error is allowed."""
     for i, (ours, theirs) in enumerate(zip(results, expected)):
         allowed = bound * (theirs.abs().max() + 1e-3)
         if single is not None:
-            allowed += 4 * (single[i].double() - theirs.double()).abs().max()
+            allowed += 8 * (single[i].double() - theirs.double()).abs().max()
         error = (ours.double() - theirs.double()).abs().max()
         assert error <= allowed, (i, error, allowed)
