@@ -2,6 +2,8 @@
 which tests/conftest.py switches on."""
 
 import itertools
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,8 +48,11 @@ def check(x, groups, switches, bound, cotangent=None, dtype=torch.float64):
     return results
 
 
-@pytest.mark.parametrize('programs', [1, 4])
-@pytest.mark.parametrize('switches', SWITCHES, ids=str)
+@pytest.mark.parametrize(
+    'switches, programs',
+    [(s, 4) for s in SWITCHES] + [(s, 1) for s in SWITCHES[::5]],
+    ids=str,
+)
 def test_float64(monkeypatch, switches, programs):
     # Blocks of 16 positions: 63 are no multiple, and leave the fourth program short.
     share(monkeypatch, programs, 16)
@@ -74,11 +79,11 @@ def test_odd_shapes(shape, groups):
 @pytest.mark.parametrize('programs', [1, 2])
 def test_layouts(monkeypatch, programs):
     share(monkeypatch, programs, 16)
-    last = grid(2, 8, 5, 7).double().contiguous(memory_format=torch.channels_last)
+    last = grid(1, 8, 5, 6).double().contiguous(memory_format=torch.channels_last)
     for x, cotangent in (
         (last, None),
         (last, last / 2),
-        (grid(2, 8, 7, 5).double().mT, torch.ones(1).double().expand(2, 8, 5, 7)),
+        (grid(1, 8, 6, 5).double().mT, torch.ones(1).double().expand(1, 8, 5, 6)),
     ):
         y, gx, *_ = check(x, 4, ('cosine', True, True), 1e-9, cotangent)
         for t in (y, gx):
@@ -138,3 +143,12 @@ def test_what_torch_keeps_triton_takes(monkeypatch):
         return y
 
     check_close(evaluate(mixed, x, values, cotangent), expected, 2e-5)
+
+
+def test_kernels_compile_for_a_gpu(run_python, tmp_path):
+    root = Path(__file__).parents[2]
+    env = {**os.environ, 'TRITON_CACHE_DIR': str(tmp_path), 'TRITON_INTERPRET': '0'}
+    env['PYTHONPATH'] = os.pathsep.join([str(root), env.get('PYTHONPATH', '')])
+    del env['PRM_MMDET_BACKEND']
+    script = Path(__file__).with_name('compile_prm_kernels.py')
+    assert run_python(script, env=env).stdout.count('_kernel') == 6
