@@ -1,13 +1,22 @@
-"""Linear Context Transform, vectorised.
+"""Linear Context Transform as one operator, forward and backward.
 
 Source: D. Ruan, J. Wen, N. Zheng and M. Zheng, "Linear Context Transform Block",
 AAAI 2020, Eqs. 2-5.
+
+Forward reads x twice and writes once; backward reads x once, the incoming gradient
+twice, and writes once. For backward it keeps x and the channels' means (B, C).
 """
 
-import torch
-import torch.nn.functional as F
+import math
+from typing import Optional
 
-from .common import accumulation_dtype, without_autocast
+import torch
+from torch import Tensor
+
+from . import lct_torch, reference
+from .common import accumulation_dtype, memory_format, without_autocast
+from .operator import operator
+from .select import backend
 
 
 def lct(x, weight, bias, groups, eps=1e-5, normalization=True):
@@ -24,17 +33,84 @@ def lct(x, weight, bias, groups, eps=1e-5, normalization=True):
         normalization (bool): Whether to normalise within groups (Eqs. 2 and 3).
 
     Returns:
-        Tensor: (B, C, H, W), dtype and memory format of ``x``.
+        Tensor: (B, C, H, W), dtype of ``x``; channels_last if ``x`` is, contiguous
+        otherwise. Inputs that are neither, and gradients in another layout than
+        ``x``, are copied once.
+
+    Raises:
+        RuntimeError: On a second differentiation, which only
+            ``PRM_MMDET_BACKEND=reference`` offers (see :mod:`.select`).
     """
+    inputs = (x, weight, bias, groups, eps, normalization)
+    if torch.jit.is_tracing():  # for export: in operators that every format knows
+        return lct_torch.plain(*inputs)
+    if backend(x) == 'reference':
+        return _reference(*inputs)
+    return _operator(*inputs)
+
+
+def _reference(x, weight, bias, *switches):
     dtype = accumulation_dtype(x)
+    weight, bias = (t if t is None else t.to(dtype) for t in (weight, bias))
     with without_autocast(x):
-        context = x.mean((2, 3), dtype=dtype)  # (B, C)
-        if weight is not None:
-            weight, bias = weight.to(dtype), bias.to(dtype)
-        if normalization:
-            # Eqs. 2-4 are group normalisation of a map of one position.
-            context = F.group_norm(context, groups, weight, bias, eps)
-        elif weight is not None:
-            context = weight * context + bias
-        gate = torch.sigmoid(context)[:, :, None, None]
-        return (x * gate).to(x.dtype)
+        return reference.lct(x.to(dtype), weight, bias, *switches).to(x.dtype)
+
+
+def _implementation(x):
+    if backend(x) == 'triton':
+        from . import lct_triton
+
+        return lct_triton
+    return lct_torch
+
+
+def _forward(
+    x: Tensor,
+    weight: Optional[Tensor],
+    bias: Optional[Tensor],
+    groups: int,
+    eps: float,
+    normalization: bool,
+) -> tuple[Tensor, Tensor]:
+    """Returns y and the channels' means (B, C)."""
+    with without_autocast(x):
+        return _implementation(x).forward(x, weight, bias, groups, eps, normalization)
+
+
+def _backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Optional[Tensor],
+    bias: Optional[Tensor],
+    mean: Tensor,
+    groups: int,
+    eps: float,
+    normalization: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of x, weight and bias; without them the last two are
+    empty."""
+    inputs = (gradient, x, weight, bias, mean, groups, eps, normalization)
+    with without_autocast(x):
+        return _implementation(x).backward(*inputs)
+
+
+def _shapes(x, *_):
+    return (
+        torch.empty_like(x, memory_format=memory_format(x)),
+        x.new_empty(x.shape[:2], dtype=accumulation_dtype(x)),
+    )
+
+
+def _flops(shape, *_, **__):
+    # The mean and the gating.
+    return 2 * math.prod(shape)
+
+
+def _backward_flops(shape, *_, **__):
+    # The products' sum, the gating, and the mean's share.
+    return 4 * math.prod(shape)
+
+
+_operator = operator(
+    'lct', _forward, _backward, _shapes, tensors=3, flops=(_flops, _backward_flops)
+)
