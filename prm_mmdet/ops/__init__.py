@@ -2,6 +2,6 @@
 
 from .lct import lct
 from .prm import prm
-from .sac import sac_context
+from .sac import sac, sac_context
 
-__all__ = ['lct', 'prm', 'sac_context']
+__all__ = ['lct', 'prm', 'sac', 'sac_context']

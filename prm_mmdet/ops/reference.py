@@ -98,11 +98,12 @@ def lct(x, weight, bias, groups, eps=1e-5, normalization=True):
     return x * gate[:, :, None, None]
 
 
-def sac(x, w_phi, b_phi, w_theta, b_theta, w_rho, b_rho, softmax=False):
+def sac(x, w_phi, b_phi, w_theta, b_theta, w_rho, b_rho, softmax=False, residual=True):
     """Spatially-Aware Context (Ruan et al., IEEE TIP 2021, Eqs. 2-5).
 
-    ``w_phi`` and ``w_theta`` are (K, C), ``w_rho`` (C, C), the biases (K,) and (C,).
-    ``softmax`` normalises the weights over the K contexts (the paper's Table II).
+    ``w_phi`` and ``w_theta`` are (K, C), ``w_rho`` (D, C), the biases (K,) and (D,).
+    ``softmax`` normalises the weights over the K contexts (the paper's Table II);
+    ``residual`` adds x, for which D is C.
     """
     b, c, h, w = x.shape
     X = x.reshape(b, c, h * w)
@@ -115,5 +116,7 @@ def sac(x, w_phi, b_phi, w_theta, b_theta, w_rho, b_rho, softmax=False):
         e = torch.exp(weights - weights.amax(1, keepdim=True))
         weights = e / e.sum(1, keepdim=True)
     Y = mu.transpose(1, 2) @ weights  # (B, C, N)
-    Z = X + w_rho @ Y + b_rho[:, None]
-    return Z.reshape(b, c, h, w)
+    Z = w_rho @ Y + b_rho[:, None]
+    if residual:
+        Z = X + Z
+    return Z.reshape(b, -1, h, w)

@@ -42,6 +42,10 @@ class SAC(BaseModule):
     Parameters: ``attention`` and ``customization``, 1x1 convolutions from C to K with
     bias, and ``transform``: 2K(C + 1) + C(C + 1) numbers in the 'conv' form.
 
+    The convolutions' weights are read, but the convolutions are not called: hooks on
+    ``attention``, ``customization`` and ``transform`` (on its first layer, of a
+    bottleneck) do not run. Parametrizations of their weights do.
+
     Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
 
     Raises:
@@ -93,12 +97,21 @@ class SAC(BaseModule):
 
     def forward(self, x):
         check_input('SAC', x, self.in_channels)
-        context = x
-        if self.attention is not None:
-            context = ops.sac_context(
-                x, self.attention(x), self.customization(x), self.softmax
-            )
-        return x + self.transform(context).to(x.dtype)
+        if self.attention is None:
+            return x + self.transform(x).to(x.dtype)
+        if isinstance(self.transform, nn.Conv2d):
+            return self._mix(x, self.transform, residual=True)
+        first, *rest = self.transform
+        y = self._mix(x, first, residual=False)
+        for layer in rest:
+            y = layer(y)
+        return x + y.to(x.dtype)
+
+    def _mix(self, x, transform, residual):
+        parameters = []
+        for layer in (self.attention, self.customization, transform):
+            parameters += [layer.weight.flatten(1), layer.bias]
+        return ops.sac(x, *parameters, softmax=self.softmax, residual=residual)
 
     def extra_repr(self):
         switches = ', '.join(f'{k}={v!r}' for k, v in self.arguments.items())

@@ -118,23 +118,22 @@ def test_lct(case, transform, normalization):
 
 
 @settings(deadline=None, max_examples=100)
-@given(cases(), st.booleans())
-def test_sac(case, softmax):
+@given(cases(), st.booleans(), st.integers(0, 5))
+def test_sac(case, softmax, width):
     x, k, number = case
     c = x.shape[1]
     # Attention of moderate sharpness, also for large features.
     scale = 1 + x.abs().max()
+    d = width or c  # none: the block's own form, with a residual
     parameters = [number(k, c) / scale, number(k), number(k, c), number(k)]
-    parameters += [number(c, c), number(c)]
-
-    def fast(x, w_phi, b_phi, w_theta, b_theta, w_rho, b_rho):
-        convolve = torch.nn.functional.conv2d
-        attention = convolve(x, w_phi[:, :, None, None], b_phi)
-        weights = convolve(x, w_theta[:, :, None, None], b_theta)
-        context = ops.sac_context(x, attention, weights, softmax)
-        return x + convolve(context, w_rho[:, :, None, None], b_rho)
-
-    compare(fast, lambda *t: reference.sac(*t, softmax=softmax), x, parameters)
+    parameters += [number(d, c), number(d)]
+    switches = dict(softmax=softmax, residual=not width)
+    compare(
+        lambda *t: ops.sac(*t, **switches),
+        lambda *t: reference.sac(*t, **switches),
+        x,
+        parameters,
+    )
 
 
 def leaf(*shape):
@@ -167,7 +166,18 @@ def test_lct_gradcheck(normalization):
 
 
 @pytest.mark.parametrize('softmax', [True, False])
-def test_sac_gradcheck(softmax):
+@pytest.mark.parametrize('width', [4, 3])
+def test_sac_gradcheck(softmax, width):
+    torch.manual_seed(5)
+    convolutions = [leaf(3, 4), leaf(3), leaf(3, 4), leaf(3), leaf(width, 4)]
+    assert torch.autograd.gradcheck(
+        lambda *t: ops.sac(*t, softmax=softmax, residual=width == 4),
+        [leaf(2, 4, 3, 2), *convolutions, leaf(width)],
+    )
+
+
+@pytest.mark.parametrize('softmax', [True, False])
+def test_sac_context_gradcheck(softmax):
     torch.manual_seed(5)
     assert torch.autograd.gradcheck(
         lambda *t: ops.sac_context(*t, softmax=softmax),
@@ -180,6 +190,12 @@ def prm_parameters(groups, dtype=torch.float32):
     parameters = [torch.randn(groups) for _ in range(4)]
     parameters += [torch.rand(2), torch.tensor(0.8)]
     return [p.to(dtype).requires_grad_() for p in parameters]
+
+
+def sac_parameters(c, k):
+    torch.manual_seed(6)
+    shapes = [(k, c), (k,), (k, c), (k,), (c, c), (c,)]
+    return [torch.randn(shape) / shape[-1] for shape in shapes]
 
 
 @pytest.mark.parametrize('similarity', SIMILARITIES)
@@ -238,8 +254,7 @@ def test_nan_passes_through(block):
     elif block == 'lct':
         y = ops.lct(x, torch.ones(4), torch.zeros(4), 2)
     else:
-        maps = x[:, :2]
-        y = ops.sac_context(x, maps, maps)
+        y = ops.sac(x, *sac_parameters(4, 2))
     assert y.isnan().any()
 
 
@@ -250,10 +265,11 @@ def test_half_precision_is_accumulated_in_float32(dtype):
     x = (1e3 * torch.rand(2, 128, 12, 10)).to(dtype)
     parameters = [p.detach() for p in prm_parameters(4)]
     weight, bias = torch.randn(128), torch.randn(128)
-    maps = torch.randn(2, 4, 12, 10)
+    sac, maps = sac_parameters(128, 4), torch.randn(2, 4, 12, 10)
     pairs = [
         (ops.prm(x, *parameters), ops.prm(x.double(), *parameters)),
         (ops.lct(x, weight, bias, 8), ops.lct(x.double(), weight, bias, 8)),
+        (ops.sac(x, *sac), ops.sac(x.double(), *sac)),
         (ops.sac_context(x, maps, maps), ops.sac_context(x.double(), maps, maps)),
     ]
     for half, exact in pairs:

@@ -162,13 +162,15 @@ def test_lct_loops(transform, normalization):
 
 
 @pytest.mark.parametrize('softmax', [True, False])
-def test_sac_loops(softmax):
+@pytest.mark.parametrize('residual', [True, False])
+def test_sac_loops(softmax, residual):
     rng = np.random.default_rng(2)
     b, c, h, w, k = 2, 4, 3, 2, 3
+    d = c if residual else 5
     x = rng.normal(size=(b, c, h, w))
-    w_phi, w_theta, w_rho = (rng.normal(size=(n, c)) for n in (k, k, c))
-    b_phi, b_theta, b_rho = (rng.normal(size=n) for n in (k, k, c))
-    expected = np.empty_like(x)
+    w_phi, w_theta, w_rho = (rng.normal(size=(n, c)) for n in (k, k, d))
+    b_phi, b_theta, b_rho = (rng.normal(size=n) for n in (k, k, d))
+    expected = np.empty((b, d, h, w))
     for m in range(b):
         points = [x[m, :, i // w, i % w] for i in range(h * w)]
         contexts = []
@@ -181,7 +183,10 @@ def test_sac_loops(softmax):
                 e = [math.exp(a) for a in beta]
                 beta = [a / sum(e) for a in e]
             mixed = sum(a * context for a, context in zip(beta, contexts))
-            expected[m, :, i // w, i % w] = v + w_rho @ mixed + b_rho
+            added = w_rho @ mixed + b_rho
+            expected[m, :, i // w, i % w] = v + added if residual else added
     arrays = (x, w_phi, b_phi, w_theta, b_theta, w_rho, b_rho)
-    y = reference.sac(*map(torch.from_numpy, arrays), softmax=softmax)
+    y = reference.sac(
+        *map(torch.from_numpy, arrays), softmax=softmax, residual=residual
+    )
     np.testing.assert_allclose(y.numpy(), expected, rtol=1e-10)
