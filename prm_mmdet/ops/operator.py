@@ -42,10 +42,10 @@ def operator(name, forward, backward, shapes, tensors, flops):
     def differentiate(ctx, gradient, *_):
         if gradient is None:
             return (None,) * (tensors + len(ctx.switches))
-        inputs = ctx.saved_tensors[:tensors]
-        gradients = differentiator(gradient, *ctx.saved_tensors, *ctx.switches)
+        saved = ctx.saved_tensors  # once: checkpointing frees them at the first read
+        gradients = differentiator(gradient, *saved, *ctx.switches)
         return (
-            *(None if t is None else g for t, g in zip(inputs, gradients)),
+            *(None if t is None else g for t, g in zip(saved[:tensors], gradients)),
             *(None for _ in ctx.switches),
         )
 
