@@ -124,7 +124,7 @@ def _product_sum(gradient, x):
 
 def _scale(x, gain, shift):
     """x * gain + shift, for (B, C) gains and shifts, rounded once to x's dtype."""
-    y = torch.empty_like(x)
+    y = torch.empty_like(x, memory_format=memory_format(x))
     parts = _as_channels(x, y)
     channels = (t.flatten().chunk(max(len(parts), 1)) for t in (gain, shift))
     unused = gain.new_empty(0), gain.new_empty(0)

@@ -259,10 +259,11 @@ def _store(tensor, step, result):
 
 def _shapes(x, w_attention, b_attention, w_customization, b_customization, w_last, *_):
     batch, channels, height, width = x.shape
-    k, dtype = len(w_attention), accumulation_dtype(x)
+    k, d = w_attention.shape[0], w_last.shape[0]
+    dtype = accumulation_dtype(x)
     return (
         torch.empty(
-            (batch, len(w_last), height, width),
+            (batch, d, height, width),
             dtype=x.dtype,
             device=x.device,
             memory_format=memory_format(x),

@@ -1,0 +1,127 @@
+"""LCT's Triton kernels against the reference: on a GPU, or else in Triton's
+interpreter, which tests/conftest.py switches on."""
+
+import pytest
+import torch
+
+from prm_mmdet import ops
+from prm_mmdet.ops import reference
+
+pytest.importorskip('triton')
+from prm_mmdet.ops import lct_triton
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+BOUNDS = {
+    torch.float64: 1e-10,
+    torch.float32: 2e-5,
+    torch.float16: 1e-3,
+    torch.bfloat16: 8e-3,
+}
+
+
+@pytest.fixture(autouse=True)
+def kernels(monkeypatch):
+    monkeypatch.setenv('PRM_MMDET_BACKEND', 'triton')
+
+
+def evaluate(function, tensors, cotangent, *switches):
+    tensors = [t if t is None else t.detach().requires_grad_() for t in tensors]
+    y = function(*tensors, *switches)
+    learned = [t for t in tensors if t is not None]
+    return [y, *torch.autograd.grad(y, learned, cotangent)]
+
+
+def check(
+    shape=(2, 6, 5, 7),
+    groups=2,
+    normalization=True,
+    transform=True,
+    dtype=torch.float64,
+    layout=torch.contiguous_format,
+    values=torch.randn,
+):
+    x = values(shape).to(dtype).to(DEVICE, memory_format=layout)
+    accumulated = torch.promote_types(dtype, torch.float32)
+    parameters = torch.randn(2, shape[1], dtype=accumulated, device=DEVICE).unbind()
+    if not transform:
+        parameters = (None, None)
+    cotangent = torch.randn(shape).to(x)
+    switches = (groups, 1e-5, normalization)
+    ours = evaluate(ops.lct, [x, *parameters], cotangent, *switches)
+    tensors = [t if t is None else t.double() for t in (x, *parameters)]
+    exact = evaluate(reference.lct, tensors, cotangent.double(), *switches)
+    for a, b in zip(ours, exact):
+        assert a.dtype in (dtype, accumulated) and a.shape == b.shape
+        error = (a.double() - b).abs().max()
+        assert error <= BOUNDS[dtype] * b.abs().max().clamp(min=1e-6)
+    for t in ours[:2]:
+        assert t.is_contiguous(memory_format=layout)
+
+
+LAYOUTS = pytest.mark.parametrize(
+    'layout', [torch.contiguous_format, torch.channels_last]
+)
+
+
+@LAYOUTS
+@pytest.mark.parametrize('normalization', [True, False])
+@pytest.mark.parametrize('transform', [True, False])
+@pytest.mark.parametrize('programs', [1, 3])
+def test_switches(monkeypatch, layout, normalization, transform, programs):
+    # Blocks that fit neither the channels nor the positions.
+    monkeypatch.setattr(lct_triton, '_BLOCK', 64)
+    monkeypatch.setattr(lct_triton, '_INNER', 8)
+    monkeypatch.setattr(lct_triton, '_CHANNELS', 4)
+    monkeypatch.setattr(lct_triton, '_splits', lambda *_: programs)
+    check(normalization=normalization, transform=transform, layout=layout)
+
+
+@LAYOUTS
+@pytest.mark.parametrize('dtype', list(BOUNDS))
+def test_every_dtype(layout, dtype):
+    check(dtype=dtype, layout=layout)
+
+
+@pytest.mark.parametrize(
+    'shape, groups',
+    [((1, 8, 1, 1), 4), ((3, 7, 5, 1), 1), ((2, 12, 3, 4), 6), ((1, 300, 2, 3), 2)],
+)
+def test_shapes_and_groups(shape, groups):
+    check(shape, groups)
+
+
+def test_an_empty_batch():
+    x = torch.zeros(0, 4, 3, 3, device=DEVICE, requires_grad=True)
+    weight = torch.ones(4, device=DEVICE, requires_grad=True)
+    y = ops.lct(x, weight, weight, 2)
+    assert y.shape == x.shape
+    assert not torch.autograd.grad(y.sum(), weight)[0].any()
+
+
+@pytest.mark.parametrize('value', [-37.5, 0.0])
+def test_constant_maps(value):
+    check(values=lambda shape: torch.full(shape, value), dtype=torch.float16)
+
+
+def test_huge_maps():
+    check(values=lambda shape: 1e4 * torch.randn(shape), dtype=torch.float16)
+
+
+def test_strides_that_are_neither_and_gradients_in_another_layout():
+    x = torch.randn(2, 4, 5, 12, device=DEVICE).double()[..., ::2].requires_grad_()
+    weight, bias = torch.randn(2, 4, device=DEVICE).double()
+    y = ops.lct(x, weight, bias, 2)
+    g = torch.randn_like(y).to(memory_format=torch.channels_last)
+    (gradient,) = torch.autograd.grad(y, x, g)
+    exact = reference.lct(x, weight, bias, 2)
+    torch.testing.assert_close(y, exact)
+    torch.testing.assert_close(gradient, torch.autograd.grad(exact, x, g)[0])
+
+
+def test_nan_stays_in_its_group():
+    x = torch.randn(2, 4, 3, 3, device=DEVICE)
+    x[0, 0, 1, 1] = float('nan')
+    weight, bias = torch.randn(2, 4, device=DEVICE)
+    y = ops.lct(x, weight, bias, 2)
+    assert y[0, :2].isnan().all()
+    assert y[0, 2:].isfinite().all() and y[1].isfinite().all()
