@@ -17,9 +17,10 @@ from .common import accumulation_dtype, memory_format, without_autocast
 from .operator import operator
 from .select import backend
 
-# Bytes of x that one step takes: on a CPU what stays in its last cache, since each
-# step reads x and the gradient several times.
-_STEP = {'cpu': 1 << 23}
+# Bytes of x that one step takes, in the dtype of accumulation: few enough to bound the
+# float32 copies of half-precision features, enough to pay for starting the threads of
+# some twenty products.
+_STEP = {'cpu': 1 << 25}
 _STEP_ELSEWHERE = 1 << 28
 
 

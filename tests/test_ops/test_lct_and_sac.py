@@ -181,6 +181,19 @@ def test_two_runs_give_the_same_bits(call, layout):
     assert all(torch.equal(a, b) for a, b in zip(*runs))
 
 
+@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize('layout', LAYOUTS[:4])
+def test_sac_in_steps_of_a_sample(monkeypatch, dtype, layout):
+    function, (x, *inputs) = sac_call((3, 8, 5, 3), dtype=dtype)
+    tensors, results = [x, *inputs[:6]], []
+    for size in (1 << 25, 1):
+        monkeypatch.setitem(sys.modules[function.__module__]._STEP, 'cpu', size)
+        y = function(lay_out(x, layout), *inputs)
+        results.append([y, *torch.autograd.grad(y.square().sum(), tensors)])
+    for whole, steps in zip(*results):
+        torch.testing.assert_close(steps, whole)
+
+
 @every_call
 def test_nothing_of_the_features_size_is_kept_but_the_features(call):
     function, (x, *inputs) = call((2, 64, 40, 50))
