@@ -1,0 +1,1 @@
+"""What the blocks cost in time and memory, as ratios of runs that alternate."""
