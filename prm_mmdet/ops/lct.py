@@ -7,7 +7,6 @@ Forward reads x twice and writes once; backward reads x once, the incoming gradi
 twice, and writes once. For backward it keeps x and the channels' means (B, C).
 """
 
-import math
 from typing import Optional
 
 import torch
@@ -101,16 +100,4 @@ def _shapes(x, *_):
     )
 
 
-def _flops(shape, *_, **__):
-    # The mean and the gating.
-    return 2 * math.prod(shape)
-
-
-def _backward_flops(shape, *_, **__):
-    # The products' sum, the gating, and the mean's share.
-    return 4 * math.prod(shape)
-
-
-_operator = operator(
-    'lct', _forward, _backward, _shapes, tensors=3, flops=(_flops, _backward_flops)
-)
+_operator = operator('lct', _forward, _backward, _shapes, tensors=3)

@@ -8,7 +8,7 @@ from .common import memory_format
 NAMESPACE = 'prm_mmdet'
 
 
-def operator(name, forward, backward, shapes, tensors, flops):
+def operator(name, forward, backward, shapes, tensors, flops=()):
     """Join two functions to an operator that autograd and ``torch.compile`` take whole.
 
     The operator refuses a second differentiation.
@@ -27,7 +27,8 @@ def operator(name, forward, backward, shapes, tensors, flops):
             results.
         tensors (int): How many of the arguments are tensors.
         flops (tuple): Two callables of shapes, forward's and backward's, returning
-            floating point operations: a multiplication and an addition are two.
+            the floating point operations of matrix products, which are what torch's
+            counter counts: a multiplication and an addition are two. Default: (), none.
 
     Returns:
         callable: Of what ``forward`` takes; returns the output alone.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import prm_torch, reference
 from .common import accumulation_dtype, memory_format, without_autocast
+from .operator import operator
 from .select import backend
 
 SIMILARITIES = ('dot', 'l1', 'cosine')
@@ -64,7 +65,7 @@ def prm(
         return prm_torch.plain(*inputs)
     if backend(x) == 'reference':
         return _reference(*inputs)
-    return _operator(*inputs)[0]
+    return _operator(*inputs)
 
 
 def _reference(x, *inputs):
@@ -126,7 +127,7 @@ def _backward(
         return prm_torch.backward(gradient, *inputs, *kept)
 
 
-def _forward_shapes(x, alpha, *_):
+def _shapes(x, alpha, *_):
     batch, groups = x.shape[0], alpha.shape[0]
     dtype = accumulation_dtype(x)
     return (
@@ -137,81 +138,17 @@ def _forward_shapes(x, alpha, *_):
     )
 
 
-def _backward_shapes(gradient, x, alpha, beta, weight, bias, theta, sigma, *_):
-    parameters = (alpha, beta, weight, bias, theta, sigma)
-    return (
-        torch.empty_like(x, memory_format=memory_format(x)),
-        *(torch.empty_like(alpha if p is None else p) for p in parameters[:4]),
-        *(x.new_empty(0) if p is None else torch.empty_like(p) for p in parameters[4:]),
-    )
-
-
-def _keep(ctx, inputs, output):
-    *tensors, ctx.similarity, ctx.normalization = inputs
-    _, index, mean, statistics = output
-    ctx.save_for_backward(*tensors, index, mean, statistics)
-    ctx.mark_non_differentiable(index, mean, statistics)
-    ctx.set_materialize_grads(False)
-
-
-def _differentiate(ctx, gradient, *_):
-    tensors = ctx.saved_tensors
-    if gradient is None:
-        return (None,) * 9
-    gradients = list(
-        _backward_operator(gradient, *tensors, ctx.similarity, ctx.normalization)
-    )
-    if tensors[5] is None:
-        gradients[5:] = (None, None)
-    return (*gradients, None, None)
-
-
-def _refuse(ctx, *_):
-    raise RuntimeError(
-        'prm_mmdet::prm has no second derivative. With PRM_MMDET_BACKEND=reference in '
-        'the environment PRM runs in plain operators, which have one'
-    )
-
-
 def _flops(shape, *_, **__):
-    # Two products with the vectors q and z at each position, and the gating; an
-    # addition and a multiplication count as two.
-    return 5 * math.prod(shape)
+    # Two products with the vectors q and z at each position.
+    return 4 * math.prod(shape)
 
 
 def _backward_flops(shape, *_, **__):
-    # The gradient of the gate, the two products again, the gradients of q and z, and
-    # three terms for that of x.
-    return 16 * math.prod(shape)
+    # The two products again; those of gradient and x, of the gradients of q and z, and
+    # two terms of that of x.
+    return 14 * math.prod(shape)
 
 
-class _Function(torch.autograd.Function):
-    """The operator where torch is older than 2.4 and cannot register it."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        output = _forward(*inputs)
-        _keep(ctx, inputs, output)
-        return output
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, *gradients):
-        return _differentiate(ctx, *gradients)
-
-
-if hasattr(torch.library, 'custom_op'):
-    from torch.utils.flop_counter import register_flop_formula
-
-    _operator = torch.library.custom_op('prm_mmdet::prm', _forward, mutates_args=())
-    _operator.register_fake(_forward_shapes)
-    _operator.register_autograd(_differentiate, setup_context=_keep)
-    _backward_operator = torch.library.custom_op(
-        'prm_mmdet::prm_backward', _backward, mutates_args=()
-    )
-    _backward_operator.register_fake(_backward_shapes)
-    _backward_operator.register_autograd(_refuse)
-    register_flop_formula(torch.ops.prm_mmdet.prm)(_flops)
-    register_flop_formula(torch.ops.prm_mmdet.prm_backward)(_backward_flops)
-else:
-    _operator, _backward_operator = _Function.apply, _backward
+_operator = operator(
+    'prm', _forward, _backward, _shapes, tensors=7, flops=(_flops, _backward_flops)
+)

@@ -277,7 +277,6 @@ def test_older_torch_gets_the_same_from_a_function(call, monkeypatch):
         module._backward,
         module._shapes,
         tensors=len(tensors),
-        flops=(),
     )
     results = []
     for form in (function, older):
@@ -329,4 +328,4 @@ def test_shapes_and_counts_without_data(call):
     with FlopCounterMode(display=False) as counter:
         y = function(*tensors)
     assert y.shape == x.shape and y.is_meta
-    assert counter.get_total_flops() > 0
+    assert bool(counter.get_total_flops()) == (function is not ops.lct)
