@@ -46,6 +46,11 @@ def table(group):
     lines += [[cell(record) for _, cell in _COLUMNS] for record in group['records']]
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = [f'{group["title"]}; ratios are over {group["against"]}']
+    if 'floor_bytes' in group:
+        text[0] += (
+            f'; floor {group["floor_bytes"] / 1e9:.3f} GB at '
+            f'{group["copy_bandwidth"] / 1e9:.1f} GB/s'
+        )
     for first, *others in lines:
         cells = [v.rjust(w) for v, w in zip(others, widths[1:])]
         text.append('  '.join([first.ljust(widths[0]), *cells]).rstrip())

@@ -12,8 +12,12 @@ A group is a dict: ``title``, ``against``, the name of what ratios are over, and
 - ``memory``: bytes that a step allocates at most beyond its input;
 - ``multiply_adds`` of a forward;
 - ``seconds``: every round's, of both kinds.
+
+For a block alone it also has ``floor_bytes``, those five passes, and
+``copy_bandwidth``, bytes a second that a copy of the input reads and writes.
 """
 
+import math
 from dataclasses import asdict
 
 from tqdm import tqdm
@@ -40,7 +44,11 @@ def blocks_alone(setting, names, rounds):
         for stage in range(4):
             shape, found, copy = subjects.blocks_alone(setting, name, stage)
             title = f'{name} on {shape}'
-            yield _group(title, found, against, setting.device, rounds, copy)
+            group = _group(title, found, against, setting.device, rounds, copy)
+            size = math.prod(shape) * setting.dtype.itemsize
+            group['floor_bytes'] = 5 * size
+            group['copy_bandwidth'] = 2 * size / group.pop('copy_seconds')
+            yield group
 
 
 def backbones(setting, names, rounds):
@@ -82,4 +90,7 @@ def _group(title, found, against, device, rounds, copy=None):
         record['memory'] = peak_memory(subject.step, device)
         record['multiply_adds'] = multiply_adds(subject.forward)
         records.append(record)
-    return dict(title=title, against=against, records=records)
+    group = dict(title=title, against=against, records=records)
+    if copy:
+        group['copy_seconds'] = Spread.of(times[COPY, 'forward']).median
+    return group

@@ -62,7 +62,10 @@ def test_the_tool_prints_and_writes(run_python, tmp_path):
     result = json.loads((folder / 'benchmark.json').read_text())
     assert result['settings']['dtype'] == 'bfloat16'
     assert [len(g['records']) for g in result['groups']] == [3] * 4 + [2] * 4
+    # Five passes over (1, 256, 16, 16) numbers of two bytes.
+    assert result['groups'][0]['floor_bytes'] == 5 * 256 * 16 * 16 * 2
     for group in result['groups']:
+        assert group['copy_bandwidth'] > 0
         for record in group['records']:
             assert record['floor_ratio']['median'] > 0
     image = Image.open(folder / 'benchmark.png')
