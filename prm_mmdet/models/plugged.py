@@ -192,6 +192,8 @@ def _build(cfg, levels):
         return built[0][0], ModuleList(plugin for _, plugin in built)
     cfg = dict(cfg)
     postfix = cfg.pop('postfix', '')
+    if '.' in f'{postfix}':
+        raise ValueError(f'postfix={postfix!r} must not contain a dot')
     try:
         name, plugin = build_plugin_layer(cfg, postfix, in_channels=levels.channels)
     except ValueError as error:
