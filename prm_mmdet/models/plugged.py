@@ -48,7 +48,9 @@ def attach_plugins(module, specs, input_shape=None):
 
     ``init_weights`` leaves the plugins' initial values as their classes set them, and
     loads those that a ``Pretrained`` checkpoint contains. What the model's ``train``
-    freezes or keeps in evaluation mode includes the plugins in it.
+    freezes or keeps in evaluation mode includes the plugins in it. Code that replaces
+    the module that a plugin follows (a norm, when SyncBN is converted to or norms are
+    fused into convolutions) drops the plugin.
 
     Raises:
         ValueError: A spec is wrong, matches nothing or something that returns no maps,
@@ -66,7 +68,7 @@ def attach_plugins(module, specs, input_shape=None):
             beside = None if holder is follows else plugin
             follows.register_forward_hook(_RunPlugin(name, beside))
         module.train(module.training)  # it may freeze parts: their plugins, too
-    _keep_through_init_weights(module, [plugin for *_, plugin in plan])
+    _keep_through_init_weights(module, {plugin: m for m, *_, plugin in plan})
     return module
 
 
@@ -259,7 +261,7 @@ def _keep_through_init_weights(module, plugins):
         return
     if not isinstance(module.init_weights, _InitWeights):
         module.init_weights = _InitWeights(module)
-    module.init_weights.plugins += plugins
+    module.init_weights.plugins.update(plugins)
 
 
 class _InitWeights:
@@ -268,13 +270,25 @@ class _InitWeights:
     A model's ``init_cfg`` is for its own layers: Kaiming's numbers in every convolution
     would spoil the zeros with which a plugin starts. MMEngine asks only plugins in
     modules of its own to restore them.
+
+    Raises:
+        ValueError: A module that a plugin follows has been replaced since.
     """
 
     def __init__(self, module):
         self.module = module
-        self.plugins = []
+        self.plugins = {}  # to the modules that they follow
 
     def __call__(self):
+        present = set(self.module.modules())
+        for plugin, follows in self.plugins.items():
+            if follows not in present:
+                raise ValueError(
+                    f'{type(self.module).__name__}: the {type(follows).__name__} before '
+                    f'a {type(plugin).__name__} was replaced after attach_plugins, which '
+                    "lost the plugin; for SyncBN, set norm_cfg=dict(type='SyncBN') "
+                    'instead of converting the model'
+                )
         built = {
             plugin: {k: v.clone() for k, v in plugin.state_dict().items()}
             for plugin in self.plugins

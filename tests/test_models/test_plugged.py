@@ -374,6 +374,17 @@ def test_a_detectors_init_weights_reaches_the_plugins():
     assert not block.transform.weight.any() and block.attention.weight.any()
 
 
+def test_a_lost_plugin_is_noticed():
+    model = resnet()
+    attach_plugins(model, [dict(cfg=SAC_CFG, at=r'layer2\.\d\.bn2')])
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    with pytest.raises(ValueError, match='BatchNorm2d before a SAC was replaced'):
+        model.init_weights()
+    synced = resnet(norm_cfg=dict(type='SyncBN'))
+    attach_plugins(synced, [dict(cfg=SAC_CFG, at=r'layer2\.\d\.bn2')])
+    synced.init_weights()
+
+
 # -- training flags and frozen parts ---------------------------------------------------
 
 
