@@ -284,10 +284,10 @@ class _InitWeights:
         for plugin, follows in self.plugins.items():
             if follows not in present:
                 raise ValueError(
-                    f'{type(self.module).__name__}: the {type(follows).__name__} before '
-                    f'a {type(plugin).__name__} was replaced after attach_plugins, which '
-                    "lost the plugin; for SyncBN, set norm_cfg=dict(type='SyncBN') "
-                    'instead of converting the model'
+                    f'{type(self.module).__name__} has lost a plugin: the '
+                    f'{type(follows).__name__} before a {type(plugin).__name__} was '
+                    "replaced; for SyncBN, set norm_cfg=dict(type='SyncBN') instead of "
+                    'converting the model'
                 )
         built = {
             plugin: {k: v.clone() for k, v in plugin.state_dict().items()}

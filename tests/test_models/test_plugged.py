@@ -107,6 +107,26 @@ def test_the_module_itself_is_returned_and_named_as_promised():
     assert len(model.layer3) == 2
 
 
+BUILD = """
+from mmengine.registry import MODELS
+plugins = [dict(cfg=dict(type='prm_mmdet.SAC'), at='layer4')]
+model = dict(type='mmdet.ResNet', depth=18, base_channels=8)
+model = MODELS.build(dict(type='prm_mmdet.Plugged', model=model, plugins=plugins))
+print(type(model).__name__, type(model.layer4_sac_block).__name__)
+"""
+
+
+def test_the_scoped_name_needs_no_import(run_python):
+    assert run_python('-c', BUILD).stdout.splitlines()[-1] == 'ResNet SAC'
+
+
+def test_classes_and_functions_are_types():
+    cfg = dict(type=ResNet, depth=18, base_channels=8)
+    plugins = [dict(cfg=dict(type=SAC), at='layer4')]
+    model = MODELS.build(dict(type=Plugged, model=cfg, plugins=plugins))
+    assert type(model.layer4_sac_block) is SAC
+
+
 def test_plugins_on_one_module_run_in_the_order_of_the_specs():
     specs = [
         dict(cfg=dict(PRM_CFG, postfix=1), at='conv1'),
