@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from prm_mmdet import LCT, PRM, SAC, Plugged, attach_plugins
-from prm_mmdet.plugins import BAM
+from prm_mmdet.plugins import BAM, DoubleAttention
 
 register_all_modules()
 
@@ -484,8 +484,12 @@ def test_the_papers_imagenet_placement(cfg, spec, millions):
     classifier = 2048 * 1000 + 1000
     parameters = sum(p.numel() for p in model.parameters()) + classifier
     assert round(parameters / 1e6, 2) == millions
-    blocks = [n for n, m in model.named_modules() if getattr(m, 'in_channels', 0)]
-    assert blocks
+    added = (SAC, ContextBlock, DoubleAttention, BAM)
+    last = ('layer1.2', 'layer2.3', 'layer3.5')
+    if spec['at'] == 'layer[1-3]':
+        last = ('layer1_', 'layer2_', 'layer3_')
+    found = names(model, added)
+    assert len(found) == 3 and all(map(str.startswith, found, last))
 
 
 def test_nested_sequentials_are_left_as_long_as_they_were():
