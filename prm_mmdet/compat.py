@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pickle
+import warnings
 from pathlib import Path
 
 import mmengine
@@ -45,6 +46,15 @@ def load_weights_only():
         return
     if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:  # the user's own wish
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+
+
+def hide_known_warnings():
+    """Keep a command line free of what its user can do nothing about.
+
+    MMEngine 0.10.7 asks pkg_resources where MMDetection is with every config that it
+    reads, and gets a warning each time.
+    """
+    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
 def _history_statistic(owner, name):

@@ -36,6 +36,7 @@ def run_tool(name):
             f'{path} is missing: this MMDetection was installed without its tools; '
             f'install it again with "pip install mmdet=={mmdet.__version__}"'
         )
+    compat.hide_known_warnings()
     compat.load_weights_only()
     spec = importlib.util.spec_from_file_location(f'mmdet_{path.stem}', path)
     tool = importlib.util.module_from_spec(spec)

@@ -5,6 +5,7 @@ import argparse
 import os
 from pathlib import Path
 
+from prm_mmdet import compat
 from prm_mmdet.config import config_path
 from prm_mmdet.papers import TABLES, find_table
 from prm_mmdet.papers.complexity import check
@@ -25,22 +26,29 @@ def parse_args():
     parser.add_argument(
         '--style', default='terminal', choices=['terminal', 'markdown', 'csv']
     )
-    parser.add_argument(
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument(
         '--check',
         action='store_true',
         help='count parameters and FLOPs of every row again; fail if a cell is more '
         'than one off in the last digit that the paper prints',
     )
-    parser.add_argument(
+    task.add_argument(
         '--write',
         action='store_true',
         help='write the READMEs and metafiles in configs/ (for developers)',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.write and args.tables:
+        parser.error('--write writes all tables: name none')
+    if args.work_dirs != 'work_dirs' and not os.path.isdir(args.work_dirs):
+        parser.error(f'--work-dirs: there is no folder {args.work_dirs}')
+    return args
 
 
 def main():
     args = parse_args()
+    compat.hide_known_warnings()
     try:
         tables = [find_table(key) for key in args.tables] or TABLES
     except ValueError as error:
@@ -50,29 +58,33 @@ def main():
     elif args.write:
         write_index()
     else:
-        print('\n'.join(report(t, args.work_dirs, args.style) for t in tables), end='')
+        for i, table in enumerate(tables):
+            text = report(table, args.work_dirs, args.style)
+            print('\n' + text if i else text, end='', flush=True)
 
 
 def check_tables(tables):
     """One line a cell, then how many agree; exit status 1 if any does not."""
+    counted = [table for table in tables if table.counting]
+    if not counted:
+        raise SystemExit('error: these tables have no columns of complexity')
     cells = []
-    for table in tables:
-        for cell in check(table) if table.counting else ():
+    for table in counted:
+        for cell in check(table):
             cells.append(cell)
             word = 'ok' if cell.off <= 1 else 'slip' if cell.passed else 'WRONG'
             print(
                 f'{word:5}  {table.key}  {Path(cell.row.config).stem}  {cell.column}: '
                 f'paper {cell.row.cells[cell.column]}, counted {cell.counted:.4f}'
                 + (f', {cell.off} off in the last digit' if cell.off else '')
-                + (f': {cell.slip}' if cell.slip else ''),
+                + (f': {cell.remark}' if cell.remark else ''),
                 flush=True,
             )
     wrong = sum(not c.passed for c in cells)
     print(
         f'{len(cells)} cells: {sum(c.off == 0 for c in cells)} exact, '
         f'{sum(c.off == 1 for c in cells)} one off in the last digit, '
-        f"{sum(c.off > 1 and c.passed for c in cells)} slips of the paper's, "
-        f'{wrong} wrong'
+        f'{sum(c.off > 1 and c.passed for c in cells)} with a remark, {wrong} wrong'
     )
     raise SystemExit(bool(wrong))
 

@@ -5,6 +5,8 @@ import logging
 import os
 import signal
 
+from prm_mmdet import compat
+from prm_mmdet.launch import MissingInput
 from prm_mmdet.papers import TABLES, find_table
 from prm_mmdet.papers.report import report
 from prm_mmdet.papers.reproduce import (
@@ -38,10 +40,11 @@ def parse_args():
         default=[],
         help="only those whose config's name, without .py, matches a shell pattern",
     )
-    parser.add_argument(
+    show = parser.add_mutually_exclusive_group()
+    show.add_argument(
         '--list', action='store_true', help='list the rows and how far each has come'
     )
-    parser.add_argument(
+    show.add_argument(
         '--dry-run', action='store_true', help='print the commands, run nothing'
     )
     parser.add_argument(
@@ -83,6 +86,7 @@ def main():
     launch = Launch(
         args.work_dirs, args.launcher, args.ranks or 1, args.partition, args.smoke
     )
+    compat.hide_known_warnings()
     logging.disable(logging.INFO)  # MMEngine names MMDET_DATASETS with every config
     # What ends this process ends the row that it runs, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -98,12 +102,14 @@ def main():
             print(dry_run(configs, launch), end='')
             return
         status = run_rows(configs, launch)
+    except MissingInput as error:
+        raise SystemExit(f'error: {error}\nHere --data-root names the folder') from None
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     if status == INTERRUPTED:
         raise SystemExit(status)
     if args.smoke:
-        print('the numbers "here" are those of the smoke runs: they mean nothing')
+        print('the AP "here" is that of the smoke runs: it means nothing')
     for table in tables:
         if set(configs) & {row.config for row in table.rows}:
             print('\n' + report(table, launch.folder), end='')

@@ -41,36 +41,30 @@ class Complexity:
 @dataclass(frozen=True)
 class Checked:
     """A cell beside its count. ``off`` is the difference in units of the last digit
-    that the paper prints, and ``slip`` why the cell cannot be right, or None."""
+    that the paper prints, and ``remark`` the table's on the cell, or None."""
 
     table: Table
     row: Row
     column: str
     counted: float
     off: int
-    slip: str
+    remark: str
 
     @property
     def passed(self):
-        return self.slip is not None or self.off <= 1
+        return self.off <= 1 or self.remark is not None
 
 
 def check(table):
-    """Count every complexity cell of a table; yields :class:`Checked`.
-
-    A baseline's own FLOPs are left out: others are differences to them.
-    """
+    """Count every complexity cell of a table; yields :class:`Checked`."""
     for row in table.rows:
         for column in COLUMNS:
-            if column not in row.cells or (column, row.config) == (
-                'flops',
-                row.baseline,
-            ):
-                continue
-            value, places = counted(table, row, column), digits(table, column)
-            off = round(abs(round(value, places) - row.cells[column]) * 10**places)
-            slip = table.slips.get((row.config, column))
-            yield Checked(table, row, column, value, off, slip)
+            value = counted(table, row, column)
+            if value is not None:
+                places = digits(table, column)
+                off = round(abs(round(value, places) - row.cells[column]) * 10**places)
+                remark = table.remarks.get((row.config, column))
+                yield Checked(table, row, column, value, off, remark)
 
 
 def digits(table, column):
@@ -83,7 +77,9 @@ def counted(table, row, column):
     """What a complexity cell should say, by the paper's way of counting.
 
     Returns:
-        float | None: In the column's unit; None where the row has no such cell.
+        float | None: In the column's unit; None where the row has no such cell, and
+        for the FLOPs of a baseline: papers differ in how they count the heads, so that
+        only differences to it compare.
     """
     way = table.counting
     config = row.config
@@ -100,7 +96,7 @@ def here(table, row, column):
 
 
 def _value(table, row, column, config, params, flops):
-    if column not in row.cells:
+    if column not in row.cells or (column == 'flops' and row.config == row.baseline):
         return None
     kind, unit = (params, 1e6) if 'params' in column else (flops, 1e9)
     value = getattr(complexity(config, table.counting.size), kind) / unit
@@ -108,7 +104,6 @@ def _value(table, row, column, config, params, flops):
         return value
     value -= getattr(complexity(row.baseline, table.counting.size), kind) / unit
     if column == 'flops':
-        # Papers differ in how they count the heads, so only differences compare.
         value += table.baseline(row).cells['flops']
     return value
 

@@ -30,9 +30,9 @@ PAPERS = (
         'Position-Aware Recalibration Module: Learning From Feature Semantics and '
         'Feature Position',
         'X. Ma and S. Fu, IJCAI 2020',
-        'The protocol is the 24 epochs of MMDetection 1.x (`2x`). Complexity in the '
-        'paper is that of blocks in every residual block (c2-c5), trainable parameters '
-        'only, at 1280 x 800.',
+        'The paper names 24 epochs and says no more of its protocol; that of '
+        "MMDetection 1.x's `2x` is assumed. Complexity in the paper is that of blocks "
+        'in every residual block (c2-c5), trainable parameters only, at 1280 x 800.',
     ),
     Paper(
         'lct',

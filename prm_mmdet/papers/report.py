@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import re
 from pathlib import Path
 
@@ -29,21 +30,22 @@ def report(table, work_dirs=None, style='terminal'):
         Beside one of complexity, ``counted`` is the paper's own count done again, and
         ``here`` that of the config as it runs.
     """
-    head, body, notes = ['config'], [], []
+    head, body, notes = ['config'], [], {}
     for c in table.columns:
         head += [c, *_beside(c, work_dirs)]
     for row in table.rows:
         stem = Path(row.config).stem
         line = [stem]
         for c in table.columns:
-            value, reason = row.cells.get(c), table.slips.get((row.config, c))
-            if reason is not None:
-                notes.append(f"{stem}, {c}: the paper's slip. {reason}")
+            value, remark = row.cells.get(c), table.remarks.get((row.config, c))
+            if remark is not None:
+                notes.setdefault(stem, []).append(f'{c}: {remark}')
                 value = value if style == 'csv' else f'{value}*'
             line += [value, *_values_beside(table, row, c, work_dirs)]
         body.append(['' if v is None else f'{v}' for v in line])
-        notes += _unfinished(row, work_dirs)
-    return _STYLES[style](f'{table.key}: {table.title}', head, body, notes)
+        for note in _unfinished(row, work_dirs):
+            notes.setdefault(stem, []).append(note)
+    return _STYLES[style](table, head, body, notes)
 
 
 def _beside(column, work_dirs):
@@ -85,7 +87,7 @@ def _unfinished(row, work_dirs):
     epochs = Config.fromfile(config_path(row.config)).train_cfg.max_epochs
     if epoch >= epochs:
         return []
-    return [f'{Path(row.config).stem}: measured after epoch {epoch} of {epochs}']
+    return [f'measured after epoch {epoch} of {epochs}']
 
 
 def measured(work_dirs, config):
@@ -100,27 +102,37 @@ def measured(work_dirs, config):
     for log in sorted(folder.glob('*/*.json')) + sorted(
         folder.glob('*/vis_data/*.json')
     ):
-        for line in log.read_text(encoding='utf-8').splitlines():
+        when = log.relative_to(folder).parts[0]
+        # A log that was cut short, or written to by something else, is no reason to
+        # show nothing.
+        for line in log.read_text(encoding='utf-8', errors='replace').splitlines():
             try:
                 values = json.loads(line)
             except ValueError:  # the config that a run dumps beside its log
                 continue
-            if isinstance(values, dict) and 'coco/bbox_mAP' in values:
-                when = log.relative_to(folder).parts[0]
+            if isinstance(values, dict) and _metrics(values):
                 found[when] = values
     if not found:
         return {}
     when = max(found)
     last = found[when]
-    numbers = {
-        key.partition('/')[2]: round(100 * value, 1)
-        for key, value in last.items()
-        if key.startswith('coco/')
-    }
+    numbers = _metrics(last)
     epoch = last['step'] if 'step' in last else _tested_epoch(folder / when)
     if epoch is not None:
         numbers['epoch'] = epoch
     return numbers
+
+
+def _metrics(values):
+    """AP in percent; COCO's -1 stands for nothing to be found in the images."""
+    return {
+        key.partition('/')[2]: round(100 * value, 1)
+        for key, value in values.items()
+        if key.startswith('coco/')
+        and isinstance(value, (int, float))
+        and math.isfinite(value)
+        and value >= 0
+    }
 
 
 def _tested_epoch(run):
@@ -131,30 +143,35 @@ def _tested_epoch(run):
     return int(found.group(1)) if found else None
 
 
-def _terminal(title, head, body, notes):
+def _terminal(table, head, body, notes):
     # Names of columns over three lines, so that a table fits a screen.
     names = (h.replace('_mAP', ' mAP').split(' ', 2) for h in head)
     heads = zip(*([*n, '', ''][:3] for n in names))
-    table = [*heads, *body]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    lines = [
-        '  '.join(v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in cells).rstrip()
-        for cells in ([*enumerate(zip(line, widths))] for line in table)
-    ]
-    return '\n'.join([title, *lines, *(f'* {note}' for note in notes)]) + '\n'
+    cells = [*heads, *body]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = [f'{table.key}: {table.title}']
+    for first, *others in cells:
+        numbers = [v.rjust(w) for v, w in zip(others, widths[1:])]
+        lines.append('  '.join([first.ljust(widths[0]), *numbers]).rstrip())
+    lines += (f'* {stem}, {note}' for stem in notes for note in notes[stem])
+    return '\n'.join(lines) + '\n'
 
 
-def _markdown(title, head, body, notes):
+def _markdown(table, head, body, notes):
     rule = ['---'] + ['---:'] * (len(head) - 1)
-    lines = ['| ' + ' | '.join(line) + ' |' for line in (head, rule, *body)]
+    lines = [f'**{table.key}: {table.title}**', '']
+    lines += ['| ' + ' | '.join(line) + ' |' for line in (head, rule, *body)]
     if notes:
-        lines += ['', *(f'\\* {note}  ' for note in notes)]
-    return '\n'.join([f'**{title}**', '', *lines]) + '\n'
+        lines += ['', *(f'\\* {s}, {note}  ' for s in notes for note in notes[s])]
+    return '\n'.join(lines) + '\n'
 
 
-def _csv(title, head, body, notes):
+def _csv(table, head, body, notes):
     out = io.StringIO()
-    csv.writer(out, lineterminator='\n').writerows([head, *body])
+    rows = csv.writer(out, lineterminator='\n')
+    rows.writerow(['table', *head, 'notes'])
+    for line in body:
+        rows.writerow([table.key, *line, '; '.join(notes.get(line[0], ()))])
     return out.getvalue()
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
+import zlib
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from ..config import config_path
 from ..launch import check_data
 from .report import measured
 from .smoke import write_smoke_config
+from .tables import TABLES
 
 INTERRUPTED = 130  # exit status, as shells have it
 
@@ -70,6 +72,8 @@ def choose(tables, patterns=()):
     for pattern in patterns:
         if not fnmatch.filter(stems, pattern):
             known = '\n  '.join(stems)
+            if pattern in {table.key for table in TABLES}:
+                raise ValueError(f'{pattern} is a table: name tables before --rows')
             raise ValueError(f'no row matches {pattern!r}; there are\n  {known}')
     matching = {s for pattern in patterns for s in fnmatch.filter(stems, pattern)}
     return [c for c in configs if not patterns or Path(c).stem in matching]
@@ -146,12 +150,16 @@ class Run:
 
     @property
     def job(self):
-        """str: Name of the row's Slurm job."""
-        return f'smoke-{self.name}' if self.launch.smoke else self.name
+        """str: Name of the row's Slurm job: the row's, and a mark of its folder."""
+        mark = zlib.crc32(str(self.folder.absolute()).encode())
+        return f'{self.name}-{mark:08x}'
 
     def _sbatch(self, task):
         # The variables of tools/slurm_train.sh; sbatch reads its own SBATCH_... too.
-        per_node = min(self.launch.ranks, int(os.environ.get('GPUS_PER_NODE', 8)))
+        per_node = os.environ.get('GPUS_PER_NODE', '8')
+        if not per_node.isdecimal() or per_node == '0':
+            raise ValueError(f'GPUS_PER_NODE={per_node!r} is not a number above 0')
+        per_node = min(self.launch.ranks, int(per_node))
         cpus = f'--cpus-per-task={os.environ.get("CPUS_PER_TASK", 5)}'
         partition = self.launch.partition
         # Jobs that share a node must not meet at one port.
@@ -261,7 +269,7 @@ def run_rows(configs, launch):
             results[run.name] = _run_row(run, f'[{n}/{len(runs)}] {run.name}:', queued)
         status = int('failed' in results.values())
     except KeyboardInterrupt:
-        _say('interrupted; the same command goes on')
+        _say(f'{run.name}: interrupted; the same command goes on')
         status = INTERRUPTED
     values = list(results.values())
     counts = [f'{values.count(value)} {value}' for value in dict.fromkeys(values)]
@@ -314,8 +322,12 @@ def dry_run(configs, launch):
         configs (Sequence[str]): From :func:`choose`.
         launch (Launch): How.
     """
-    queued = _queued(launch)
-    lines = []
+    try:
+        queued = _queued(launch)
+    except OSError as error:  # the commands can be shown all the same
+        queued, lines = (), [f'# {error}']
+    else:
+        lines = []
     for run in (Run(config, launch) for config in configs):
         lines.append(f'# {run.name}: {run.to_skip(queued) or run.state}')
         if not run.to_skip(queued):
@@ -353,7 +365,10 @@ def _queued(launch):
     if launch.launcher != 'slurm':
         return ()
     command = ['squeue', '--noheader', '--format=%j', '--user', getpass.getuser()]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    try:
+        result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    except FileNotFoundError:
+        raise OSError('there is no Slurm here: squeue is not found') from None
     if result.returncode:
         raise OSError(f'"{shlex.join(command)}" failed')
     return result.stdout.split()

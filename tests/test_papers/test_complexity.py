@@ -21,7 +21,7 @@ def rise(config, what):
 
 
 @pytest.mark.parametrize('key', COUNTED)
-def test_every_cell_is_within_tolerance_or_a_slip(key):
+def test_every_cell_is_within_tolerance_or_has_a_remark(key):
     cells = list(check(find_table(key)))
     assert cells
     wrong = [
@@ -30,8 +30,8 @@ def test_every_cell_is_within_tolerance_or_a_slip(key):
         if not c.passed
     ]
     assert not wrong
-    # A reason is only for a cell that needs one.
-    assert all(c.off > 1 for c in cells if c.slip)
+    # A remark is only for a cell that needs one.
+    assert all(c.off > 1 for c in cells if c.remark)
 
 
 def test_every_complexity_cell_is_checked():
@@ -46,10 +46,10 @@ def test_every_complexity_cell_is_checked():
 
 def test_a_wrong_cell_does_not_pass():
     table = find_table('sac-VII')
-    rows = [replace(r, cells=dict(r.cells, params=47.9)) for r in table.rows[:2]]
+    rows = [replace(r, cells=dict(r.cells, params=46.7)) for r in table.rows[:2]]
     (base, block) = (c for c in check(replace(table, rows=rows)) if c.column[0] == 'p')
-    assert not base.passed and base.off == 35
-    assert not block.passed and block.off == 10
+    assert not base.passed and base.off == 23
+    assert not block.passed and block.off == 2
 
 
 def test_the_papers_form_of_sac_by_hand():
@@ -95,9 +95,14 @@ def test_three_bams_by_hand():
 def test_cells_are_in_the_columns_units():
     table = find_table('sac-VII')
     base, se = table.rows[:2]
-    assert counted(table, base, 'flops') == here(table, base, 'flops') == 279.4
+    # A baseline's own FLOPs have nothing to be compared with.
+    assert counted(table, base, 'flops') is here(table, base, 'flops') is None
     assert 44.39 < counted(table, base, 'params') < 44.40
     assert 279.46 < counted(table, se, 'flops') < 279.47
+    # The paper's are the parameters that are trained, ours are all.
+    base = find_table('prm-4').rows[0]
+    numbers = [f(find_table('prm-4'), base, 'params') for f in (counted, here)]
+    assert numbers[1] - numbers[0] == pytest.approx(0.225344)
     assert [digits(find_table('lct-6'), c) for c in ('d_params', 'd_flops')] == [2, 3]
 
 

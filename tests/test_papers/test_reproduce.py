@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,8 @@ def test_rows_are_chosen_once_and_by_pattern():
     assert choose(TABLES, ['retinanet_r50_*_2x*', '*se-c3-c5*_2x*']) == ROWS
     with pytest.raises(ValueError, match=rf"'retina' in|'retina'; there are\n  {BASE}"):
         choose(TABLES, ['*2x*', 'retina'])
+    with pytest.raises(ValueError, match='name tables before --rows'):
+        choose(TABLES, ['*2x*', 'sac-V'])
 
 
 def test_a_smoke_run_trains_saves_evaluates_and_is_skipped_then(
@@ -214,6 +217,10 @@ def test_a_row_cut_in_its_last_evaluation_is_evaluated(stand_in):
 
 def test_a_row_does_not_go_on_with_another_number_of_ranks(stand_in, capsys):
     cut_short(BASE, 3, ranks=8)
+    # An older run, on one rank, was begun anew.
+    older = Path('work_dirs', BASE, '20250101_000000', 'run.log')
+    older.parent.mkdir()
+    older.write_text('    GPU number: 1\n - Epoch(train) [1][1/2]\n')
     assert run_rows(ROWS[:1], Launch()) == 1
     assert 'another number of ranks: go on with 8, or' in capsys.readouterr().out
     assert not Path('work_dirs', BASE, 'called').exists()
@@ -277,7 +284,12 @@ def test_slurm_gets_one_job_a_row_and_none_twice(stand_in, place, monkeypatch, c
     bin_folder = place / 'bin'
     bin_folder.mkdir()
     note = '#!/bin/sh\nfor a in "$@"; do echo "$a"; done > NAME.called\n'
-    scripts = {'squeue': f'#!/bin/sh\necho other; echo {SE}\n'}
+    # A row of another folder is another job.
+    launch = Launch(launcher='slurm', ranks=4, partition='gpu')
+    elsewhere = replace(launch, work_dirs='elsewhere')
+    jobs = [Run(ROWS[1], launch).job, Run(ROWS[0], elsewhere).job]
+    assert jobs[0].startswith(SE) and Run(ROWS[0], launch).job != jobs[1]
+    scripts = {'squeue': f'#!/bin/sh\necho {jobs[0]}; echo {jobs[1]}\n'}
     scripts['sbatch'] = note.replace('NAME', 'sbatch') + 'echo Submitted 7'
     scripts['srun'] = note.replace('NAME', 'srun') + 'echo $MASTER_PORT > port'
     for name, text in scripts.items():
@@ -286,12 +298,13 @@ def test_slurm_gets_one_job_a_row_and_none_twice(stand_in, place, monkeypatch, c
     monkeypatch.setenv('PATH', f'{bin_folder}:{os.environ["PATH"]}')
     monkeypatch.setenv('GPUS_PER_NODE', '2')
 
-    assert run_rows(ROWS, Launch(launcher='slurm', ranks=4, partition='gpu')) == 0
+    assert run_rows(ROWS, launch) == 0
     out = capsys.readouterr().out
     assert out.endswith('in the queue\nrows: 1 submitted, 1 in the queue\n')
     options = (place / 'sbatch.called').read_text().splitlines()
     assert options[:-1] == [
-        *(f'--job-name={BASE}', '--ntasks=4', '--ntasks-per-node=2', '--gres=gpu:2'),
+        *(f'--job-name={Run(ROWS[0], launch).job}', '--ntasks=4'),
+        *('--ntasks-per-node=2', '--gres=gpu:2'),
         *('--cpus-per-task=5', f'--output=work_dirs/{BASE}/reproduce.log'),
         *('--open-mode=append', '--partition=gpu'),
     ]
@@ -311,7 +324,15 @@ def test_slurm_gets_one_job_a_row_and_none_twice(stand_in, place, monkeypatch, c
 
     (bin_folder / 'squeue').write_text('#!/bin/sh\nexit 1\n')
     with pytest.raises(OSError, match=r'squeue .* failed'):
-        run_rows(ROWS, Launch(launcher='slurm', ranks=4))
+        run_rows(ROWS, launch)
+    monkeypatch.setenv('PATH', str(place))
+    with pytest.raises(OSError, match='there is no Slurm here'):
+        run_rows(ROWS, launch)
+    lines = dry_run(ROWS, launch).splitlines()
+    assert 'no Slurm' in lines[0] and 'sbatch' in lines[2]
+    monkeypatch.setenv('GPUS_PER_NODE', 'x')
+    with pytest.raises(ValueError, match="GPUS_PER_NODE='x'"):
+        dry_run(ROWS, launch)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -334,14 +355,19 @@ def test_an_interruption_ends_the_row_too(stand_in, place, number):
         [sys.executable, '-W', 'ignore', '-c', driver],
         stdout=subprocess.PIPE,
         text=True,
+        # A shell's background jobs, and all they start, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     pids = place / 'pids'
     deadline = time.monotonic() + 120
-    while not (pids.is_file() and pids.read_text().endswith(' ')):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    out, _ = process.communicate(timeout=60)
+    try:
+        while not (pids.is_file() and pids.read_text().endswith(' ')):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert 'interrupted; the same command goes on' in out
     assert '[2/3]' not in out

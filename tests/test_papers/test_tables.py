@@ -21,6 +21,22 @@ GAINS = {
     'sac-VIII': [1.2, 1.7, 1.0, 1.5, 0.9, 1.4, 0.7, 1.2, 0.6, 1.0, 0.9, 1.2],
 }
 
+# Of the cells that were read against the papers, one by one: the sum of each times
+# the numbers of its row and column, so that a slip of the pen shows.
+SUMS = {
+    'prm-4': 64294.960,
+    'lct-6': 119318.732,
+    'lct-7': 18278.800,
+    'sac-I': 233791.200,
+    'sac-II': 5687.300,
+    'sac-III': 19717.700,
+    'sac-IV': 5492.500,
+    'sac-V': 99690.700,
+    'sac-VI': 201588.600,
+    'sac-VII': 67478.100,
+    'sac-VIII': 49972.000,
+}
+
 
 def test_every_row_has_its_config():
     missing = {config for config in ROWS if not (ROOT / 'configs' / config).is_file()}
@@ -48,6 +64,17 @@ def test_cells_give_the_gains_that_the_papers_print(key):
         if row.config != row.baseline
     ]
     assert gains == GAINS[key]
+
+
+@pytest.mark.parametrize('key', SUMS)
+def test_cells_are_those_that_were_read(key):
+    table = find_table(key)
+    total = sum(
+        i * j * row.cells.get(column, 0)
+        for i, row in enumerate(table.rows, 1)
+        for j, column in enumerate(table.columns, 1)
+    )
+    assert total == pytest.approx(SUMS[key], abs=5e-4)
 
 
 def test_the_same_model_has_the_same_numbers_in_every_table():
@@ -111,27 +138,38 @@ def test_the_last_evaluation_counts(work_dirs):
     assert measured(work_dirs, 'x/other.py') == {}
 
 
+def test_logs_that_say_nothing_are_passed_over(tmp_path):
+    log = tmp_path / 'base' / '20260101_000000' / 'scalars.json'
+    log.parent.mkdir(parents=True)
+    lines = [b'\xff\xfe{', b'[1]', b'{"coco/bbox_mAP": null, "coco/segm_mAP": "0.4"}']
+    lines += [b'{"coco/bbox_mAP": -1.0, "coco/bbox_mAP_75": NaN}', b'{"coco/bbox_m']
+    log.write_bytes(b'\n'.join(lines))
+    assert measured(tmp_path, 'x/base.py') == {}
+    log.write_bytes(b'{"coco/segm_mAP": 0.25, "coco/bbox_mAP_s": -1.0}\n' + lines[0])
+    assert measured(tmp_path, 'x/base.py') == {'segm_mAP': 25.0}
+
+
 def test_a_report_sets_measured_beside_printed(work_dirs):
     rows = list(csv.reader(io.StringIO(report(TABLE, work_dirs, 'csv'))))
     gains = ['bbox_mAP gain', 'bbox_mAP here', 'bbox_mAP gain here']
     assert rows == [
-        ['config', 'bbox_mAP', *gains, 'fps'],
-        ['base', '37.3', '', '37.5', '', '9.9'],
-        ['block', '39.6', '+2.3', '39.6', '+2.1', ''],
-        ['other', '36.0', '-1.3', '', '', '1.0'],
+        ['table', 'config', 'bbox_mAP', *gains, 'fps', 'notes'],
+        ['x-1', 'base', '37.3', '', '37.5', '', '9.9', ''],
+        ['x-1', 'block', '39.6', '+2.3', '39.6', '+2.1', '', ''],
+        ['x-1', 'other', '36.0', '-1.3', '', '', '1.0', ''],
     ]
     alone = csv.reader(io.StringIO(report(TABLE, style='csv')))
-    assert list(alone)[2] == ['block', '39.6', '+2.3', '']
+    assert list(alone)[2] == ['x-1', 'block', '39.6', '+2.3', '', '']
 
 
 def test_a_report_counts_the_complexity_again(work_dirs):
     table = find_table('sac-VII')
     table = replace(table, rows=(table.rows[0], table.rows[4]), columns=('flops',))
     rows = list(csv.reader(io.StringIO(report(table, work_dirs, 'csv'))))
-    assert rows[0] == ['config', 'flops', 'flops counted', 'flops here']
-    assert rows[1][1:] == ['279.4', '279.4', '279.4']
+    assert rows[0][2:-1] == ['flops', 'flops counted', 'flops here']
+    assert rows[1][2:-1] == ['279.4', '', '']
     # Double Attention's two products of matrices are in our count alone.
-    assert rows[2][1:] == ['336.6', '336.7', '343.8']
+    assert rows[2][2:-1] == ['336.6', '336.7', '343.8']
 
 
 def test_slips_and_unfinished_runs_are_marked(tmp_path):
@@ -141,15 +179,18 @@ def test_slips_and_unfinished_runs_are_marked(tmp_path):
     log.parent.mkdir(parents=True)
     log.write_text(json.dumps({'coco/bbox_mAP': 0.2, 'step': 7}))
     text = report(table, tmp_path)
-    assert ' 46.3*' in text and f'* {name}, segm_mAP_75: the paper' in text
-    assert f'* {name}: measured after epoch 7 of 12' in text
+    assert ' 46.3*' in text and f"* {name}, segm_mAP_75: the paper's slip" in text
+    assert f'* {name}, measured after epoch 7 of 12' in text
+    log.write_text(json.dumps({'coco/bbox_mAP': 0.2, 'step': 11}))
+    assert 'measured after epoch 11 of 12' in report(table, tmp_path)
+    assert 'epoch 11 of 12' in report(table, tmp_path, 'csv')
     log.write_text(json.dumps({'coco/bbox_mAP': 0.2, 'step': 12}))
     assert 'measured after' not in report(table, tmp_path)
     # A test of a checkpoint, whose log does not say which.
     log.write_text(json.dumps({'coco/bbox_mAP': 0.2}))
     assert 'measured after' not in report(table, tmp_path)
     (log.parent / 'config.py').write_text("load_from = 'work/epoch_5.pth'\n")
-    assert f'* {name}: measured after epoch 5 of 12' in report(table, tmp_path)
+    assert f'* {name}, measured after epoch 5 of 12' in report(table, tmp_path)
     assert '*' not in report(table, tmp_path, 'csv')
 
 
