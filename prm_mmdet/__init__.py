@@ -2,7 +2,17 @@
 
 from . import compat  # noqa: F401  (makes checkpoints readable on torch >= 2.6)
 from .config import config_path, load_config
+from .models import Plugged, attach_plugins
 from .plugins import LCT, PRM, SAC
 from .version import __version__
 
-__all__ = ['LCT', 'PRM', 'SAC', '__version__', 'config_path', 'load_config']
+__all__ = [
+    'LCT',
+    'PRM',
+    'SAC',
+    'Plugged',
+    '__version__',
+    'attach_plugins',
+    'config_path',
+    'load_config',
+]

@@ -11,5 +11,5 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='prm_mmdet',
-    locations=['prm_mmdet.plugins'],
+    locations=['prm_mmdet.plugins', 'prm_mmdet.models'],
 )

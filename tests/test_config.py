@@ -71,16 +71,21 @@ def test_every_row_is_what_its_name_says(name):
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 0.0001)
 
-    assert cfg.model.backbone.depth == (50 if backbone.startswith('r50') else 101)
-    assert cfg.model.backbone.frozen_stages == 1 and cfg.model.backbone.norm_eval
+    settings = cfg.model.backbone
+    if settings.type == 'prm_mmdet.Plugged':
+        assert backbone.endswith('c2-c4')
+        assert [p['at'] for p in settings.plugins] == ['layer[1-3]']
+        settings = settings.model
+    assert settings.depth == (50 if backbone.startswith('r50') else 101)
+    assert settings.frozen_stages == 1 and settings.norm_eval
     legacy = 'LegacyDeltaXYWHBBoxCoder' in cfg.pretty_text
     assert legacy == (recipe != '1x')
 
-    plugins = cfg.model.backbone.get('plugins') or []
+    plugins = settings.get('plugins') or []
     placed = {'c3-c5': (False, True, True, True), 'c2-c5': (True, True, True, True)}
     expected = [placed[c] for c in placed if backbone.endswith(c)]
     if backbone.endswith('dconv-c3-c5'):
-        assert cfg.model.backbone.stage_with_dcn == expected.pop()
+        assert settings.stage_with_dcn == expected.pop()
     assert [tuple(p.stages) for p in plugins] == expected
     for plugin in plugins:
         block = plugin.cfg.type

@@ -21,7 +21,10 @@ CONFIGS = sorted(
 def test_steps(name):
     register_all_modules()
     cfg = Config.fromfile(ROOT / 'configs' / name)
-    cfg.model.backbone.init_cfg = None  # nothing to be downloaded
+    backbone = cfg.model.backbone
+    if backbone.type == 'prm_mmdet.Plugged':
+        backbone = backbone.model
+    backbone.init_cfg = None  # nothing to be downloaded
     model = MODELS.build(cfg.model)
     model.init_weights()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)

@@ -16,13 +16,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import config_path
-from ..plugins import CBAM, LCT, SAC, SE
+from ..plugins import BAM, CBAM, LCT, SAC, SE
 from .tables import Row, Table
 
 COLUMNS = ('params', 'flops', 'd_params', 'd_flops')
 # How often a block pools over all of its input, in the form that its paper draws. PRM's
 # means are missing in its paper's count, whose FLOPs are those of the baseline.
-_POOLED = {SE: 1, LCT: 1, CBAM: 4}
+_POOLED = {SE: 1, LCT: 1, BAM: 1, CBAM: 4}
 
 
 @dataclass(frozen=True)

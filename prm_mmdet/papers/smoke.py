@@ -20,11 +20,14 @@ def write_smoke_config(config, folder, ranks):
     """
     base = config_path(config)
     cfg = Config.fromfile(base).to_dict()
+    # PyTorch's own initial weights: in MMDetection's, ResNeXt's numbers overflow.
+    backbone = dict(init_cfg=[])
+    if cfg['model']['backbone']['type'] == 'prm_mmdet.Plugged':
+        backbone = dict(model=backbone)
     settings = dict(
         _base_=base,
-        # PyTorch's own initial weights: in MMDetection's, ResNeXt's numbers overflow.
         model=dict(
-            backbone=dict(init_cfg=[]),
+            backbone=backbone,
             **{name: _few(cfg['model'][name]) for name in ('train_cfg', 'test_cfg')},
         ),
         train_cfg=dict(max_epochs=1),

@@ -4,10 +4,11 @@
 once this package is imported, plain ``PRM``, ``LCT`` and ``SACBlock``. Plain ``SAC``
 stays MMCV's Switchable Atrous Convolution.
 
-``prm_mmdet.SE``, ``prm_mmdet.CBAM`` and ``prm_mmdet.DoubleAttention`` are the blocks
-that the papers compare with.
+``prm_mmdet.SE``, ``prm_mmdet.CBAM``, ``prm_mmdet.BAM`` and
+``prm_mmdet.DoubleAttention`` are the blocks that the papers compare with.
 """
 
+from .bam import BAM
 from .cbam import CBAM
 from .double_attention import DoubleAttention
 from .lct import LCT
@@ -15,4 +16,4 @@ from .prm import PRM
 from .sac import SAC
 from .se import SE
 
-__all__ = ['CBAM', 'LCT', 'PRM', 'SAC', 'SE', 'DoubleAttention']
+__all__ = ['BAM', 'CBAM', 'LCT', 'PRM', 'SAC', 'SE', 'DoubleAttention']

@@ -17,7 +17,7 @@ GAINS = {
     'lct-6': [1.3, 1.5, 1.3, 1.5, 1.4, 1.6, 1.1, 1.5],
     'sac-V': [1.3, 2.3, 1.4, 1.6, 1.4, 1.9, 1.3, 1.9],
     'sac-VI': [1.1, 2.0, 1.3, 1.5, 1.5, 2.2, 1.1, 1.9, 1.5, 2.2, 1.3, 1.6],
-    'sac-VII': [1.0, 1.6, 1.6, 1.3, 2.3],
+    'sac-VII': [1.0, 1.6, 0.0, 1.6, 1.3, 2.3],
     'sac-VIII': [1.2, 1.7, 1.0, 1.5, 0.9, 1.4, 0.7, 1.2, 0.6, 1.0, 0.9, 1.2],
 }
 
@@ -33,7 +33,7 @@ SUMS = {
     'sac-IV': 5492.500,
     'sac-V': 99690.700,
     'sac-VI': 201588.600,
-    'sac-VII': 50823.900,
+    'sac-VII': 67478.100,
     'sac-VIII': 49972.000,
 }
 
@@ -164,7 +164,7 @@ def test_a_report_sets_measured_beside_printed(work_dirs):
 
 def test_a_report_counts_the_complexity_again(work_dirs):
     table = find_table('sac-VII')
-    table = replace(table, rows=(table.rows[0], table.rows[3]), columns=('flops',))
+    table = replace(table, rows=(table.rows[0], table.rows[4]), columns=('flops',))
     rows = list(csv.reader(io.StringIO(report(table, work_dirs, 'csv'))))
     assert rows[0][2:-1] == ['flops', 'flops counted', 'flops here']
     assert rows[1][2:-1] == ['279.4', '', '']

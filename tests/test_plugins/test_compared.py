@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from prm_mmdet.plugins import CBAM, SE, DoubleAttention
+from prm_mmdet.plugins import BAM, CBAM, SE, DoubleAttention
 
-BLOCKS = [SE, CBAM, DoubleAttention]
+BLOCKS = [SE, CBAM, BAM, DoubleAttention]
 
 
 def build(block, channels=32):
@@ -16,7 +16,10 @@ def build(block, channels=32):
     block = block(channels).double()
     for p in block.parameters():
         p.data.normal_(std=0.5)
-    return block
+    for name, buffer in block.named_buffers():
+        if name.endswith(('running_mean', 'running_var')):
+            buffer.uniform_(0.5, 1.5)
+    return block.eval()
 
 
 def layer(convolution, v):
@@ -53,6 +56,47 @@ def loop_cbam(block, x):
     return x * gate
 
 
+def norm(layer, y):
+    mean, var, weight, bias = (
+        v.detach().numpy()
+        for v in (layer.running_mean, layer.running_var, layer.weight, layer.bias)
+    )
+    scale = weight / np.sqrt(var + layer.eps)
+    return np.einsum('c...,c->c...', y, scale) + np.expand_dims(
+        bias - mean * scale, tuple(range(1, y.ndim))
+    )
+
+
+def dilated(convolution, y):
+    """A 3x3 convolution of dilation 4 on a map."""
+    weight, bias = (v.detach().numpy() for v in convolution.parameters())
+    out = np.empty_like(y)
+    for i, j in np.ndindex(*y.shape[1:]):
+        total = bias.copy()
+        for di, dj in np.ndindex(3, 3):
+            r, s = i + 4 * (di - 1), j + 4 * (dj - 1)
+            if 0 <= r < y.shape[1] and 0 <= s < y.shape[2]:
+                total += weight[:, :, di, dj] @ y[:, r, s]
+        out[:, i, j] = total
+    return out
+
+
+def loop_bam(block, x):
+    reduce, reduced, _, expand = block.channel
+    hidden = norm(reduced, layer(reduce, x.mean((1, 2))))
+    channel = layer(expand, np.maximum(hidden, 0))
+    reduce, reduced, _, first, one, _, second, two, _, last = block.spatial
+    y = np.stack([layer(reduce, v) for v in x.reshape(len(x), -1).T], 1)
+    y = np.maximum(norm(reduced, y.reshape(-1, *x.shape[1:])), 0)
+    y = np.maximum(norm(one, dilated(first, y)), 0)
+    y = np.maximum(norm(two, dilated(second, y)), 0)
+    out = np.empty_like(x)
+    for c, i, j in np.ndindex(*x.shape):
+        score = channel[c] + layer(last, y[:, i, j])[0]
+        out[c, i, j] = x[c, i, j] * (1 + sigmoid(score))
+    return out
+
+
 def softmax(values):
     e = [math.exp(v - max(values)) for v in values]
     return [v / sum(e) for v in e]
@@ -75,7 +119,8 @@ def loop_double_attention(block, x):
 
 
 @pytest.mark.parametrize(
-    ('block', 'loop'), list(zip(BLOCKS, [loop_se, loop_cbam, loop_double_attention]))
+    ('block', 'loop'),
+    list(zip(BLOCKS, [loop_se, loop_cbam, loop_bam, loop_double_attention])),
 )
 def test_equations(block, loop):
     block = build(block)
@@ -113,6 +158,24 @@ def test_parameters_are_those_of_the_papers_table(block, millions):
     assert round(added / 1e6, 1) == millions
 
 
+def test_three_bams_have_the_parameters_of_the_papers_tables():
+    added = sum(p.numel() for c in (256, 512, 1024) for p in BAM(c).parameters())
+    # Table VII of the SAC paper, Mask R-CNN; Table X, ResNet-50 and ResNet-101.
+    for without, millions, places in (
+        (44.396, 44.8, 1),
+        (25.557, 25.92, 2),
+        (44.549, 44.91, 2),
+    ):
+        assert round(without + added / 1e6, places) == millions
+
+
+def test_bam_wants_two_images_while_its_norms_train():
+    block = BAM(32)
+    assert block(torch.randn(2, 32, 4, 4)).isfinite().all()
+    with pytest.raises(ValueError, match='more than 1 value per channel'):
+        block(torch.randn(1, 32, 4, 4))
+
+
 def test_a_fresh_double_attention_is_the_identity():
     block = DoubleAttention(16)
     x = torch.randn(1, 16, 3, 4)
@@ -131,3 +194,5 @@ def test_refusals(block):
         block(32, reduction=0)
     with pytest.raises(ValueError, match=rf'{name}: the input .* got \(1, 16, 2, 2\)'):
         block(32)(torch.zeros(1, 16, 2, 2))
+    with pytest.raises(ValueError, match='BAM: dilation must be a positive'):
+        BAM(32, dilation=0)

@@ -1,0 +1,160 @@
+"""What the submodules of a model return: found by running it once."""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# Stride 32 leaves 4 x 4, and all of MMDetection's backbones can be run.
+_IMAGE = (3, 128, 128)
+_SMALLEST_MAP = 4
+
+
+@dataclass(frozen=True)
+class Level:
+    """One map, as far as a plugin must know it."""
+
+    channels: int
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Probe:
+    """Run a model once, as in inference and with gradients off, and note what every
+    submodule returned. The model stays as it was: training flags, buffers, the state of
+    random numbers.
+
+    Args:
+        module (nn.Module): The model.
+        input_shape (Sequence | None): Its input: (C, H, W), or a sequence of those for
+            a model that takes a sequence of maps. None stands for an image, or, for a
+            model whose ``in_channels`` is a sequence (a neck), for a map of each.
+    """
+
+    def __init__(self, module, input_shape=None):
+        self.name = type(module).__name__
+        self.returned = {}  # names to what each call returned
+        self.failure = None
+        self._run(module, input_shape)
+
+    def _run(self, module, input_shape):
+        handles = [
+            m.register_forward_hook(self._recorder(name))
+            for name, m in module.named_modules()
+        ]
+        shapes, inputs, device = _inputs(module, input_shape)
+        cuda = [device] if device.type == 'cuda' else []
+        try:
+            with training_flags_kept(module), torch.no_grad():
+                for m in module.modules():
+                    m.training = False  # .eval() could be overridden and do more
+                with torch.random.fork_rng(cuda):
+                    module(inputs)
+        except Exception as error:  # whatever a model raises on an unfit input
+            self.failure = f'{self.name} on {shapes}: {type(error).__name__}: {error}'
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _recorder(self, name):
+        def record(module, inputs, output):
+            self.returned.setdefault(name, []).append(_described(output))
+
+        return record
+
+    def names_of_maps(self):
+        """Submodules that returned maps."""
+        return [
+            n for n, calls in self.returned.items() if not isinstance(calls[0], str)
+        ]
+
+    def levels(self, name, submodule):
+        """What a submodule returns.
+
+        Returns:
+            Level | tuple[Level]: A tuple if it returns a list or tuple of maps.
+
+        Raises:
+            ValueError: It returns no maps, or not always the same, or was not called.
+        """
+        calls = self.returned.get(name)
+        if calls is None:
+            return self._certain(submodule)
+        for call in calls:
+            if isinstance(call, str):
+                raise ValueError(f'it returns {call}, not maps (B, C, H, W)')
+        if len(set(calls)) > 1:
+            raise ValueError('it is called several times, with different channels')
+        return calls[0]
+
+    def _certain(self, submodule):
+        if self.failure is None:
+            raise ValueError(f'{self.name} never calls it')
+        channels = None
+        if isinstance(submodule, nn.Conv2d):
+            channels = submodule.out_channels
+        elif isinstance(submodule, _BatchNorm):
+            channels = submodule.num_features
+        if channels is None or submodule.weight is None:
+            raise ValueError(
+                'its channels are not known, since the model could not be run: '
+                f'{self.failure}. Give input_shape=(C, H, W), or one for each of the '
+                'maps that the model takes'
+            )
+        return Level(channels, submodule.weight.device, submodule.weight.dtype)
+
+
+@contextlib.contextmanager
+def training_flags_kept(module):
+    """Restore every submodule's ``training`` at the end."""
+    flags = [(m, m.training) for m in module.modules()]
+    try:
+        yield
+    finally:
+        for m, flag in flags:
+            m.training = flag
+
+
+def _inputs(module, shapes):
+    """The shapes of the input, the input itself, of zeros, and its device."""
+    if shapes is None:
+        shapes, channels = _IMAGE, getattr(module, 'in_channels', None)
+        if isinstance(channels, (list, tuple)):
+            sizes = [_SMALLEST_MAP << i for i in reversed(range(len(channels)))]
+            shapes = [(c, size, size) for c, size in zip(channels, sizes)]
+    like = next((p for p in module.parameters() if p.is_floating_point()), None)
+    like = torch.empty(0) if like is None else like.detach()
+    if isinstance(shapes[0], (list, tuple)):
+        inputs = tuple(like.new_zeros(1, *shape) for shape in shapes)
+    else:
+        inputs = like.new_zeros(1, *shapes)
+    return shapes, inputs, like.device
+
+
+def _described(output):
+    """A Level, a tuple of them, or in words what the output is instead."""
+    if _is_map(output):
+        return Level(output.shape[1], output.device, output.dtype)
+    if type(output) in (list, tuple) and output and all(map(_is_map, output)):
+        return tuple(map(_described, output))
+    return _in_words(output)
+
+
+def _is_map(output):
+    return (
+        isinstance(output, torch.Tensor)
+        and output.dim() == 4
+        and output.shape[0] == 1  # not attention's windows
+        and output.is_floating_point()
+    )
+
+
+def _in_words(output):
+    kind = type(output).__name__
+    if isinstance(output, torch.Tensor):
+        return f'{kind}{tuple(output.shape)}'
+    if isinstance(output, (list, tuple)):
+        return f'{kind}({", ".join(map(_in_words, output))})'
+    return kind
