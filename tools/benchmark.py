@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 
 import torch
 
@@ -15,8 +16,8 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog='Calls take turns and ratios are taken within rounds, so they hold on a '
-        f'shared machine; times do not. {VARIABLE} forces an implementation.',
+        epilog='Calls take turns and ratios are taken within rounds, so they bear a '
+        f'shared machine better than times do. {VARIABLE} forces an implementation.',
     )
     parser.add_argument('level', choices=list(LEVELS))
     parser.add_argument(
@@ -27,7 +28,9 @@ def parse_args():
         metavar='BLOCK',
     )
     parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        choices=['cpu', 'cuda'],
     )
     parser.add_argument(
         '--dtype', default='float32', choices=['float32', 'float16', 'bfloat16']
@@ -55,17 +58,26 @@ def main():
     device = torch.device(args.device)
     if device.type == 'cuda' and not torch.cuda.is_available():
         raise SystemExit('error: there is no CUDA device here; --device cpu')
+    try:
+        os.makedirs(args.out, exist_ok=True)
+        chosen = backend(torch.empty(0, device=device))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SystemExit(f'error: {error}') from None
     setting = Setting(device, getattr(torch, args.dtype), args.batch, tuple(args.size))
     result = dict(
         environment=report.environment(device), settings=vars(args), groups=[]
     )
-    backends = {backend(torch.empty(0, dtype=setting.dtype, device=device))}
-    print(result['environment'], f'implementation: {", ".join(backends)}')
+    about = ', '.join(f'{k} {v}' for k, v in result['environment'].items())
+    print(f'{about}, implementation: {chosen}')
     torch.manual_seed(0)
-    for group in LEVELS[args.level](setting, args.blocks, args.rounds):
-        result['groups'].append(group)
-        print('\n' + report.table(group), end='', flush=True)
-        report.write(result, args.out)  # an interrupted run keeps what it has
+    try:
+        for group in LEVELS[args.level](setting, args.blocks, args.rounds):
+            result['groups'].append(group)
+            print('\n' + report.table(group), end='', flush=True)
+            report.write(result, args.out)
+    except KeyboardInterrupt:
+        done = len(result['groups'])
+        raise SystemExit(f'\ninterrupted; {args.out} holds the {done} done') from None
     print(f'\nwrote {args.out}/benchmark.json and benchmark.png')
 
 

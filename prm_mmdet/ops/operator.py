@@ -1,11 +1,25 @@
 """One operator from a forward and a backward that are written by hand."""
 
 import torch
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 from .common import memory_format
 
 NAMESPACE = 'prm_mmdet'
+
+
+def _refuse_tangents(name, tensors):
+    """A custom operator would silently lose them."""
+    if forward_ad._current_level < 0:
+        return
+    for tensor in tensors:
+        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                f'{NAMESPACE}::{name} has no forward-mode derivative. With '
+                f'PRM_MMDET_BACKEND=reference in the environment it runs in plain '
+                f'operators, which have one'
+            )
 
 
 def operator(name, forward, backward, shapes, tensors, flops=()):
@@ -81,7 +95,12 @@ def operator(name, forward, backward, shapes, tensors, flops=()):
         packets = getattr(torch.ops, NAMESPACE)
         for suffix, formula in zip(('', '_backward'), flops):
             register_flop_formula(getattr(packets, name + suffix))(formula)
-        return lambda *inputs: whole(*inputs)[0]
+
+        def call(*inputs):
+            _refuse_tangents(name, inputs[:tensors])
+            return whole(*inputs)[0]
+
+        return call
 
     # torch < 2.4
     class Whole(torch.autograd.Function):

@@ -33,7 +33,10 @@ def prm(
     slab = x.reshape(b, g, c // g, h * w)
 
     # 3: the query is the position whose channel mean is largest; z is the mean.
-    i = slab.mean(2).argmax(-1)  # (B, g)
+    # Channel by channel: torch's mean adds some positions in another order, so that
+    # equals would differ in their last bits.
+    total = sum(channel for channel in slab.unbind(2))
+    i = total.argmax(-1)  # (B, g)
     q = torch.stack(
         [torch.stack([slab[m, n, :, i[m, n]] for n in range(g)]) for m in range(b)]
     )

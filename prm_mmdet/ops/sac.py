@@ -154,7 +154,7 @@ def _forward(
             torch.cat([attention, weights], 1, out=maps[step])
             torch.bmm(attention, features.transpose(1, 2), out=contexts[step])
             # Eq. 5.
-            mixing = w_last @ contexts[step].transpose(1, 2)  # (S, D, K)
+            mixing = _each(w_last, contexts[step].transpose(1, 2))  # (S, D, K)
             result = _room(y, step, dtype)
             if residual:
                 torch.add(features, b_last, out=result)
@@ -190,7 +190,7 @@ def _backward(
         for step in _steps(x):
             features, g = _read(x, step, dtype), _read(gradient, step, dtype)
             attention, weights = maps[step].split(k, 1)
-            mixing = w_last @ contexts[step].transpose(1, 2)  # (S, D, K)
+            mixing = _each(w_last, contexts[step].transpose(1, 2))  # (S, D, K)
 
             # Eq. 5, and Eq. 4 on the side of the weights.
             g_mixing = torch.bmm(g, weights.transpose(1, 2))
@@ -201,7 +201,7 @@ def _backward(
             g_b_last += g.sum((0, 2))
 
             # Eqs. 4 and 2 on the side of the contexts, then the merged convolution.
-            g_contexts = g_mixing.transpose(1, 2) @ w_last  # (S, K, C)
+            g_contexts = _each(w_last.T, g_mixing).transpose(1, 2)  # (S, K, C)
             g_attention = torch.bmm(g_contexts, features)
             g_attention = softmax_backward(g_attention, attention, 2, dtype)
             g_logits = torch.cat([g_attention, g_weights], 1)
@@ -231,6 +231,12 @@ def _backward(
         g_w_last.to(w_transform.dtype),
         g_b_last.to(b_transform.dtype),
     )
+
+
+def _each(matrix, batch):
+    """Product with each of a batch. ``matmul`` would choose its order by whether a
+    gradient is needed, and so the last bits."""
+    return torch.bmm(matrix.expand(len(batch), -1, -1), batch)
 
 
 def _steps(x):

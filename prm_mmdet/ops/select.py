@@ -19,7 +19,10 @@ VARIABLE = 'PRM_MMDET_BACKEND'
 BACKENDS = ('reference', 'torch', 'triton')
 # What kernels are written for; more precise inputs take the torch path by default.
 _KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_HAS_TRITON = importlib.util.find_spec('triton') is not None
+try:
+    _HAS_TRITON = importlib.util.find_spec('triton') is not None
+except ValueError:  # a stand-in for it that some package has put in place
+    _HAS_TRITON = False
 
 
 def backend(x, kernels=True):

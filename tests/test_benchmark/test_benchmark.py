@@ -80,6 +80,7 @@ def test_the_tool_prints_and_writes(run_python, tmp_path):
         (['--size', 8, 8], '--size must be at least 32'),
         (['--blocks', 'XYZ'], "invalid choice: 'XYZ'"),
         (['--device', 'cuda'], 'there is no CUDA device'),
+        (['--out', TOOL], 'File exists'),
     ],
 )
 def test_wrong_options_are_refused(run_python, wrong, message):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 from prm_mmdet import ops
 from prm_mmdet.ops import prm_torch, reference
@@ -243,6 +244,47 @@ def test_query_is_the_first_of_equals():
     inputs = [one, zero, one, zero, torch.ones(2), torch.tensor(0.5)]
     gate = ops.prm(x, *inputs) / x
     assert gate[..., 1] > gate[..., 4]
+
+
+@pytest.mark.parametrize('form', [ops.prm, reference.prm])
+@pytest.mark.parametrize('k', [1, 7, 8, 20, 32])
+def test_equal_positions_tie_wherever_they_stand(form, k):
+    # 950 positions: not a multiple of what processors add at a time.
+    x = torch.randn(1, k, 1, 1).abs().expand(1, k, 25, 38).contiguous()
+    one, zero = torch.ones(1), torch.zeros(1)
+    inputs = [one, zero, one, zero, torch.ones(2), torch.tensor(0.5)]
+    gate = form(x, *inputs) / x
+    assert gate[0, 0].flatten().argmax() == 0
+
+
+@pytest.mark.parametrize('call', ['prm', 'lct', 'sac'])
+def test_forward_mode_is_refused_with_the_cure(call):
+    x = torch.randn(1, 4, 3, 3)
+    inputs = {
+        'prm': [torch.ones(2)] * 4,
+        'lct': [torch.ones(4), torch.ones(4), 2],
+        'sac': [torch.ones(1, 4), torch.ones(1)] * 2
+        + [torch.ones(4, 4), torch.ones(4)],
+    }[call]
+    operator = getattr(ops, call)
+    with pytest.raises(RuntimeError, match='PRM_MMDET_BACKEND=reference'):
+        torch.func.jvp(lambda x: operator(x, *inputs), (x,), (torch.ones_like(x),))
+    with forward_ad.dual_level():  # nothing is differentiated here
+        assert torch.equal(operator(x, *inputs), operator(x, *inputs))
+
+
+def test_cosine_of_tiny_features():
+    # Under the floor of Eq. 2 the norms are constants.
+    x = (1e-5 * torch.randn(1, 4, 3, 5, dtype=torch.float64)).requires_grad_()
+    values = [torch.ones(2, dtype=torch.float64)] * 4
+    g = torch.randn_like(x)
+    ours, theirs = (
+        torch.autograd.grad(
+            f(x, *values, similarity='cosine', normalization=False), x, g
+        )[0]
+        for f in (ops.prm, reference.prm)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize('block', ['prm', 'lct', 'sac'])

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from prm_mmdet import LCT, PRM, SAC
@@ -280,3 +281,45 @@ def test_repr_names_the_switches():
     assert "reduction=8, softmax=True, transform='conv'" in repr(
         SAC(64, reduction=8, softmax=True)
     )
+
+
+class _Adapted(nn.Conv2d):
+    """As adapters are: a layer with something of its own beside the weight."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize('transform', ['conv', 'bottleneck'])
+def test_sac_calls_layers_that_are_more_than_their_weights(transform):
+    block = SAC(8, reduction=4, transform=transform).eval()
+    last = block.transform if transform == 'conv' else block.transform[-1]
+    nn.init.normal_(last.weight)
+    x = torch.randn(2, 8, 5, 6)
+    plain = block(x)
+
+    # A hook that does nothing leaves the values, and is called.
+    calls = []
+    handle = block.attention.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(block(x), plain)
+    assert calls
+    handle.remove()
+
+    doubled = copy.deepcopy(block)
+    doubled.customization.weight.data *= 2
+    doubled.customization.bias.data *= 2
+    adapted = _Adapted(8, 2, 1)
+    adapted.load_state_dict(block.customization.state_dict())
+    block.customization = adapted
+    torch.testing.assert_close(block(x), doubled(x))
+    block.attention.bias = None
+    assert block(x).shape == x.shape
+
+
+def test_sac_with_an_older_weight_norm_trains_on():
+    block = SAC(8, reduction=4)
+    torch.nn.utils.weight_norm(block.attention)
+    nn.init.normal_(block.transform.weight)
+    for _ in range(2):
+        block(torch.randn(1, 8, 3, 4)).square().sum().backward()
+    assert block.attention.weight_v.grad.abs().sum() > 0
