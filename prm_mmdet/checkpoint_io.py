@@ -1,0 +1,72 @@
+"""Checkpoint files: read weights-only, written whole or not at all."""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+
+
+def read_state_dict(path):
+    """The weights in a checkpoint file, on the CPU; nothing in it is executed.
+
+    Args:
+        path (str | Path): A state dict, or a dict with one under ``state_dict``. If all
+            of its keys begin with ``module.``, as DataParallel leaves them, they are
+            read without.
+
+    Returns:
+        dict[str, Tensor]: The weights by name.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: It is no checkpoint, is damaged, or holds more than weights.
+    """
+    with open(path, 'rb') as file:
+        try:
+            checkpoint = torch.load(file, map_location='cpu', weights_only=True)
+        except Exception as error:  # what a damaged file may raise has no end
+            reason = re.sub(r'(?s).*WeightsUnpickler error: ', '', str(error))
+            reason = re.split(r'\. |\n', reason)[0] or type(error).__name__
+            raise ValueError(
+                f'{path} is damaged, or holds more than weights: {reason} (of a file '
+                'that you trust, save the state dict alone)'
+            ) from error
+    state = checkpoint
+    if isinstance(checkpoint, dict):
+        state = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f'{path}: holds no state dict, but a {type(state).__name__}')
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f'{path}: {key!r} is no weight, but a {type(value).__name__}'
+            )
+    if all(key.startswith('module.') for key in state):
+        state = {key[len('module.') :]: value for key, value in state.items()}
+    return dict(state)
+
+
+def write_checkpoint(checkpoint, path, source):
+    """Write a checkpoint, in place of an older one only when it is whole.
+
+    Args:
+        checkpoint (dict): What to write.
+        path (str | Path): Where to; folders on the way are made.
+        source (str | Path): The file that it was made from, which is not overwritten.
+
+    Raises:
+        OSError: It cannot be written.
+        ValueError: ``path`` is ``source``.
+    """
+    path = Path(path)
+    if path.exists() and path.samefile(source):
+        raise ValueError(f'{path} is the file to be read; name another one to write')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'{path.name}.tmp')
+    try:
+        torch.save(checkpoint, partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
