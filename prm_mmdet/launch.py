@@ -207,7 +207,7 @@ def _pretrained(key, node):
             yield from _pretrained(f'{key}.{i}', child)
     if not isinstance(node, dict):
         return
-    if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
+    if isinstance(node.get('checkpoint'), str):  # its type is a name or a class
         yield f'{key}.checkpoint', node['checkpoint']
     for name, child in node.items():
         yield from _pretrained(f'{key}.{name}', child)

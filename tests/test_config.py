@@ -1,15 +1,19 @@
 """Finding and inheriting the configs, from a checkout and from a wheel."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
+import prm_mmdet
 from prm_mmdet import config_path, load_config
 
 CONFIGS = sorted(
@@ -186,3 +190,98 @@ def test_installing_asks_for_neither_mmcv_nor_a_version_of_torch(installed):
     assert not any(n.startswith('mmcv') for n in needs)
     assert [n for n in needs if n.startswith('torch')] == ['torch>=2.0']
     assert 'License: Apache-2.0' in lines and 'Requires-Python: >=3.9' in lines
+
+
+# Class objects instead of names, from each place that they can be imported from.
+IMPORTS = {
+    'package': 'from prm_mmdet import LCT, PRM, SAC, Plugged',
+    'subpackages': """from prm_mmdet.models import Plugged
+from prm_mmdet.plugins import LCT, PRM, SAC""",
+    'modules': """from prm_mmdet.models.plugged import Plugged
+from prm_mmdet.plugins.lct import LCT
+from prm_mmdet.plugins.prm import PRM
+from prm_mmdet.plugins.sac import SAC""",
+}
+OBJECTS = """
+from mmdet.models import ResNet
+from mmengine.config import read_base
+{imports}
+
+with read_base():
+    from .base import *
+
+model.backbone = dict(
+    type=Plugged,
+    model=dict(
+        type=ResNet,
+        depth=50,
+        base_channels=16,
+        plugins=[
+            dict(
+                cfg=dict(type=SAC),
+                stages=(False, True, True, True),
+                position='after_conv2',
+            ),
+            dict(
+                cfg=dict(type=PRM, groups=4),
+                stages=(False, False, True, True),
+                position='after_conv3',
+            ),
+        ],
+    ),
+    plugins=[
+        dict(cfg=dict(type=LCT, groups=8), at=r'layer4\\.\\d+', blocks='last'),
+        dict(cfg=dict(type=SAC, postfix='_level'), at=''),
+    ],
+)
+"""
+
+
+def blocks_of(backbone):
+    blocks = (prm_mmdet.LCT, prm_mmdet.PRM, prm_mmdet.SAC)
+    found = [(n, type(m)) for n, m in backbone.named_modules() if type(m) in blocks]
+    assert ('layer2.0.sac_block', prm_mmdet.SAC) in found
+    assert ('layer4.2.prm', prm_mmdet.PRM) in found
+    assert ('layer4.2.lct', prm_mmdet.LCT) in found
+    assert ('sac_block_level.3', prm_mmdet.SAC) in found
+    assert len(found) == 13 + 9 + 1 + 4
+    return found
+
+
+@pytest.fixture
+def objects(tmp_path):
+    """A config with class objects, over the demo's."""
+
+    def write(imports='package'):
+        base = Config.fromfile(config_path('demo/mask-rcnn_r50_fpn_demo.py'))
+        base.dump(tmp_path / 'base.py')
+        path = tmp_path / 'mine.py'
+        path.write_text(OBJECTS.format(imports=IMPORTS[imports]))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize('imports', IMPORTS)
+def test_class_objects_build_and_survive_dumping(objects, tmp_path, imports):
+    register_all_modules()
+    cfg = Config.fromfile(objects(imports))
+    assert cfg.model.backbone.type is prm_mmdet.Plugged
+    built = blocks_of(MODELS.build(cfg.model).backbone)
+    for copied in (copy.deepcopy(cfg), pickle.loads(pickle.dumps(cfg))):
+        assert blocks_of(MODELS.build(copied.model).backbone) == built
+    cfg.dump(tmp_path / 'dumped.py')  # as MMEngine's Runner does
+    dumped = Config.fromfile(tmp_path / 'dumped.py')
+    assert dumped.model.backbone.type.endswith('.Plugged')
+    assert blocks_of(MODELS.build(dumped.model).backbone) == built
+
+
+def test_class_objects_train(objects, run_python, demo_options, tmp_path):
+    work = tmp_path / 'work'
+    train = [ROOT / 'tools' / 'train.py', objects(), '--work-dir', work, *demo_options]
+    run_python(*train, 'train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=2')
+    weights = torch.load(work / 'epoch_1.pth', weights_only=True)['state_dict']
+    model = MODELS.build(Config.fromfile(work / 'mine.py').model)
+    blocks_of(model.backbone)
+    model.load_state_dict(weights)
+    assert model.backbone.sac_block_level[3].transform.weight.any()  # it was zero

@@ -17,9 +17,10 @@ import pytest
 import torch
 from conftest import ROOT
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
 
 import prm_mmdet  # noqa: F401
-from prm_mmdet.launch import MissingInput, check_data
+from prm_mmdet.launch import MissingInput, _how_to_get_weights, check_data
 
 CONFIG = ROOT / 'configs' / 'demo' / 'mask-rcnn_r50-sac_fpn_demo.py'
 TOOLS = {'ours': ROOT / 'tools', 'mmdet': Path(mmdet.__file__).parent / '.mim/tools'}
@@ -149,6 +150,13 @@ def test_missing_and_unknown_weights_are_named(run_python, demo_options, tmp_pat
         assert name in message
         if '://' not in name:
             assert f'to be put at {tmp_path}/{name}' in message
+
+
+def test_missing_weights_are_named_where_the_config_has_class_objects():
+    init_cfg = dict(type=PretrainedInit, checkpoint='mine.pth')
+    cfg = Config(dict(model=dict(backbone=dict(init_cfg=init_cfg))))
+    message = _how_to_get_weights(cfg, FileNotFoundError('mine.pth'))
+    assert '  model.backbone.init_cfg.checkpoint=mine.pth\n' in message
 
 
 class _Touch:
