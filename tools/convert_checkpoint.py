@@ -61,6 +61,8 @@ def main():
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     print(f'{args.output}: {len(weights)} of {len(state)} weights')
+    if left := [key for key in state if key.startswith(tuple(args.drop))]:
+        print(f'left out: {", ".join(left)}')
     if args.source:
         print(
             f"init_cfg=dict(type='Pretrained', checkpoint={args.output!r}, "

@@ -115,8 +115,9 @@ def _renamed(state, table, drop):
         ],
     }
     if any(problems.values()):
-        found = (f'{what}: {_some(names)}' for what, names in problems.items() if names)
-        raise ValueError(f'weights do not fit the network; {"; ".join(found)}')
+        found = [f'{what}: {_some(names)}' for what, names in problems.items() if names]
+        cure = ' (drop leaves out what is unknown)' if problems['unknown'] else ''
+        raise ValueError(f'weights do not fit the network; {"; ".join(found)}{cure}')
     return {
         new: state[old] if shapes[old] == shape else state[old].reshape(shape)
         for (old, _), (new, shape) in table

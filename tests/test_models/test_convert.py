@@ -181,7 +181,7 @@ def test_old_weights_have_no_counters(state):
             lambda s: s.update(
                 {'layer3.1.prm.extra': torch.ones(1), 'se': torch.ones(1)}
             ),
-            r'unknown: layer3\.1\.prm\.extra, se$',
+            r'unknown: layer3\.1\.prm\.extra, se \(drop',
         ),
         (
             lambda s: s.update({'layer1.0.prm.one': torch.ones(1, 8, 1)}),
@@ -280,6 +280,18 @@ def test_a_refusal_writes_nothing(state, convert, tmp_path):
     with pytest.raises(SystemExit, match=r'has no model\.backbone'):
         convert(path, out, '--from', 'prm-authors', '--config', tmp_path / 'config.py')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['config.py', 'theirs.pth']
+
+
+def test_what_is_dropped_is_said(convert, tmp_path):
+    torch.save(theirs.MobileNetV2().state_dict(), tmp_path / 'theirs.pth')
+    arguments = ('--from', 'torchvision', '--drop', 'classifier.')
+    printed = convert(tmp_path / 'theirs.pth', tmp_path / 'ours.pth', *arguments)
+    assert (
+        '312 of 314 weights\nleft out: classifier.1.weight, classifier.1.bias'
+        in printed
+    )
+    weights = torch.load(tmp_path / 'ours.pth', weights_only=True)['state_dict']
+    assert all(key.startswith('backbone.') for key in weights)
 
 
 def test_giving_back_needs_to_know_where_plugins_stand(convert, capsys):
