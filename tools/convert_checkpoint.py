@@ -16,7 +16,7 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog='ResNet, ResNeXt and MobileNetV2 can be converted. Their weights are '
-        'backbone.* afterwards and their classifier is head.fc. Names and shapes are '
+        'backbone.* afterwards and their classifier is fc. Names and shapes are '
         'checked against the network; what does not fit is named, and nothing written.',
     )
     parser.add_argument('input', help='checkpoint to read, its weights only')

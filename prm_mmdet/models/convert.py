@@ -27,9 +27,7 @@ _PRM_LAYER = {
     'sigma': ('scale', (1,)),
 }
 # torchvision's oldest files have no counters; a backbone needs no classifier.
-_OPTIONAL = re.compile(
-    r'.*num_batches_tracked|(head\.fc|fc|classifier\.1)\.(weight|bias)'
-)
+_OPTIONAL = re.compile(r'.*num_batches_tracked|(fc|classifier\.1)\.(weight|bias)')
 
 
 def to_mmdet(state, form, backbone=None, drop=()):
@@ -51,7 +49,7 @@ def to_mmdet(state, form, backbone=None, drop=()):
 
     Returns:
         dict[str, Tensor]: Weights for ``init_cfg=dict(type='Pretrained',
-        checkpoint=..., prefix='backbone.')``; the classifier is ``head.fc``. Values are
+        checkpoint=..., prefix='backbone.')``; the classifier is ``fc``. Values are
         unchanged, PRM's in its shapes.
 
     Raises:
@@ -153,7 +151,7 @@ def _table(backbone, form):
         elif module in names:
             table.append((ours, (f'{names[module]}.{leaf}', value.shape)))
     for leaf, shape in (('weight', (-1, channels)), ('bias', (-1,))):
-        table.append(((f'head.fc.{leaf}', shape), (f'{classifier}.{leaf}', shape)))
+        table.append(((f'fc.{leaf}', shape), (f'{classifier}.{leaf}', shape)))
     return table
 
 

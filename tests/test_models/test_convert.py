@@ -95,7 +95,7 @@ def test_a_network_computes_the_same_and_comes_back(form, size, convert, tmp_pat
     model = MODELS.build(backbone)
     model.init_weights()
     weights = torch.load(ours, weights_only=True)['state_dict']
-    head = {key: weights.pop(f'head.fc.{key}') for key in ('weight', 'bias')}
+    head = {key: weights.pop(f'fc.{key}') for key in ('weight', 'bias')}
     # No missing and no unexpected key: the same ones, with these values.
     assert same({f'backbone.{k}': v for k, v in model.state_dict().items()}, weights)
 
@@ -155,7 +155,7 @@ def test_renamed_values_are_in_their_place(state):
         value = ours[f'backbone.layer2.1.bn2.prm.{name}']
         assert torch.equal(value, state[f'layer2.1.prm.{key}'].flatten())
     assert ours['backbone.layer2.1.bn2.prm.sigma'].shape == ()
-    assert torch.equal(ours['head.fc.bias'], state['fc.bias'])
+    assert torch.equal(ours['fc.bias'], state['fc.bias'])
 
 
 def test_sigma_comes_back_without_its_sign(state):
