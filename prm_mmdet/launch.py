@@ -20,6 +20,9 @@ from mmengine.runner import Runner as MMEngineRunner
 
 from . import compat
 
+# The types of ``init_cfg`` that load a checkpoint.
+PRETRAINED = ('Pretrained', 'prm_mmdet.PreservedPretrained')
+
 
 def run_tool(name):
     """Run one of MMDetection's scripts on the process's own command line.
@@ -207,7 +210,7 @@ def _pretrained(key, node):
             yield from _pretrained(f'{key}.{i}', child)
     if not isinstance(node, dict):
         return
-    if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
+    if node.get('type') in PRETRAINED and isinstance(node.get('checkpoint'), str):
         yield f'{key}.checkpoint', node['checkpoint']
     for name, child in node.items():
         yield from _pretrained(f'{key}.{name}', child)
