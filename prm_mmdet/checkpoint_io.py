@@ -1,14 +1,50 @@
 """Checkpoint files: read weights-only, written whole or not at all."""
 
+import contextlib
+import functools
 import os
 import re
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+
+
+def read_checkpoint(path):
+    """What a checkpoint holds, on the CPU; nothing in it is executed.
+
+    Args:
+        path (str | Path): A file, or what else ``init_cfg`` may name: an address, or
+            weights such as ``torchvision://resnet50``. Those MMEngine reads, which
+            asks for :func:`prm_mmdet.compat.load_weights_only` before.
+
+    Raises:
+        OSError: The file cannot be opened, or the address not be reached.
+        ValueError: It is no checkpoint, is damaged, or holds more than numbers and
+            plain objects.
+    """
+    with contextlib.ExitStack() as stack:
+        if '://' in str(path):
+            load, source = CheckpointLoader.load_checkpoint, path
+        else:
+            load = functools.partial(torch.load, weights_only=True)
+            source = stack.enter_context(open(path, 'rb'))
+        try:
+            return load(source, map_location='cpu')
+        except URLError:
+            raise
+        except Exception as error:  # what a damaged file may raise has no end
+            reason = re.sub(r'(?s).*WeightsUnpickler error: ', '', str(error))
+            reason = re.split(r'\. |\n', reason)[0] or type(error).__name__
+            raise ValueError(
+                f'{path} is damaged, or holds more than weights: {reason} (of a file '
+                'that you trust, save the state dict alone)'
+            ) from error
 
 
 def read_state_dict(path):
-    """The weights in a checkpoint file, on the CPU; nothing in it is executed.
+    """The weights in a checkpoint file.
 
     Args:
         path (str | Path): A state dict, or a dict with one under ``state_dict``. If all
@@ -20,18 +56,15 @@ def read_state_dict(path):
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: It is no checkpoint, is damaged, or holds more than weights.
+        ValueError: It cannot be read, see :func:`read_checkpoint`, or other things are
+            where weights should be.
     """
-    with open(path, 'rb') as file:
-        try:
-            checkpoint = torch.load(file, map_location='cpu', weights_only=True)
-        except Exception as error:  # what a damaged file may raise has no end
-            reason = re.sub(r'(?s).*WeightsUnpickler error: ', '', str(error))
-            reason = re.split(r'\. |\n', reason)[0] or type(error).__name__
-            raise ValueError(
-                f'{path} is damaged, or holds more than weights: {reason} (of a file '
-                'that you trust, save the state dict alone)'
-            ) from error
+    return weights_of(read_checkpoint(path), path)
+
+
+def weights_of(checkpoint, path):
+    """The weights in what :func:`read_checkpoint` returned, as
+    :func:`read_state_dict` describes them."""
     state = checkpoint
     if isinstance(checkpoint, dict):
         state = checkpoint.get('state_dict', checkpoint)
@@ -53,14 +86,14 @@ def write_checkpoint(checkpoint, path, source):
     Args:
         checkpoint (dict): What to write.
         path (str | Path): Where to; folders on the way are made.
-        source (str | Path): The file that it was made from, which is not overwritten.
+        source (str | Path): What it was made from: a file is not overwritten.
 
     Raises:
         OSError: It cannot be written.
         ValueError: ``path`` is ``source``.
     """
     path = Path(path)
-    if path.exists() and path.samefile(source):
+    if path.exists() and os.path.exists(source) and path.samefile(source):
         raise ValueError(f'{path} is the file to be read; name another one to write')
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.tmp')

@@ -5,7 +5,6 @@ inverse of the constant that the block starts with.
 """
 
 import argparse
-import pickle
 
 from mmengine.config import Config, DictAction
 
@@ -42,7 +41,7 @@ def main():
         if args.cfg_options:
             cfg.merge_from_dict(args.cfg_options)
         outcomes = adapt_checkpoint(cfg, args.checkpoint, args.out)
-    except (ValueError, OSError, pickle.UnpicklingError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     for outcome in outcomes:
         print(outcome)

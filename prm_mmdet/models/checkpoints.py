@@ -1,17 +1,14 @@
 """Checkpoints that know nothing of the blocks in a network: loaded so that it computes
 what it did, or rewritten for it."""
 
-import os
-from collections import OrderedDict
-
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
-from mmengine.runner.checkpoint import CheckpointLoader
 
+from ..checkpoint_io import read_checkpoint, weights_of, write_checkpoint
 from ..registry import WEIGHT_INITIALIZERS
 from .plugged import Plugged
 from .preservation import preserve
@@ -71,16 +68,12 @@ def adapt_checkpoint(cfg, source, out):
         list[Outcome]: What was done about each block, see :func:`preserve`.
 
     Raises:
-        ValueError: The checkpoint is not of this model without its blocks, or ``out``
-            is ``source``; the message names keys and shapes.
+        OSError: ``source`` cannot be read, or ``out`` not written.
+        ValueError: The checkpoint is damaged or not of this model without its blocks,
+            or ``out`` is ``source``; the message names keys and shapes.
     """
-    if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
-        raise ValueError(f'{out} is the checkpoint to read; write to another file')
-    checkpoint = CheckpointLoader.load_checkpoint(source, map_location='cpu')
-    weights = checkpoint.get('state_dict', checkpoint)
-    if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise ValueError(f'{source} holds neither a state_dict nor weights alone')
-    weights = OrderedDict((k.removeprefix('module.'), v) for k, v in weights.items())
+    checkpoint = read_checkpoint(source)
+    weights = weights_of(checkpoint, source)
     register_all_modules()
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # PRM's theta is random: the same file each time
@@ -108,9 +101,7 @@ def adapt_checkpoint(cfg, source, out):
             weights[f'{prefix}{key}'] = value.to(own[key].dtype)
     if 'state_dict' in checkpoint:
         weights = dict(meta=checkpoint.get('meta', {}), state_dict=weights)
-    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    torch.save(weights, f'{out}.tmp')
-    os.replace(f'{out}.tmp', out)
+    write_checkpoint(weights, out, source)
     return outcomes
 
 

@@ -292,9 +292,7 @@ def test_another_models_weights(file, tmp_path):
 
 def test_no_weights(tmp_path):
     torch.save(dict(epoch=3), tmp_path / 'in.pth')
-    with pytest.raises(
-        ValueError, match='holds neither a state_dict nor weights alone'
-    ):
+    with pytest.raises(ValueError, match="'epoch' is no weight, but a int"):
         adapt_checkpoint(
             config(with_block()), f'{tmp_path}/in.pth', f'{tmp_path}/o.pth'
         )
@@ -316,7 +314,7 @@ def test_the_tool(run_python, tmp_path):
     assert lines[-1].endswith('out.pth: 13 blocks, the network computes what it did')
     refused = run_python(*tool, tmp_path / 'in.pth', *options, check=False)
     assert refused.returncode == 1
-    assert 'in.pth is the checkpoint to read; write to another' in refused.stdout
+    assert 'in.pth is the file to be read; name another one to write' in refused.stdout
     assert 'Traceback' not in refused.stdout
 
 
