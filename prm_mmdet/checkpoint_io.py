@@ -32,7 +32,7 @@ def read_checkpoint(path):
             source = stack.enter_context(open(path, 'rb'))
         try:
             return load(source, map_location='cpu')
-        except URLError:
+        except (URLError, FileNotFoundError):
             raise
         except Exception as error:  # what a damaged file may raise has no end
             reason = re.sub(r'(?s).*WeightsUnpickler error: ', '', str(error))
