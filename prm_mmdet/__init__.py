@@ -2,7 +2,7 @@
 
 from . import compat  # noqa: F401  (makes checkpoints readable on torch >= 2.6)
 from .config import config_path, load_config
-from .models import Plugged, attach_plugins
+from .models import Plugged, attach_plugins, preserve
 from .plugins import LCT, PRM, SAC
 from .version import __version__
 
@@ -15,4 +15,5 @@ __all__ = [
     'attach_plugins',
     'config_path',
     'load_config',
+    'preserve',
 ]

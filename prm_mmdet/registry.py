@@ -5,6 +5,7 @@ registry then imports its ``locations``: no ``custom_imports`` is needed.
 """
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -12,4 +13,10 @@ MODELS = Registry(
     parent=MMENGINE_MODELS,
     scope='prm_mmdet',
     locations=['prm_mmdet.plugins', 'prm_mmdet.models'],
+)
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer',
+    parent=MMENGINE_WEIGHT_INITIALIZERS,
+    scope='prm_mmdet',
+    locations=['prm_mmdet.models'],
 )

@@ -44,14 +44,10 @@ class Probe:
             m.register_forward_hook(self._recorder(name))
             for name, m in module.named_modules()
         ]
-        shapes, inputs, device = _inputs(module, input_shape)
-        cuda = [device] if device.type == 'cuda' else []
+        shapes, inputs = example_inputs(module, input_shape)
         try:
-            with training_flags_kept(module), torch.no_grad():
-                for m in module.modules():
-                    m.training = False  # .eval() could be overridden and do more
-                with torch.random.fork_rng(cuda):
-                    module(inputs)
+            with torch.no_grad():
+                run_as_in_inference(module, inputs)
         except Exception as error:  # whatever a model raises on an unfit input
             self.failure = f'{self.name} on {shapes}: {type(error).__name__}: {error}'
         finally:
@@ -117,8 +113,27 @@ def training_flags_kept(module):
             m.training = flag
 
 
-def _inputs(module, shapes):
-    """The shapes of the input, the input itself, of zeros, and its device."""
+def run_as_in_inference(module, inputs):
+    """What a model returns for an input. It stays as it was: training flags, buffers,
+    the state of random numbers."""
+    device = inputs.device if isinstance(inputs, torch.Tensor) else inputs[0].device
+    cuda = [device] if device.type == 'cuda' else []
+    with training_flags_kept(module), torch.random.fork_rng(cuda):
+        for m in module.modules():
+            m.training = False  # .eval() could be overridden and do more
+        return module(inputs)
+
+
+def example_inputs(module, shapes=None):
+    """Something that a model can be run on: normal random numbers, the same each time.
+
+    Args:
+        module (nn.Module): The model.
+        shapes (Sequence | None): As the ``input_shape`` of :class:`Probe`.
+
+    Returns:
+        tuple: The shapes, and the input itself, one tensor or a tuple of them.
+    """
     if shapes is None:
         shapes, channels = _IMAGE, getattr(module, 'in_channels', None)
         if isinstance(channels, (list, tuple)):
@@ -126,11 +141,14 @@ def _inputs(module, shapes):
             shapes = [(c, size, size) for c, size in zip(channels, sizes)]
     like = next((p for p in module.parameters() if p.is_floating_point()), None)
     like = torch.empty(0) if like is None else like.detach()
+    generator = torch.Generator('cpu').manual_seed(0)
+
+    def example(shape):
+        return torch.randn(1, *shape, generator=generator, device='cpu').to(like)
+
     if isinstance(shapes[0], (list, tuple)):
-        inputs = tuple(like.new_zeros(1, *shape) for shape in shapes)
-    else:
-        inputs = like.new_zeros(1, *shapes)
-    return shapes, inputs, like.device
+        return shapes, tuple(map(example, shapes))
+    return shapes, example(shapes)
 
 
 def _described(output):

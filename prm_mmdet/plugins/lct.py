@@ -70,6 +70,13 @@ class LCT(nn.Module):
             x, self.weight, self.bias, self.groups, self.eps, self.normalization
         )
 
+    def constant_gate(self):
+        """What every input is multiplied by, (C,), as long as ``weight`` is zero; None
+        if the gate depends on the input."""
+        if self.weight is None or self.weight.any():
+            return None
+        return self.bias.detach().sigmoid()
+
     def extra_repr(self):
         return (
             f'{self.in_channels}, groups={self.groups}, eps={self.eps}, '

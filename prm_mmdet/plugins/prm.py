@@ -83,6 +83,14 @@ class PRM(nn.Module):
             normalization=self.normalization,
         )
 
+    def constant_gate(self):
+        """What every input is multiplied by, (C,), as long as ``weight`` is zero; None
+        once the gate depends on the input."""
+        if self.weight.any():
+            return None
+        gate = self.bias.detach().sigmoid()
+        return gate.repeat_interleave(self.in_channels // self.groups)
+
     def extra_repr(self):
         return (
             f'{self.in_channels}, groups={self.groups}, '
