@@ -1,10 +1,19 @@
 """Checkpoints that know nothing of the blocks in a network: loaded so that it computes
 what it did, or rewritten for it."""
 
+import os
+from collections import OrderedDict
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from ..registry import WEIGHT_INITIALIZERS
+from .plugged import Plugged
 from .preservation import preserve
 
 
@@ -43,3 +52,106 @@ class PreservedPretrainedInit(PretrainedInit):
             handle.remove()
         for outcome in preserve(module, missing):
             print_log(f'{type(module).__name__}: {outcome}', 'current')
+
+
+def adapt_checkpoint(cfg, source, out):
+    """Rewrite a checkpoint for a model with blocks in it, which then computes what the
+    model without them did; ``load_from`` and ``Pretrained`` take the result.
+
+    Args:
+        cfg (Config): A whole config, whose model has the blocks.
+        source (str): The checkpoint, as ``init_cfg`` names them: of the detector, or of
+            its backbone, with or without ``backbone.`` before its keys. Keys of a
+            classifier on such a backbone are kept as they are.
+        out (str): File to write: ``state_dict`` and ``meta``, or weights alone if
+            ``source`` holds no more. The state of an optimizer is dropped.
+
+    Returns:
+        list[Outcome]: What was done about each block, see :func:`preserve`.
+
+    Raises:
+        ValueError: The checkpoint is not of this model without its blocks, or ``out``
+            is ``source``; the message names keys and shapes.
+    """
+    if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
+        raise ValueError(f'{out} is the checkpoint to read; write to another file')
+    checkpoint = CheckpointLoader.load_checkpoint(source, map_location='cpu')
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
+        raise ValueError(f'{source} holds neither a state_dict nor weights alone')
+    weights = OrderedDict((k.removeprefix('module.'), v) for k, v in weights.items())
+    register_all_modules()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)  # PRM's theta is random: the same file each time
+        model = MODELS.build(cfg.model)
+        plain = MODELS.build(_without_plugins(cfg.model))
+    prefix = _common_prefix(weights, plain)
+    if prefix is not None:  # of the backbone alone
+        model, plain = model.backbone, plain.backbone
+    known = {k.partition('.')[0] for k in model.state_dict()}
+    own = {k: v for k, v in weights.items() if k.startswith(prefix or '')}
+    own = {k[len(prefix or '') :]: v for k, v in own.items()}
+    if prefix is not None:
+        own = {k: v for k, v in own.items() if k.partition('.')[0] in known}
+    _check_keys(source, own, plain.state_dict(), model.state_dict())
+    missing = model.load_state_dict(own, strict=False).missing_keys
+    outcomes = preserve(model, missing)
+    scaled = {outcome.scaled for outcome in outcomes}
+    for key, value in model.state_dict().items():
+        if key not in own:
+            weights[f'{prefix or ""}{key}'] = value
+        elif key.rpartition('.')[0] in scaled:
+            weights[f'{prefix or ""}{key}'] = value.to(own[key].dtype)
+    if 'state_dict' in checkpoint:
+        weights = dict(meta=checkpoint.get('meta', {}), state_dict=weights)
+    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
+    torch.save(weights, f'{out}.tmp')
+    os.replace(f'{out}.tmp', out)
+    return outcomes
+
+
+def _common_prefix(weights, plain):
+    """What a backbone's keys begin with in a checkpoint of a backbone; None in one of
+    the whole model."""
+    inside = [k for k in plain.state_dict() if k.startswith('backbone.')]
+    others = set(plain.state_dict()) - set(inside)
+    if not inside or any(k in others for k in weights):
+        return None
+    return 'backbone.' if any(k.startswith('backbone.') for k in weights) else ''
+
+
+def _without_plugins(cfg):
+    """The same config of a model, without the blocks."""
+    if isinstance(cfg, dict):
+        if cfg.get('type') in ('prm_mmdet.Plugged', Plugged):
+            return _without_plugins(cfg['model'])
+        return ConfigDict(
+            (k, _without_plugins(v)) for k, v in cfg.items() if k != 'plugins'
+        )
+    if isinstance(cfg, (list, tuple)):
+        return type(cfg)(map(_without_plugins, cfg))
+    return cfg
+
+
+def _check_keys(source, weights, plain, with_blocks):
+    """Raise ValueError unless weights are a model's, its blocks' alone missing."""
+    missing = [
+        k for k in plain if k not in weights and not k.endswith('num_batches_tracked')
+    ]
+    unexpected = [k for k in weights if k not in with_blocks]
+    shapes = [
+        f'{k} {tuple(v.shape)}, where the model has {tuple(with_blocks[k].shape)}'
+        for k, v in weights.items()
+        if k in with_blocks and v.shape != with_blocks[k].shape
+    ]
+    found = (('missing', missing), ('unexpected', unexpected), ('shapes', shapes))
+    problems = [
+        f'{what}: {", ".join(names[:5])}' + f', ... ({len(names)})' * (len(names) > 5)
+        for what, names in found
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"{source} does not hold this model's weights without its blocks; "
+            + '; '.join(problems)
+        )

@@ -66,7 +66,7 @@ def preserve(module, missing_keys, input_shape=None):
         list[Outcome]: What was done, a block each.
     """
     fresh, outcomes = _fresh_blocks(module, missing_keys)
-    parts = [('', module, fresh)]
+    parts = [('', module, fresh)] if fresh else []
     for prefix, part, blocks in parts:
         try:
             outcomes += _preserved(module, prefix, part, blocks, input_shape)

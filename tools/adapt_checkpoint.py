@@ -1,0 +1,61 @@
+"""Write a checkpoint of a trained network for a config that puts blocks into it.
+
+The network then computes what it did: the layer before each PRM and LCT takes the
+inverse of the constant that the block starts with.
+"""
+
+import argparse
+import pickle
+
+from mmengine.config import Config, DictAction
+
+from prm_mmdet import compat
+from prm_mmdet.models.checkpoints import adapt_checkpoint
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        'checkpoint',
+        metavar='IN',
+        help='checkpoint without the blocks, of the detector or of its backbone: a '
+        'file, an address, or a name such as torchvision://resnet50',
+    )
+    parser.add_argument('out', metavar='OUT', help='file to write, for load_from')
+    parser.add_argument(
+        '--config', required=True, help='config of the model with the blocks'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override config settings'
+    )
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    compat.hide_known_warnings()
+    compat.load_weights_only()
+    try:
+        cfg = Config.fromfile(args.config)
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
+        outcomes = adapt_checkpoint(cfg, args.checkpoint, args.out)
+    except (ValueError, OSError, pickle.UnpicklingError) as error:
+        raise SystemExit(f'error: {error}') from None
+    for outcome in outcomes:
+        print(outcome)
+    changed = sum(outcome.left for outcome in outcomes)
+    print(
+        f'{args.out}: {len(outcomes)} blocks, '
+        + (
+            f'{changed} of them change what the network computes'
+            if changed
+            else 'the network computes what it did'
+        )
+    )
+
+
+if __name__ == '__main__':
+    main()
