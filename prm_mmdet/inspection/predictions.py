@@ -1,21 +1,19 @@
 """Predictions beside ground truth."""
 
-import os
 import pickle
 
 import mmcv
 import mmengine
 import numpy as np
 import pycocotools.mask as mask_utils
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
 
-# Okabe and Ito's colours, told apart with any colour vision.
-COLOURS = ('#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7')
+from .figures import COLOURS, check_png, save_png
+
 PANEL = 3.2  # inches
 
 
@@ -36,8 +34,7 @@ def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
     """
     if num_images < 1:
         raise ValueError(f'num_images must be at least 1, got {num_images}')
-    if os.path.splitext(out)[1].lower() != '.png':
-        raise ValueError(f'out must be a .png file, got {str(out)!r}')
+    check_png(out)
     try:
         results = mmengine.load(predictions, file_format='pkl')
     except (pickle.UnpicklingError, EOFError):
@@ -63,7 +60,6 @@ def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
     # Two images a row, each with its two panels.
     rows = (len(picks) + 1) // 2
     figure = Figure(figsize=(4 * PANEL, rows * (PANEL + 0.3)), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 4, squeeze=False).reshape(-1, 2)
     for pair, pick in zip(axes, picks):
         result = by_id[ids[pick]]
@@ -72,10 +68,7 @@ def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
         _draw(pair[1], image, 'prediction', _detections(dataset, result, score_thr))
     for axis in axes.reshape(-1):
         axis.axis('off')
-    partial = f'{out}.tmp'
-    mmengine.mkdir_or_exist(os.path.dirname(out) or '.')
-    figure.savefig(partial, format='png', dpi=80)
-    os.replace(partial, out)
+    save_png(figure, out)
 
 
 def _truth(dataset, coco, image_id):

@@ -27,7 +27,8 @@ class PreservedPretrainedInit(PretrainedInit):
         )
 
     What was done about each block is logged. A checkpoint that has the blocks' weights
-    is loaded as it is.
+    is loaded as it is. Networks that load their checkpoint themselves, whatever the
+    type says (Swin, PVT), are not reached.
 
     Args:
         checkpoint (str): File or address, as in ``Pretrained``.

@@ -1,0 +1,516 @@
+"""Blocks put into trained weights: the network computes what it did."""
+
+import pytest
+import torch
+from conftest import ROOT
+from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks import ContextBlock
+from mmdet.models import FPN, ResNet
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from torch import nn
+
+from prm_mmdet import LCT, PRM, SAC, attach_plugins, preserve
+from prm_mmdet.plugins import BAM, CBAM, SE
+
+register_all_modules()
+
+BLOCKS = {'PRM': dict(type='prm_mmdet.PRM', groups=4)}
+BLOCKS['LCT'] = dict(type='prm_mmdet.LCT', groups=4)
+
+
+def trained(module, seed=0):
+    """In float64, with weights and statistics as training may leave them."""
+    generator = torch.Generator().manual_seed(seed)
+    module.double()
+    for m in module.modules():
+        if isinstance(m, (PRM, LCT)):
+            continue
+        for name in ('weight', 'bias', 'running_mean'):
+            value = getattr(m, name, None)
+            if isinstance(value, torch.Tensor) and value.dim() == 1:
+                value.data.normal_(std=0.5, generator=generator)
+        if getattr(m, 'running_var', None) is not None:
+            m.running_var.uniform_(0.5, 2, generator=generator)
+    module.eval()
+    return module
+
+
+def random_gates(module):
+    """Starting gates as ``init_bias`` may set them, a channel or group each."""
+    for m in module.modules():
+        if isinstance(m, (PRM, LCT)):
+            m.bias.data.normal_(std=0.7)
+
+
+def load(plain, net):
+    """What preserve says of a network that is given another's weights."""
+    net.double()
+    random_gates(net)
+    state = {k: v.clone() for k, v in plain.state_dict().items()}
+    missing = net.load_state_dict(state, strict=False).missing_keys
+    net.eval()
+    return missing
+
+
+def image(size=64):
+    return torch.randn(2, 3, size, size, dtype=torch.float64)
+
+
+def flat(outputs):
+    return outputs if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def same(plain, net, x):
+    with torch.no_grad():
+        expected, outputs = flat(plain(x)), flat(net(x))
+    assert len(expected) == len(outputs) > 0
+    for a, b in zip(expected, outputs):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-9 * a.abs().max().item())
+
+
+def parameters(net):
+    return {k: v.clone() for k, v in net.state_dict().items()}
+
+
+def unchanged(net, before):
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def resnet(position=None, block='PRM', **settings):
+    settings = dict(dict(depth=50, base_channels=8), **settings)
+    if position:
+        stages = (False, True, False, True)
+        plugin = dict(cfg=BLOCKS[block], stages=stages, position=position)
+        settings['plugins'] = [plugin]
+    return ResNet(**settings)
+
+
+@pytest.mark.parametrize('block', BLOCKS)
+@pytest.mark.parametrize(
+    ('position', 'settings'),
+    [
+        ('after_conv1', {}),
+        ('after_conv2', {}),
+        ('after_conv3', {}),
+        ('after_conv3', dict(frozen_stages=2, with_cp=True)),
+        ('after_conv2', dict(norm_cfg=dict(type='GN', num_groups=4), style='caffe')),
+        ('after_conv3', dict(norm_cfg=dict(type='SyncBN'), norm_eval=False)),
+        (
+            'after_conv2',
+            dict(dcn=dict(type='DCNv2'), stage_with_dcn=(False, False, False, True)),
+        ),
+    ],
+)
+def test_every_position(block, position, settings):
+    plain = trained(resnet(**settings))
+    net = resnet(position, block, **settings)
+    missing, x = load(plain, net), image()
+    broken = [a - b for a, b in zip(plain(x), net(x))]
+    assert broken[1].abs().max() > 1e-3  # it takes something to be preserved
+    assert not broken[0].any()
+    outcomes = preserve(net, missing)
+    same(plain, net, x)
+    norm = settings.get('norm_cfg', {}).get('type', 'BN').lower().replace('sync', '')
+    assert [o.scaled for o in outcomes] == [
+        f'layer{i}.{j}.{norm}{position[-1]}'
+        for i, n in ((2, 4), (4, 3))
+        for j in range(n)
+    ]
+    assert not any(o.left for o in outcomes)
+    assert f'layer2.0.{norm}{position[-1]} scaled by ' in str(outcomes[0])
+
+
+def test_in_training_too():
+    plain, net = trained(resnet()), resnet('after_conv3')
+    preserve(net, load(plain, net))
+    plain.train()
+    net.train()
+    same(plain, net, image())
+
+
+def test_the_model_stays_as_it_was():
+    net = resnet('after_conv3', with_cp=True, frozen_stages=2)
+    missing = load(trained(resnet()), net)
+    net.train()
+    before = parameters(net)
+    flags = [(m.training, getattr(m, 'with_cp', None)) for m in net.modules()]
+    grads = [p.requires_grad for p in net.parameters()]
+    state = torch.get_rng_state()
+    scaled = {o.scaled for o in preserve(net, missing)}
+    assert flags == [(m.training, getattr(m, 'with_cp', None)) for m in net.modules()]
+    assert grads == [p.requires_grad for p in net.parameters()] and False in grads
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    for key, value in net.state_dict().items():
+        layer, _, kind = key.rpartition('.')
+        touched = layer in scaled and kind in ('weight', 'bias')
+        assert torch.equal(value, before[key]) != touched
+
+
+def test_single_precision():
+    plain = trained(resnet()).float()
+    net = resnet('after_conv2', 'LCT')
+    missing = net.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    net.eval()
+    assert len(preserve(net, missing)) == 7
+    x = image().float()
+    for a, b in zip(plain(x), net(x)):
+        assert (a - b).abs().max() < 1e-5 * a.abs().max()
+
+
+# -- blocks behind any module ----------------------------------------------------------
+
+
+def spec(at, block='PRM', **more):
+    return dict(cfg=dict(BLOCKS[block], **more), at=at)
+
+
+def test_behind_a_norm_two_in_sequence():
+    specs = [spec(r'layer4\.\d\.bn2'), spec(r'layer4\.\d\.bn2', 'LCT')]
+    specs += [spec('layer3'), spec('bn1', 'LCT')]
+    plain, net = trained(ResNet(18, base_channels=8)), ResNet(18, base_channels=8)
+    attach_plugins(net, specs)
+    outcomes = {o.block: o for o in preserve(net, load(plain, net))}
+    left = outcomes.pop('layer3_prm')
+    assert left.left and 'Add passes no scale on' in str(left)
+    assert {k: o.scaled for k, o in outcomes.items()} == {
+        'bn1.lct': 'bn1',
+        'layer4.0.bn2.prm': 'layer4.0.bn2',
+        'layer4.0.bn2.lct': 'layer4.0.bn2',
+        'layer4.1.bn2.prm': 'layer4.1.bn2',
+        'layer4.1.bn2.lct': 'layer4.1.bn2',
+    }
+    net.layer3._forward_hooks.clear()
+    same(plain, net, image())
+
+
+def necks(**settings):
+    settings = dict(in_channels=[8, 16, 32], out_channels=8, num_outs=4, **settings)
+    plain, net = trained(FPN(**settings)), attach_plugins(FPN(**settings), [spec('')])
+    maps = [torch.randn(1, 8 << i, 16 >> i, 16 >> i).double() for i in range(3)]
+    return plain, net, maps
+
+
+@pytest.mark.parametrize('settings', [{}, dict(norm_cfg=dict(type='BN'))])
+def test_the_levels_of_a_neck(settings):
+    plain, net, maps = necks(**settings)
+    missing = load(plain, net)
+    # The last level is the one before, pooled: one convolution for both.
+    net.prm[3].bias.data.copy_(net.prm[2].bias)
+    outcomes = preserve(net, missing)
+    layer = 'bn' if settings else 'conv'
+    assert [o.scaled for o in outcomes] == [
+        f'fpn_convs.{i}.{layer}' for i in (0, 1, 2, 2)
+    ]
+    same(plain, net, maps)
+
+
+def test_levels_that_share_a_convolution_but_not_the_gate():
+    plain, net, maps = necks()
+    missing = load(plain, net)
+    before = parameters(net)
+    outcomes = preserve(net, missing)
+    assert [o.left for o in outcomes] == [False, False, True, True]
+    assert 'used elsewhere' in str(outcomes[2])
+    after = net.state_dict()
+    for kind in ('weight', 'bias'):
+        key = f'fpn_convs.2.conv.{kind}'
+        assert torch.equal(after[key], before[key])
+    with torch.no_grad():
+        for a, b in list(zip(plain(maps), net(maps)))[:2]:
+            torch.testing.assert_close(a, b)
+
+
+class Net(nn.Module):
+    """An image to a map of eight channels, by what it is given."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.block = PRM(8, groups=4)
+        self.way = forward
+
+    def forward(self, x):
+        return self.way(self, x)
+
+
+def conv(kind=nn.Conv2d, **settings):
+    return kind(3, 8, 1, **settings)
+
+
+def norm(**settings):
+    return nn.BatchNorm2d(8, **settings)
+
+
+def relu(x):
+    return nn.functional.relu(x)
+
+
+TWO = dict(a=conv(), b=conv())
+KEPT = {
+    'leaky ReLU': (
+        lambda m, x: m.block(nn.functional.leaky_relu(m.b(m.a(x)))),
+        lambda: dict(a=conv(), b=norm()),
+        'b',
+    ),
+    'max pooling': (
+        lambda m, x: m.block(nn.functional.max_pool2d(relu(m.a(x)), 3, 2)),
+        lambda: dict(a=conv()),
+        'a',
+    ),
+    'average pooling and upsampling': (
+        lambda m, x: m.block(
+            nn.functional.interpolate(
+                nn.functional.avg_pool2d(m.a(x), 2), scale_factor=2.0, mode='bilinear'
+            )
+        ),
+        lambda: dict(a=conv(bias=False)),
+        'a',
+    ),
+    'tokens': (
+        lambda m, x: m.block(
+            m.b(m.a(x).flatten(2).transpose(1, 2)).permute(0, 2, 1).unflatten(2, (8, 8))
+        ),
+        lambda: dict(a=conv(), b=nn.LayerNorm(8)),
+        'b',
+    ),
+    'a head shared by levels': (
+        lambda m, x: [m.block(relu(m.a(y))) for y in (x, x[..., ::2, ::2])],
+        lambda: dict(a=conv()),
+        'a',
+    ),
+    'the output of a block that is used twice': (
+        lambda m, x: (lambda y: y + y.sigmoid())(m.block(m.a(x))),
+        lambda: dict(a=conv()),
+        'a',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', KEPT)
+def test_what_lets_a_scale_through(case):
+    way, layers, expected = KEPT[case]
+    net = trained(Net(way, **layers()))
+    random_gates(net)
+    x = image(8)
+    block, net.block = net.block, nn.Identity()
+    with torch.no_grad():
+        before = [y.clone() for y in flat(net(x))]
+    net.block = block
+    (outcome,) = preserve(net, block_keys(net), input_shape=(3, 8, 8))
+    assert outcome.scaled == expected
+    with torch.no_grad():
+        for a, b in zip(before, flat(net(x))):
+            torch.testing.assert_close(a, b)
+
+
+def block_keys(net):
+    return [k for k in net.state_dict() if k.startswith('block.')]
+
+
+def shared(m, x):
+    y = relu(m.a(x))
+    return y + m.block(y)
+
+
+REFUSED = {
+    'an addition': (lambda m, x: m.block(m.a(x) + m.b(x)), 'Add passes no'),
+    'SiLU': (lambda m, x: m.block(nn.functional.silu(m.a(x)) + m.b(x)), 'Add'),
+    'SiLU alone': (lambda m, x: m.block(nn.functional.silu(m.a(x))), 'Silu passes no'),
+    'ReLU6': (lambda m, x: m.block(nn.functional.relu6(m.a(x))), 'Hardtanh passes no'),
+    'other users of the input': (shared, 'used elsewhere'),
+    'other users, unseen by autograd': (
+        lambda m, x: (lambda y: m.block(y) + y.detach())(m.a(x)),
+        'with a scaled, the outputs are not what they were',
+    ),
+    'an output before the block': (
+        lambda m, x: (lambda y: (y, m.block(y)))(m.a(x)),
+        'used elsewhere',
+    ),
+    'weights used twice': (
+        lambda m, x: m.block(m.a(x)) + m.a(x * 2),
+        'used elsewhere',
+    ),
+    'a regularised weight': (
+        lambda m, x: m.block(m.a(x)) * m.a.weight.mean(),
+        'used elsewhere',
+    ),
+    'two layers': (
+        lambda m, x: m.block(m.a(x)) + m.block(m.b(x)),
+        'several times, after several layers',
+    ),
+    "the model's input": (
+        lambda m, x: m.block(x[:, [0, 1, 2, 0, 1, 2, 0, 1]]),
+        'no layer comes before',
+    ),
+    'not called': (lambda m, x: m.a(x), 'does not call it'),
+    'channels permuted': (lambda m, x: m.block(m.a(x).flip(1)), 'Flip passes no'),
+    'channels permuted by views': (
+        lambda m, x: m.block(
+            m.a(x)
+            .unflatten(1, (2, 4))
+            .transpose(1, 2)
+            .reshape(2 * len(x) // 2, 8, 8, 8)
+        ),
+        'the outputs are not what they were',
+    ),
+    'channels split': (
+        lambda m, x: m.block(m.wide(x).view(-1, 8, 8, 8)),
+        'has 16 channels',
+    ),
+    'no gradients': (lambda m, x: m.block(m.a(x).detach()), 'no layer comes before'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_what_is_refused(case):
+    way, words = REFUSED[case]
+    net = trained(Net(way, a=conv(), b=conv(), wide=nn.Conv2d(3, 16, 1)))
+    random_gates(net)
+    before = parameters(net)
+    (outcome,) = preserve(net, block_keys(net), input_shape=(3, 8, 8))
+    assert words in str(outcome)
+    assert outcome.left and outcome.scaled is None
+    assert str(outcome).startswith('block, PRM: left as it is, a factor of 0.')
+    unchanged(net, before)
+
+
+@pytest.mark.parametrize(
+    ('layer', 'words'),
+    [
+        (lambda: norm(affine=False), 'NativeBatchNorm before it has no weight'),
+        (lambda: nn.utils.parametrizations.weight_norm(conv()), 'is computed'),
+        (lambda: conv(nn.ConvTranspose2d), 'a transposed convolution'),
+        (lambda: ConvModule(3, 8, 1, act_cfg=dict(type='Swish')), 'passes no scale on'),
+    ],
+)
+def test_layers_that_cannot_be_scaled(layer, words):
+    layer = layer()
+    is_norm = isinstance(layer, nn.BatchNorm2d)
+    way = lambda m, x: m.block(m.last(m.a(x) if is_norm else x))  # noqa: E731
+    net = trained(Net(way, a=conv(), last=layer))
+    before = parameters(net)
+    (outcome,) = preserve(net, block_keys(net), input_shape=(3, 8, 8))
+    assert words in str(outcome) and outcome.left
+    unchanged(net, before)
+
+
+def test_of_two_blocks_the_one_that_can_be_preserved_is():
+    def way(m, x):
+        y = m.block(m.a(x))
+        return y + m.second(y)
+
+    net = trained(Net(way, a=conv(), second=LCT(8, groups=4)))
+    x = image(8)
+    expected = net.a(x) * (1 + torch.sigmoid(torch.tensor(1.0)))
+    net.block.bias.data.fill_(1)
+    net.second.bias.data.fill_(1)
+    keys = [k for k in net.state_dict() if k.startswith(('block', 'second'))]
+    second, first = sorted(preserve(net, keys, (3, 8, 8)), key=lambda o: o.scaled or '')
+    assert first.block == 'block' and first.scaled == 'a'
+    assert second.block == 'second' and second.left
+    torch.testing.assert_close(net(x), expected)
+
+
+def test_what_cannot_be_run():
+    net = trained(Net(lambda m, x: m.block(m.a(x).view(1, 2, 3)), a=conv()))
+    before = parameters(net)
+    (outcome,) = preserve(net, block_keys(net))
+    assert outcome.left
+    assert 'Net cannot be run on (3, 128, 128) (RuntimeError: shape' in str(outcome)
+    unchanged(net, before)
+
+
+# -- other blocks ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('block', 'words', 'left'),
+    [
+        (lambda: SAC(8, reduction=4), 'SAC: starts as the identity', False),
+        (lambda: ContextBlock(8, 0.5), 'ContextBlock: starts as the identity', False),
+        (lambda: SE(8, reduction=4), 'SE: left as it is: what it does depends', True),
+        (lambda: CBAM(8, reduction=4), 'CBAM: left as it is', True),
+        (lambda: BAM(8, reduction=4), 'BAM: left as it is', True),
+        (lambda: LCT(8, groups=4, transform=False), 'LCT: left as it is', True),
+    ],
+)
+def test_other_blocks(block, words, left):
+    net = trained(Net(lambda m, x: m.block(m.a(x)), a=conv()))
+    net.block = block().double()
+    before = parameters(net)
+    (outcome,) = preserve(net, block_keys(net), (3, 8, 8))
+    assert words in str(outcome) and outcome.left is left
+    unchanged(net, before)
+
+
+def test_blocks_that_have_learnt():
+    net = trained(Net(lambda m, x: m.block(m.a(x)), a=conv()))
+    net.block.weight.data[1] = 0.1
+    (outcome,) = preserve(net, block_keys(net), (3, 8, 8))
+    assert 'depends on its input' in str(outcome) and outcome.left
+    # Loaded with the rest, they are none of its business.
+    before = parameters(net)
+    (outcome,) = preserve(net, [], (3, 8, 8))
+    assert 'its weights were loaded, too' in str(outcome) and not outcome.left
+    unchanged(net, before)
+
+
+def test_where_nothing_was_loaded():
+    net = resnet('after_conv3').double()
+    before = parameters(net)
+    outcomes = preserve(net, list(net.state_dict()))
+    assert len(outcomes) == 7
+    assert all('no weights were loaded around it' in str(o) for o in outcomes)
+    unchanged(net, before)
+
+
+# -- detectors -------------------------------------------------------------------------
+
+
+def detector(name, plugins):
+    cfg = Config.fromfile(name).model
+    cfg.backbone.plugins = plugins
+    return trained(MODELS.build(cfg))
+
+
+def test_a_detector_that_wants_annotations():
+    name = ROOT / 'configs/demo/mask-rcnn_r50_fpn_demo.py'
+    stages = (False, False, False, True)
+    plugin = dict(cfg=BLOCKS['LCT'], stages=stages, position='after_conv3')
+    plain, net = detector(name, None), detector(name, [plugin])
+    attach_plugins(net.neck, [spec('')])
+    missing = load(plain, net)
+    net.neck.prm[4].bias.data.copy_(net.neck.prm[3].bias)
+    outcomes = preserve(net, missing)
+    scaled = [f'backbone.layer4.{i}.bn3' for i in range(3)]
+    scaled += [f'neck.fpn_convs.{i}.bn' for i in (0, 1, 2, 3, 3)]
+    assert [o.scaled for o in outcomes] == scaled
+    with torch.no_grad():
+        x = image()
+        for a, b in zip(plain.extract_feat(x), net.extract_feat(x)):
+            torch.testing.assert_close(a, b)
+
+
+def test_a_detector_whole():
+    def build():
+        channels = dict(in_channels=8, feat_channels=8, stacked_convs=2)
+        head = dict(type='RetinaHead', num_classes=3, norm_cfg=dict(type='BN'))
+        backbone = dict(type='ResNet', depth=18, base_channels=8)
+        neck = dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5)
+        cfg = dict(backbone=backbone, neck=neck, bbox_head=dict(head, **channels))
+        return MODELS.build(dict(type='RetinaNet', **cfg))
+
+    plain, net = trained(build()), build()
+    # Its convolutions see all levels: called five times, with one norm.
+    attach_plugins(net.bbox_head, [spec('cls_convs.1')], [(8, 4, 4)] * 5)
+    (outcome,) = preserve(net, load(plain, net))
+    assert outcome.scaled == 'bbox_head.cls_convs.1.bn'
+    with torch.no_grad():
+        x = image()
+        for levels, others in zip(plain(x), net(x)):
+            for a, b in zip(levels, others):
+                torch.testing.assert_close(a, b)

@@ -1,0 +1,45 @@
+"""Draw a metric by epoch, several runs in one picture, from MMEngine's logs.
+
+A test made in a work dir before its training (tools/test.py CONFIG CHECKPOINT
+--work-dir WORK_DIR) counts as epoch 0.
+"""
+
+import argparse
+
+from prm_mmdet.inspection.curves import draw_curves, read_curve
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        'runs', nargs='+', metavar='LABEL=WORK_DIR', help='a run and what to call it'
+    )
+    parser.add_argument(
+        '--metric', default='coco/bbox_mAP', help='name of the metric in the logs'
+    )
+    parser.add_argument('--out', default='curves.png', help='PNG file to write')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    try:
+        curves = {}
+        for run in args.runs:
+            label, equals, work_dir = run.partition('=')
+            if not equals or not label or label in curves:
+                raise ValueError(f'runs must be different LABEL=WORK_DIR, got {run!r}')
+            curves[label] = read_curve(work_dir, args.metric)
+        draw_curves(curves, args.metric, args.out)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f'error: {error}') from None
+    for label, curve in curves.items():
+        points = ', '.join(f'{epoch}: {value:.3f}' for epoch, value in curve.items())
+        print(f'{label}: {args.metric} by epoch {points}')
+    print(f'curves: {args.out}')
+
+
+if __name__ == '__main__':
+    main()
