@@ -138,10 +138,13 @@ def test_weights_that_cannot_be_downloaded_are_named(
 
 def test_missing_and_unknown_weights_are_named(run_python, demo_options, tmp_path):
     train = [TOOLS['ours'] / 'train.py', 'mine.py', *demo_options]
-    for name in ('checkpoints/mine.pth', 'torchvision://resnet51'):
+    for kind, name in (
+        ('prm_mmdet.PreservedPretrained', 'checkpoints/mine.pth'),
+        ('Pretrained', 'torchvision://resnet51'),
+    ):
         (tmp_path / 'mine.py').write_text(
             f'_base_ = {str(CONFIG)!r}\n'
-            f'init_cfg = dict(_delete_=True, type="Pretrained", checkpoint={name!r})\n'
+            f'init_cfg = dict(_delete_=True, type={kind!r}, checkpoint={name!r})\n'
             'model = dict(backbone=dict(init_cfg=init_cfg))\n'
         )
         result = run_python(*train, check=False)

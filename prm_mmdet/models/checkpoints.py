@@ -27,8 +27,8 @@ class PreservedPretrainedInit(PretrainedInit):
         )
 
     What was done about each block is logged. A checkpoint that has the blocks' weights
-    is loaded as it is. Networks that load their checkpoint themselves, whatever the
-    type says (Swin, PVT), are not reached.
+    is loaded as it is. In a list of several it has to be the last. Networks that load
+    their checkpoint themselves, whatever the type says (Swin, PVT), are not reached.
 
     Args:
         checkpoint (str): File or address, as in ``Pretrained``.
@@ -86,23 +86,26 @@ def adapt_checkpoint(cfg, source, out):
         torch.manual_seed(0)  # PRM's theta is random: the same file each time
         model = MODELS.build(cfg.model)
         plain = MODELS.build(_without_plugins(cfg.model))
-    prefix = _common_prefix(weights, plain)
-    if prefix is not None:  # of the backbone alone
+    own, prefix = weights, _backbone_prefix(weights, plain)
+    if prefix is None:
+        prefix = ''
+    else:
         model, plain = model.backbone, plain.backbone
-    known = {k.partition('.')[0] for k in model.state_dict()}
-    own = {k: v for k, v in weights.items() if k.startswith(prefix or '')}
-    own = {k[len(prefix or '') :]: v for k, v in own.items()}
-    if prefix is not None:
-        own = {k: v for k, v in own.items() if k.partition('.')[0] in known}
+        known = {k.partition('.')[0] for k in model.state_dict()}
+        own = {
+            k.removeprefix(prefix): v
+            for k, v in weights.items()
+            if k.startswith(prefix) and k[len(prefix) :].partition('.')[0] in known
+        }
     _check_keys(source, own, plain.state_dict(), model.state_dict())
     missing = model.load_state_dict(own, strict=False).missing_keys
     outcomes = preserve(model, missing)
     scaled = {outcome.scaled for outcome in outcomes}
     for key, value in model.state_dict().items():
         if key not in own:
-            weights[f'{prefix or ""}{key}'] = value
+            weights[f'{prefix}{key}'] = value
         elif key.rpartition('.')[0] in scaled:
-            weights[f'{prefix or ""}{key}'] = value.to(own[key].dtype)
+            weights[f'{prefix}{key}'] = value.to(own[key].dtype)
     if 'state_dict' in checkpoint:
         weights = dict(meta=checkpoint.get('meta', {}), state_dict=weights)
     os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
@@ -111,8 +114,8 @@ def adapt_checkpoint(cfg, source, out):
     return outcomes
 
 
-def _common_prefix(weights, plain):
-    """What a backbone's keys begin with in a checkpoint of a backbone; None in one of
+def _backbone_prefix(weights, plain):
+    """What a backbone's keys begin with in weights of a backbone; None for weights of
     the whole model."""
     inside = [k for k in plain.state_dict() if k.startswith('backbone.')]
     others = set(plain.state_dict()) - set(inside)

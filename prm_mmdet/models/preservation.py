@@ -154,7 +154,9 @@ def _preserved(module, prefix, part, blocks, input_shape):
         names = [name for step in steps for name in step.blocks]
         return _scaled(steps, part, inputs, {name: blocks[name] for name in names})
 
-    done = steps if holds(steps) else [step for step in steps if holds([step])]
+    done = steps
+    if steps and not holds(steps):
+        done = [step for step in steps if holds([step])]
     for step in steps:
         for name in step.blocks:
             if step in done:

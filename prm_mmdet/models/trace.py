@@ -67,7 +67,7 @@ class Trace:
             by name. The run takes each for the identity.
 
     Raises:
-        Exception: Whatever the model raises on its inputs.
+        Exception: Whatever the model raises on its inputs, or it returns no tensors.
     """
 
     def __init__(self, module, inputs, blocks):
@@ -76,6 +76,8 @@ class Trace:
         # Outputs keep the graph alive, and with it the identity of its nodes.
         with hooks_on(blocks, self._mark, skip), _everything_recorded(module):
             self.outputs = list(tensors(run_as_in_inference(module, inputs)))
+        if not self.outputs:
+            raise ValueError('it returns no tensors')
         self._users = defaultdict(list)
         self._find_users()
 

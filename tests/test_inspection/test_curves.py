@@ -71,7 +71,6 @@ def test_the_tool(run_python, tmp_path):
     shown = run_python(tool, 'kept=a', '--out', 'a.png').stdout.splitlines()
     assert shown == ['kept: coco/bbox_mAP by epoch 0: 0.500, 1: 0.750', 'curves: a.png']
     assert (tmp_path / 'a.png').stat().st_size > 0
-    for runs in (['a'], ['x=a', 'x=a'], ['x=nowhere']):
-        result = run_python(tool, *runs, check=False)
-        assert result.returncode == 1
-        assert result.stdout.startswith('error: ')
+    result = run_python(tool, 'x=a', 'x=nowhere', check=False)
+    assert result.returncode == 1
+    assert result.stdout.startswith('error: no run in nowhere logged')

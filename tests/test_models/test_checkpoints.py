@@ -162,7 +162,7 @@ def test_submodules_outside_mmengine_are_started_before(file):
         def init_weights(self):
             self.starts += 1
 
-    net = MODELS.build(model(with_block()) | dict(init_cfg=init(file)))
+    net = MODELS.build(dict(model(with_block()), init_cfg=init(file)))
     net.extra = Head()
     net.init_weights()
     assert net.extra.starts == 1
