@@ -15,7 +15,8 @@ _HOMOGENEOUS = {
     for name in (
         *('Relu', 'LeakyRelu', 'MaxPool2DWithIndices', 'AvgPool2D'),
         *('AdaptiveAvgPool2D', 'UpsampleNearest2D', 'UpsampleBilinear2D'),
-        *('Clone', 'ToCopy', 'View', 'UnsafeView', 'Permute', 'Transpose'),
+        *('Clone', 'ToCopy', 'View', 'UnsafeView', 'ReshapeAlias'),
+        *('Permute', 'Transpose'),
     )
 }
 # Their inputs are x, weight and bias, the last two one number or row a channel.
@@ -191,9 +192,7 @@ def _check_affine(node):
     kind = _kind(node)
     what = kind.partition('Backward')[0]
     if kind not in _AFFINE:
-        raise CannotScaleError(
-            f'what comes before it is no scaled layer: {what} passes no scale on'
-        )
+        raise CannotScaleError(f'{what} comes before it, which passes no scale on')
     weight, bias = _parameters(node)
     if weight is None:
         raise CannotScaleError(f'the {what} before it has no weight to scale')

@@ -71,6 +71,6 @@ def test_the_tool(run_python, tmp_path):
     shown = run_python(tool, 'kept=a', '--out', 'a.png').stdout.splitlines()
     assert shown == ['kept: coco/bbox_mAP by epoch 0: 0.500, 1: 0.750', 'curves: a.png']
     assert (tmp_path / 'a.png').stat().st_size > 0
-    result = run_python(tool, 'x=a', 'x=nowhere', check=False)
+    result = run_python(tool, 'x=a', 'y=nowhere', check=False)
     assert result.returncode == 1
     assert result.stdout.startswith('error: no run in nowhere logged')

@@ -174,7 +174,7 @@ def test_behind_a_norm_two_in_sequence():
     attach_plugins(net, specs)
     outcomes = {o.block: o for o in preserve(net, load(plain, net))}
     left = outcomes.pop('layer3_prm')
-    assert left.left and 'Add passes no scale on' in str(left)
+    assert left.left and 'Add comes before' in str(left)
     assert {k: o.scaled for k, o in outcomes.items()} == {
         'bn1.lct': 'bn1',
         'layer4.0.bn2.prm': 'layer4.0.bn2',
@@ -317,10 +317,12 @@ def shared(m, x):
 
 
 REFUSED = {
-    'an addition': (lambda m, x: m.block(m.a(x) + m.b(x)), 'Add passes no'),
-    'SiLU': (lambda m, x: m.block(nn.functional.silu(m.a(x)) + m.b(x)), 'Add'),
-    'SiLU alone': (lambda m, x: m.block(nn.functional.silu(m.a(x))), 'Silu passes no'),
-    'ReLU6': (lambda m, x: m.block(nn.functional.relu6(m.a(x))), 'Hardtanh passes no'),
+    'an addition': (lambda m, x: m.block(m.a(x) + m.b(x)), 'Add comes before'),
+    'SiLU': (lambda m, x: m.block(nn.functional.silu(m.a(x))), 'Silu comes before'),
+    'ReLU6': (
+        lambda m, x: m.block(nn.functional.relu6(m.a(x))),
+        'Hardtanh comes before',
+    ),
     'other users of the input': (shared, 'used elsewhere'),
     'other users, unseen by autograd': (
         lambda m, x: (lambda y: m.block(y) + y.detach())(m.a(x)),
@@ -347,7 +349,7 @@ REFUSED = {
         'no layer comes before',
     ),
     'not called': (lambda m, x: m.a(x), 'does not call it'),
-    'channels permuted': (lambda m, x: m.block(m.a(x).flip(1)), 'Flip passes no'),
+    'channels permuted': (lambda m, x: m.block(m.a(x).flip(1)), 'Flip comes before'),
     'channels permuted by views': (
         lambda m, x: m.block(
             m.a(x)
@@ -413,6 +415,20 @@ def test_of_two_blocks_the_one_that_can_be_preserved_is():
     assert first.block == 'block' and first.scaled == 'a'
     assert second.block == 'second' and second.left
     torch.testing.assert_close(net(x), expected)
+
+
+def test_what_holds_is_kept_when_something_else_does_not():
+    def way(m, x):
+        y = m.a(x)
+        return m.block(y) + y.detach() + m.second(m.b(x))
+
+    net = trained(Net(way, a=conv(), b=conv(), second=LCT(8, groups=4)))
+    before = parameters(net)
+    keys = [k for k in before if k.startswith(('block', 'second'))]
+    outcomes = {o.block: o.scaled for o in preserve(net, keys, (3, 8, 8))}
+    assert outcomes == {'block': None, 'second': 'b'}
+    changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {'b.weight', 'b.bias'}
 
 
 def test_what_cannot_be_run():
