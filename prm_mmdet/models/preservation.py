@@ -215,7 +215,7 @@ def _planned(module, prefix, trace, gates):
         except CannotScaleError as error:
             # Without the blocks that cannot have it, the others may.
             for other, w in list(ways.items()):
-                if w.weight is key and (error.node is None or error.node in w.nodes):
+                if w.weight is key and error.node in (None, *w.nodes):
                     refused[other] = str(error)
                     del ways[other]
         else:
@@ -228,21 +228,26 @@ def _scaled(steps, part, inputs, blocks):
     with torch.no_grad(), hooks_on(blocks, after=skip):
         before = list(tensors(run_as_in_inference(part, inputs)))
     saved = [(p, p.detach().clone()) for step in steps for p in step.parameters]
+    same = False
     with torch.no_grad():
-        for step in steps:
-            for p in step.parameters:
-                factor = step.factor.reshape(-1, *[1] * (p.dim() - 1))
-                p.copy_(p.to('cpu', torch.float64) * factor)
-        after = list(tensors(run_as_in_inference(part, inputs)))
-        if all(map(_close, before, after)):
-            return True
-        for p, value in saved:
-            p.copy_(value)
-    return False
+        try:
+            for step in steps:
+                for p in step.parameters:
+                    factor = step.factor.reshape(-1, *[1] * (p.dim() - 1))
+                    p.copy_(p.to('cpu', torch.float64) * factor)
+            after = list(tensors(run_as_in_inference(part, inputs)))
+            same = len(before) == len(after) and all(map(_close, before, after))
+        finally:
+            if not same:
+                for p, value in saved:
+                    p.copy_(value)
+    return same
 
 
 def _close(a, b):
     """Whether two tensors agree to half of the digits of their type."""
+    if a.shape != b.shape or not a.numel():
+        return a.shape == b.shape
     tolerance = torch.finfo(a.dtype).eps ** 0.5 * a.abs().max()
     return bool((a - b).abs().max() <= tolerance)
 

@@ -10,6 +10,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.runner import load_checkpoint
 from torch import nn
 
 from prm_mmdet.models.checkpoints import adapt_checkpoint
@@ -132,6 +133,11 @@ def test_a_checkpoint_with_the_blocks_is_loaded_as_it_is(file, log, tmp_path):
     expected = first.state_dict()
     assert all(torch.equal(v, expected[k]) for k, v in net.state_dict().items())
     assert sum('its weights were loaded, too' in f'{line}' for line in log) == 3
+    # A run that is resumed starts from the config's weights, then loads its own.
+    net = MODELS.build(model(with_block(init_cfg=init(file, 'backbone.'))))
+    net.init_weights()
+    load_checkpoint(net, f'{tmp_path}/resumed.pth')
+    assert all(torch.equal(v, expected[k]) for k, v in net.state_dict().items())
 
 
 @pytest.mark.parametrize('wrapped', [False, True])

@@ -328,6 +328,10 @@ REFUSED = {
         lambda m, x: (lambda y: m.block(y) + y.detach())(m.a(x)),
         'with a scaled, the outputs are not what they were',
     ),
+    'outputs that tell nothing': (
+        lambda m, x: m.block(m.a(x)) * float('inf'),
+        'with a scaled, the outputs are not what they were',
+    ),
     'an output before the block': (
         lambda m, x: (lambda y: (y, m.block(y)))(m.a(x)),
         'used elsewhere',
