@@ -83,7 +83,7 @@ def draw_curves(curves, metric, out):
     axis.set_ylabel(metric)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
-    figure.legend(loc='outside upper center', ncols=2, frameon=False)
+    figure.legend(loc='outside upper center', ncols=2, handlelength=3, frameon=False)
     save_png(figure, out)
 
 
