@@ -20,6 +20,7 @@ from mmengine.runner import Runner as MMEngineRunner
 
 from . import compat
 
+
 def run_tool(name):
     """Run one of MMDetection's scripts on the process's own command line.
 

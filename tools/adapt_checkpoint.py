@@ -5,11 +5,10 @@ inverse of the constant that the block starts with.
 """
 
 import argparse
-import pickle
 
 from mmengine.config import Config, DictAction
 
-from prm_mmdet import compat
+from prm_mmdet.compat import hide_known_warnings
 from prm_mmdet.models.checkpoints import adapt_checkpoint
 
 
@@ -20,8 +19,7 @@ def parse_args():
     parser.add_argument(
         'checkpoint',
         metavar='IN',
-        help='checkpoint without the blocks, of the detector or of its backbone: a '
-        'file, an address, or a name such as torchvision://resnet50',
+        help='checkpoint without the blocks, of the detector or of its backbone',
     )
     parser.add_argument('out', metavar='OUT', help='file to write, for load_from')
     parser.add_argument(
@@ -35,14 +33,13 @@ def parse_args():
 
 def main():
     args = parse_args()
-    compat.hide_known_warnings()
-    compat.load_weights_only()
+    hide_known_warnings()
     try:
         cfg = Config.fromfile(args.config)
         if args.cfg_options:
             cfg.merge_from_dict(args.cfg_options)
         outcomes = adapt_checkpoint(cfg, args.checkpoint, args.out)
-    except (ValueError, OSError, pickle.UnpicklingError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     for outcome in outcomes:
         print(outcome)

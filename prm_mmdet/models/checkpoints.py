@@ -1,17 +1,14 @@
 """Checkpoints that know nothing of the blocks in a network: loaded so that it computes
 what it did, or rewritten for it."""
 
-import os
-from collections import OrderedDict
-
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
-from mmengine.runner.checkpoint import CheckpointLoader
 
+from ..checkpoint_io import read_state_dict, write_checkpoint
 from ..registry import WEIGHT_INITIALIZERS
 from .plugged import Plugged
 from .preservation import preserve
@@ -61,32 +58,26 @@ def adapt_checkpoint(cfg, source, out):
 
     Args:
         cfg (Config): A whole config, whose model has the blocks.
-        source (str): The checkpoint, as ``init_cfg`` names them: of the detector, or of
-            its backbone, with or without ``backbone.`` before its keys. Keys of a
-            classifier on such a backbone are kept as they are.
-        out (str): File to write: ``state_dict`` and ``meta``, or weights alone if
-            ``source`` holds no more. The state of an optimizer is dropped.
+        source (str): The checkpoint file: of the detector, or of its backbone, with or
+            without ``backbone.`` before its keys. Keys of a classifier on such a
+            backbone are kept as they are.
+        out (str): File to write, with the weights alone.
 
     Returns:
         list[Outcome]: What was done about each block, see :func:`preserve`.
 
     Raises:
-        ValueError: The checkpoint is not of this model without its blocks, or ``out``
-            is ``source``; the message names keys and shapes.
+        OSError: A file cannot be read or written.
+        ValueError: The checkpoint is not of this model without its blocks, holds more
+            than weights, or is ``out``; the message names keys and shapes.
     """
-    if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
-        raise ValueError(f'{out} is the checkpoint to read; write to another file')
-    checkpoint = CheckpointLoader.load_checkpoint(source, map_location='cpu')
-    weights = checkpoint.get('state_dict', checkpoint)
-    if not weights or not all(isinstance(v, torch.Tensor) for v in weights.values()):
-        raise ValueError(f'{source} holds neither a state_dict nor weights alone')
-    weights = OrderedDict((k.removeprefix('module.'), v) for k, v in weights.items())
+    weights = read_state_dict(source)
     register_all_modules()
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # PRM's theta is random: the same file each time
         model = MODELS.build(cfg.model)
         plain = MODELS.build(_without_plugins(cfg.model))
-    own, prefix = weights, _backbone_prefix(weights, plain)
+    own, prefix = dict(weights), _backbone_prefix(weights, plain)
     if prefix is None:
         prefix = ''
     else:
@@ -106,11 +97,7 @@ def adapt_checkpoint(cfg, source, out):
             weights[f'{prefix}{key}'] = value
         elif key.rpartition('.')[0] in scaled:
             weights[f'{prefix}{key}'] = value.to(own[key].dtype)
-    if 'state_dict' in checkpoint:
-        weights = dict(meta=checkpoint.get('meta', {}), state_dict=weights)
-    os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-    torch.save(weights, f'{out}.tmp')
-    os.replace(f'{out}.tmp', out)
+    write_checkpoint(dict(state_dict=weights), out, source)
     return outcomes
 
 
