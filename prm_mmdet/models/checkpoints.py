@@ -8,7 +8,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 
-from ..checkpoint_io import read_checkpoint, weights_of, write_checkpoint
+from ..checkpoint_io import read_state_dict, write_checkpoint
 from ..registry import WEIGHT_INITIALIZERS
 from .plugged import Plugged
 from .preservation import preserve
@@ -61,25 +61,23 @@ def adapt_checkpoint(cfg, source, out):
         source (str): The checkpoint, as ``init_cfg`` names them: of the detector, or of
             its backbone, with or without ``backbone.`` before its keys. Keys of a
             classifier on such a backbone are kept as they are.
-        out (str): File to write: ``state_dict`` and ``meta``, or weights alone if
-            ``source`` holds no more. The state of an optimizer is dropped.
+        out (str): File to write, with the weights alone.
 
     Returns:
         list[Outcome]: What was done about each block, see :func:`preserve`.
 
     Raises:
-        OSError: ``source`` cannot be read, or ``out`` not written.
-        ValueError: The checkpoint is damaged or not of this model without its blocks,
-            or ``out`` is ``source``; the message names keys and shapes.
+        OSError: A file cannot be read or written.
+        ValueError: The checkpoint is not of this model without its blocks, holds more
+            than weights, or is ``out``; the message names keys and shapes.
     """
-    checkpoint = read_checkpoint(source)
-    weights = weights_of(checkpoint, source)
+    weights = read_state_dict(source)
     register_all_modules()
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # PRM's theta is random: the same file each time
         model = MODELS.build(cfg.model)
         plain = MODELS.build(_without_plugins(cfg.model))
-    own, prefix = weights, _backbone_prefix(weights, plain)
+    own, prefix = dict(weights), _backbone_prefix(weights, plain)
     if prefix is None:
         prefix = ''
     else:
@@ -99,9 +97,7 @@ def adapt_checkpoint(cfg, source, out):
             weights[f'{prefix}{key}'] = value
         elif key.rpartition('.')[0] in scaled:
             weights[f'{prefix}{key}'] = value.to(own[key].dtype)
-    if 'state_dict' in checkpoint:
-        weights = dict(meta=checkpoint.get('meta', {}), state_dict=weights)
-    write_checkpoint(weights, out, source)
+    write_checkpoint(dict(state_dict=weights), out, source)
     return outcomes
 
 
