@@ -4,6 +4,13 @@ import contextlib
 
 import torch
 
+try:
+    from torch.compiler import is_exporting
+except ImportError:  # torch < 2.7, which cannot tell torch.export from torch.compile
+
+    def is_exporting():
+        return False
+
 
 def accumulation_dtype(x):
     """float32 for half-precision inputs, the input's own dtype above that."""
@@ -23,3 +30,8 @@ def memory_format(x):
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
+
+
+def exporting():
+    """Whether torch traces or exports: what it writes must run without this package."""
+    return torch.jit.is_tracing() or is_exporting()

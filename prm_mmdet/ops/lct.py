@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import lct_torch, reference
-from .common import accumulation_dtype, memory_format, without_autocast
+from .common import accumulation_dtype, exporting, memory_format, without_autocast
 from .operator import operator
 from .select import backend
 
@@ -41,7 +41,7 @@ def lct(x, weight, bias, groups, eps=1e-5, normalization=True):
             ``PRM_MMDET_BACKEND=reference`` offers (see :mod:`.select`).
     """
     inputs = (x, weight, bias, groups, eps, normalization)
-    if torch.jit.is_tracing():  # for export: in operators that every format knows
+    if exporting():  # in operators that every format knows
         return lct_torch.plain(*inputs)
     if backend(x) == 'reference':
         return _reference(*inputs)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import prm_torch, reference
-from .common import accumulation_dtype, memory_format, without_autocast
+from .common import accumulation_dtype, exporting, memory_format, without_autocast
 from .operator import operator
 from .select import backend
 
@@ -61,7 +61,7 @@ def prm(
             ``PRM_MMDET_BACKEND=reference`` offers (see :mod:`.select`).
     """
     inputs = (x, alpha, beta, weight, bias, theta, sigma, similarity, normalization)
-    if torch.jit.is_tracing():  # for export: in operators that every format knows
+    if exporting():  # in operators that every format knows
         return prm_torch.plain(*inputs)
     if backend(x) == 'reference':
         return _reference(*inputs)

@@ -236,10 +236,10 @@ class _Slabs:
 
     def _axes(self, index):
         """For each slab, what to take from the densities: (S, H) and (S, W)."""
-        for length, centre in (
-            (self.height, index.div(self.width, rounding_mode='floor')),
-            (self.width, index % self.width),
-        ):
+        row = index.div(self.width, rounding_mode='floor')
+        # Not by %, which torch's ONNX exporter refuses of a dynamic width.
+        column = index - row * self.width
+        for length, centre in ((self.height, row), (self.width, column)):
             positions = torch.arange(length - 1, 2 * length - 1, device=index.device)
             yield positions - centre[:, None]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .common import accumulation_dtype, memory_format, without_autocast
+from .common import accumulation_dtype, exporting, memory_format, without_autocast
 from .operator import operator
 from .select import backend
 
@@ -63,7 +63,7 @@ def sac(
     """
     convolutions = (w_attention, b_attention, w_customization, b_customization)
     inputs = (x, *convolutions, w_transform, b_transform, softmax, residual)
-    if torch.jit.is_tracing():  # for export: in operators that every format knows
+    if exporting():  # in operators that every format knows
         return _plain(*inputs)
     if backend(x, kernels=False) == 'reference':
         return _reference(*inputs)
@@ -94,7 +94,7 @@ def sac_context(x, attention, weights, softmax=False):
         if softmax:
             weights = weights.softmax(1)
         mixed = contexts.transpose(1, 2) @ weights  # (B, C, N)
-        return mixed.to(x.dtype).unflatten(2, x.shape[2:])
+        return mixed.to(x.dtype).reshape(x.shape)
 
 
 def _reference(x, *inputs):
@@ -121,7 +121,8 @@ def _plain(x, *inputs):
         y = transform[0] @ contexts.transpose(1, 2) @ weights + transform[1][:, None]
         if residual:
             y = y + features
-        return y.to(x.dtype).unflatten(2, x.shape[2:])
+        # Not by unflatten, behind which torch's older ONNX exporter freezes sizes.
+        return y.to(x.dtype).reshape(x.shape[0], y.shape[1], *x.shape[2:])
 
 
 def _forward(

@@ -12,9 +12,11 @@ from mmdet.models.backbones.resnet import BasicBlock
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
-from mmengine.model import ExponentialMovingAverage
+from mmengine.model import BaseModel, ExponentialMovingAverage
+from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from prm_mmdet import LCT, PRM, SAC, Plugged, attach_plugins
 from prm_mmdet.plugins import BAM, DoubleAttention
@@ -178,6 +180,44 @@ def test_the_moving_average_follows_the_plugins():
     torch.testing.assert_close(updated, weight / 2)
 
 
+class Learner(BaseModel):
+    """A network that the Runner can train: it makes its maps small."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = plugged()
+
+    def forward(self, x, mode):
+        return dict(loss=sum(y.square().mean() for y in self.backbone(x)))
+
+
+def test_the_ema_hook_averages_and_saves_the_plugins(tmp_path):
+    runner = Runner(
+        Learner(),
+        str(tmp_path),
+        train_dataloader=DataLoader([dict(x=x) for x in image()], batch_size=2),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=[dict(type='EMAHook', momentum=0.5)],
+        default_scope='mmdet',
+    )
+    runner.train()
+    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)
+    trained = {
+        k.removeprefix('module.'): v
+        for k, v in saved['ema_state_dict'].items()
+        if k != 'steps'
+    }
+    average = saved['state_dict']  # the hook swaps them
+    assert set(average) == set(trained) == set(runner.model.state_dict())
+    earlier = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)['state_dict']
+    for key in ('layer3.1.sac_block.transform.weight', 'lct.3.bias'):
+        key = f'backbone.{key}'
+        expected = (earlier[key] + trained[key]) / 2
+        torch.testing.assert_close(average[key], expected)
+        assert not torch.equal(average[key], trained[key])
+
+
 def test_saved_weights_load_into_another(tmp_path):
     model, twin = plugged(), plugged()
     zero_plugins(twin)
@@ -199,20 +239,6 @@ def test_compiled_in_one_graph():
     same(compiled(image()), model(image()))
     for a, b in zip(gradients(model, model), gradients(model, compiled)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
-@pytest.mark.filterwarnings('ignore:.*torch.jit.*:DeprecationWarning')
-def test_traced():
-    model = plugged()
-    traced = torch.jit.trace(model, image(), check_trace=False)
-    same(traced(image(96)), model(image(96)))
-
-
-def test_exported():
-    model = plugged()
-    program = torch.export.export(model, (image(),))
-    same(program.module()(image()), model(image()))
 
 
 @pytest.mark.parametrize(

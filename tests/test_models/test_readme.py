@@ -10,12 +10,15 @@ from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from onnx_cases import agree, session
 
 from prm_mmdet import SAC
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 SECTION = README.partition('\n## Anywhere else\n')[2].partition('\n## ')[0]
 CONFIG, CALL = re.findall(r'```python\n(.*?)```', SECTION, re.S)
+EXPORT = README.partition('\n## Export\n')[2].partition('\n## ')[0]
+(EXPORT,) = re.findall(r'```python\n(.*?)```', EXPORT, re.S)
 
 
 def test_the_config_trains_a_step(tmp_path):
@@ -46,6 +49,17 @@ def test_the_call(capsys):
     neck = scope['neck']
     maps = [torch.randn(1, c, 8, 8) for c in neck.in_channels]
     assert len(neck(maps)) == len(neck.sac_block) == 5
+
+
+@pytest.mark.usefixtures('quiet_export')
+def test_the_export(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    exec(EXPORT, scope)
+    runner = session('backbone.onnx')
+    assert [y.name for y in runner.get_outputs()] == ['c2', 'c3', 'c4', 'c5']
+    for size in ((1, 3, 224, 224), (2, 3, 97, 130)):
+        assert agree(runner, scope['backbone'], torch.randn(size)), size
 
 
 @pytest.mark.parametrize(
