@@ -28,7 +28,12 @@ def test_steps(name):
     model = MODELS.build(cfg.model)
     model.init_weights()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    inputs = demo_mm_inputs(1, [(3, 96, 128)], num_classes=4, with_mask=True)
+    classifies = cfg.model.type == 'prm_mmdet.ImageClassifier'
+    if classifies:
+        images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+        inputs = dict(inputs=images, data_samples=torch.tensor([0, 1]))
+    else:
+        inputs = demo_mm_inputs(1, [(3, 96, 128)], num_classes=4, with_mask=True)
 
     model.train()
     losses = model.train_step(inputs, optim_wrapper)
@@ -37,5 +42,6 @@ def test_steps(name):
 
     model.eval()
     with torch.no_grad():
-        (result,) = model.test_step(inputs)
-    assert result.pred_instances.bboxes.isfinite().all()
+        result = model.test_step(inputs)[0]
+    found = result['pred_scores'] if classifies else result.pred_instances.bboxes
+    assert found.isfinite().all()
