@@ -27,6 +27,9 @@ def test_steps(name):
     backbone.init_cfg = None  # nothing to be downloaded
     model = MODELS.build(cfg.model)
     model.init_weights()
+    # A first step is taken at the rate that the warm-up, if there is one, starts with.
+    warm_up = cfg.param_scheduler[0].get('start_factor', 1)
+    cfg.optim_wrapper.optimizer.lr *= warm_up
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     classifies = cfg.model.type == 'prm_mmdet.ImageClassifier'
     if classifies:
