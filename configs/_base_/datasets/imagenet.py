@@ -5,11 +5,13 @@
 data_root = '{{$IMAGENET:data/imagenet/}}'.rstrip('/') + '/'
 train_pipeline = [
     dict(type='prm_mmdet.LoadRandomResizedCrop', size=224),
-    dict(type='mmdet.RandomFlip', prob=0.5),
+    dict(type='RandomFlip', prob=0.5),
     dict(type='prm_mmdet.PackImage'),
 ]
 test_pipeline = [
-    dict(type='prm_mmdet.LoadCenterCrop', short_edge=256, size=224),
+    dict(type='prm_mmdet.LoadImage', short_edge=256),
+    dict(type='Resize', scale=(1000000, 256), keep_ratio=True),  # the shorter edge
+    dict(type='CenterCrop', crop_size=224),
     dict(type='prm_mmdet.PackImage'),
 ]
 train_dataloader = dict(
