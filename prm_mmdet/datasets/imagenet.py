@@ -150,7 +150,8 @@ class ImageNet(BaseDataset):
 class ReportUnreadableImages(Hook):
     """Warn at the end of an epoch of images that could not be read so far.
 
-    For data sets that mark them in ``unreadable``, as :class:`ImageNet` does.
+    For data sets that mark them in ``unreadable``, as :class:`ImageNet` does. While
+    their number stays the same MMEngine's logger does not repeat the warning.
     """
 
     def _report(self, runner, phase, loader):

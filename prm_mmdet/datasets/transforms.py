@@ -50,7 +50,7 @@ class LoadImage(BaseTransform):
     def transform(self, results):
         try:
             data = fileio.get(results['img_path'], backend_args=self.backend_args)
-            shape = _shape(data)
+            shape = read_shape(data)
             image = self.load(data, shape)
         # Whatever Pillow and OpenCV raise on what is no image.
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
@@ -69,7 +69,7 @@ class LoadImage(BaseTransform):
             data (bytes): The file.
             shape (tuple[int]): The image's height and width.
         """
-        return _decode(data, min(shape) / self.short_edge if self.short_edge else 1)
+        return decode(data, min(shape) / self.short_edge if self.short_edge else 1)
 
 
 @TRANSFORMS.register_module()
@@ -97,12 +97,18 @@ class LoadRandomResizedCrop(LoadImage):
         self.ratio = ratio
 
     def load(self, data, shape):
-        top, left, height, width = self.draw(*shape)
-        image = _decode(data, min(height, width) / self.size)
-        if image is None:
-            return None
-        by = image.shape[0] / shape[0]  # 1, or what decoding reduced it by
-        bx = image.shape[1] / shape[1]
+        part = self.draw(*shape)
+        image = decode(data, self.reduction(part))
+        return None if image is None else self.cut(image, shape, part)
+
+    def reduction(self, part):
+        """How many times smaller the image may be decoded for a part of it."""
+        return min(part[2:]) / self.size
+
+    def cut(self, image, shape, part):
+        """A part of an image that was decoded at some scale, resized to the square."""
+        top, left, height, width = part
+        by, bx = np.divide(image.shape[:2], shape)
         rows = slice(round(top * by), max(1, round((top + height) * by)))
         columns = slice(round(left * bx), max(1, round((left + width) * bx)))
         return cv2.resize(image[rows, columns], (self.size, self.size))
@@ -136,7 +142,7 @@ class PackImage(BaseTransform):
         return dict(inputs=torch.from_numpy(image), data_samples=results['gt_label'])
 
 
-def _shape(data):
+def read_shape(data):
     """Height and width of an encoded image, as it stands upright.
 
     Raises:
@@ -153,7 +159,7 @@ def _shape(data):
     return (width, height) if turned else (height, width)
 
 
-def _decode(data, smaller):
+def decode(data, smaller):
     """Decode an image, at a half, quarter or eighth of its scale if it may be at least
     that many times smaller; None if OpenCV cannot."""
     flag = next(flag for factor, flag in _REDUCED.items() if factor <= max(smaller, 1))
