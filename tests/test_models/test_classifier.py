@@ -78,6 +78,21 @@ def test_images_are_normalised_and_the_loss_is_the_cross_entropy():
     torch.testing.assert_close(loss, -chosen.log().mean())
 
 
+def test_mixed_precision():
+    model = build(RESNET, data_preprocessor=NORMALISE).eval()
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    batch = dict(inputs=images, data_samples=torch.tensor([0, 1]))
+    full = model.val_step(batch)
+    with torch.autocast('cpu', torch.bfloat16):
+        half = model.val_step(batch)
+        loss = model(**model.data_preprocessor(batch), mode='loss')['loss']
+    assert loss.dtype == half[0]['pred_scores'].dtype == torch.float32
+    for a, b in zip(full, half):
+        torch.testing.assert_close(
+            a['pred_scores'], b['pred_scores'], atol=0.05, rtol=0
+        )
+
+
 def test_predictions():
     model = build(RESNET).eval()
     images = torch.randn(3, 3, 32, 32)

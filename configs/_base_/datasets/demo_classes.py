@@ -10,9 +10,12 @@ test_pipeline = [dict(type='prm_mmdet.LoadImage'), dict(type='prm_mmdet.PackImag
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
+    pin_memory=False,  # it is for CPUs
     dataset=dict(data_root=data_root, pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    num_workers=1, dataset=dict(data_root=data_root, pipeline=test_pipeline)
+    num_workers=1,
+    pin_memory=False,
+    dataset=dict(data_root=data_root, pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
