@@ -16,7 +16,7 @@ def parse_args():
         '--out', help='folder to write to (data/demo; data/demo_classes)'
     )
     parser.add_argument(
-        '--num-train', type=int, help='training images (400; 40 of each class)'
+        '--num-train', type=int, help='training images (400; 60 of each class)'
     )
     parser.add_argument(
         '--num-val', type=int, help='validation images (100; 20 of each class)'

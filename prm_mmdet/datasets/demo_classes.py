@@ -23,7 +23,7 @@ JPEG_QUALITY = 95
 
 
 def generate_demo_classes(
-    root, num_classes=8, num_train=40, num_val=20, image_size=64, seed=0
+    root, num_classes=8, num_train=60, num_val=20, image_size=64, seed=0
 ):
     """Write the data set, unless it is there already.
 
@@ -36,7 +36,7 @@ def generate_demo_classes(
     Args:
         root (str or os.PathLike): Folder of the data set; created if missing.
         num_classes (int): From 2 to 64. Default: 8.
-        num_train (int): Training images of each class, at least 1. Default: 40.
+        num_train (int): Training images of each class, at least 1. Default: 60.
         num_val (int): Validation images of each class, at least 1. Default: 20.
         image_size (int): Side of the square images in pixels, at least 32. Default: 64.
         seed (int): From 0 to 2**32 - 1. Default: 0.
