@@ -1,8 +1,9 @@
 """Transforms that MMCV lacks, for image classification.
 
 An image that cannot be decoded is None here, which makes the whole pipeline None, and
-the data set decides: MMCV's LoadImageFromFile ends the training instead. Nor can
-MMCV's loader decode at a reduced scale, which for large JPEGs is most of the work.
+the data set decides: MMCV's LoadImageFromFile ends the training instead. Nor does that
+decode large JPEGs at a reduced scale, which takes less time and smooths what would
+alias.
 """
 
 import io
