@@ -3,10 +3,8 @@ them) without the training's state, with its hash in the name."""
 
 import argparse
 import os
-import pickle
 
-from prm_mmdet import compat
-from prm_mmdet.models.publish import publish_checkpoint
+from prm_mmdet.publish import publish_checkpoint
 
 
 def parse_args():
@@ -25,11 +23,10 @@ def parse_args():
 
 def main():
     args = parse_args()
-    compat.load_weights_only()
     prefix = args.prefix[:-4] if args.prefix.endswith('.pth') else args.prefix
     try:
         path, left_out = publish_checkpoint(args.checkpoint, prefix)
-    except (ValueError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     if left_out:
         print(f'left out: {", ".join(left_out)}')

@@ -11,7 +11,7 @@ import torch
 from conftest import ROOT
 from mmengine.logging import HistoryBuffer
 
-from prm_mmdet.models.publish import publish_checkpoint
+from prm_mmdet.publish import publish_checkpoint
 
 TOOL = ROOT / 'tools' / 'publish_checkpoint.py'
 
@@ -57,11 +57,10 @@ def test_published_checkpoint(tmp_path):
 
 def test_the_same_weights_give_the_same_file(tmp_path):
     torch.save(checkpoint(), tmp_path / 'a.pth')
-    found = [
-        publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / n))[0] for n in 'xy'
-    ]
-    first, second = (Path(path).read_bytes() for path in found)
-    assert first == second
+    for folder in 'xy':
+        publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / folder / 'b'))
+    (first,), (second,) = ((tmp_path / f).iterdir() for f in 'xy')
+    assert first.name == second.name and first.read_bytes() == second.read_bytes()
 
 
 def test_views_are_written_alone(tmp_path):
@@ -75,8 +74,8 @@ def test_views_are_written_alone(tmp_path):
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (dict(weights={}), "no 'state_dict'"),
-        (dict(state_dict=dict(w=1)), "no 'state_dict'"),
+        (dict(state_dict={}), 'a.pth: holds no state dict'),
+        (dict(state_dict=dict(w=1)), "a.pth: 'w' is no weight, but a int"),
         (dict(state_dict=dict(w=torch.tensor([1, float('nan')]))), 'not finite.* w'),
     ],
 )

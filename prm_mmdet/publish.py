@@ -7,10 +7,8 @@ is not always that of the file.
 
 import hashlib
 import os
-from collections import OrderedDict
 
-import torch
-from mmengine.runner import CheckpointLoader
+from .checkpoint_io import read_checkpoint, weights_of, write_checkpoint
 
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -25,7 +23,7 @@ def publish_checkpoint(source, prefix):
     is, and ``torch.hub.load_state_dict_from_url(..., check_hash=True)`` takes its name.
 
     Args:
-        source (str): A checkpoint as MMEngine writes it.
+        source (str): A checkpoint as MMEngine writes it, or weights alone.
         prefix (str): The file's path without hash and ``.pth``.
 
     Returns:
@@ -33,42 +31,33 @@ def publish_checkpoint(source, prefix):
         SHA-256; and what was left out.
 
     Raises:
-        ValueError: ``source`` has no ``state_dict`` of tensors, or weights in it are
-            not finite.
+        OSError: ``source`` cannot be read, or nothing written.
+        ValueError: ``source`` is no checkpoint, or weights in it are not finite.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(source, 'cpu', logger='silent')
-    state = checkpoint.get('state_dict') if isinstance(checkpoint, dict) else None
-    if not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(
-            f"{source} has no 'state_dict' of tensors: it is no checkpoint of MMEngine"
-        )
+    checkpoint = read_checkpoint(source)
+    state = weights_of(checkpoint, source)
     broken = [k for k, v in state.items() if not v.isfinite().all()]
     if broken:
         raise ValueError(
             f'{source} has weights that are not finite, such as {broken[0]}: the '
             'training diverged; publish an earlier checkpoint'
         )
+    if 'state_dict' not in checkpoint:
+        checkpoint = dict(state_dict=checkpoint)
     left_out = [key for key in checkpoint if key not in ('state_dict', 'meta')]
     meta = checkpoint.get('meta', {})
     left_out += [f'meta.{k}' for k, v in meta.items() if not _is_plain(v)]
     published = dict(
         meta={k: v for k, v in meta.items() if _is_plain(v)},
         # A copy each: a tensor may be a view of more than itself, all of it written.
-        state_dict=OrderedDict((k, v.clone()) for k, v in state.items()),
+        state_dict={k: v.clone() for k, v in state.items()},
     )
-    os.makedirs(os.path.dirname(prefix) or '.', exist_ok=True)
-    partial = f'{prefix}.tmp'
-    try:
-        # To a file object: a path's name would go into the file, and into the hash.
-        with open(partial, 'wb') as file:
-            torch.save(published, file)
-        with open(partial, 'rb') as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
-        path = f'{prefix}-{digest[:8]}.pth'
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    written = f'{prefix}.new'
+    write_checkpoint(published, written, source)
+    with open(written, 'rb') as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
+    path = f'{prefix}-{digest[:8]}.pth'
+    os.replace(written, path)
     return path, left_out
 
 
