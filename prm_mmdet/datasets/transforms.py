@@ -49,14 +49,12 @@ class LoadImage(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results):
+        path = results['img_path']
         try:
-            data = fileio.get(results['img_path'], backend_args=self.backend_args)
+            data = fileio.get(path, backend_args=self.backend_args)
             shape = read_shape(data)
             image = self.load(data, shape)
-        # Whatever Pillow and OpenCV raise on what is no image.
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return None
-        except cv2.error:
+        except Exception:  # what a damaged file makes Pillow and OpenCV raise: no end
             return None
         if image is None:
             return None
@@ -156,8 +154,15 @@ def read_shape(data):
         raise OSError('a JPEG that ends before its last scan does')
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
-        turned = 'exif' in image.info and image.getexif().get(_ORIENTATION, 1) >= 5
+        turned = 'exif' in image.info and _is_turned(image)
     return (width, height) if turned else (height, width)
+
+
+def _is_turned(image):
+    try:
+        return image.getexif().get(_ORIENTATION, 1) >= 5
+    except Exception:  # a damaged tag, which OpenCV passes over
+        return False
 
 
 def decode(data, smaller):

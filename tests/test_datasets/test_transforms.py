@@ -115,6 +115,26 @@ def test_what_follows_a_jpeg_does_no_harm(tmp_path):
     assert load(tmp_path, encoded(photo(40, 60)).tobytes() + b'\0' * 64) is not None
 
 
+@pytest.mark.parametrize('transform', [LoadImage(20), LoadRandomResizedCrop(32)])
+def test_damaged_bytes_raise_nothing(tmp_path, transform):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = pillow(photo(80, 120), 'RGB', exif=exif)
+    rng = np.random.default_rng(0)
+    whole = 0
+    for _ in range(300):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        # Header and tags first: damage there does the most.
+        places = rng.integers(0, rng.choice([100, 700, len(data)]), 3)
+        damaged[places] = rng.integers(0, 256, 3)
+        found = load(tmp_path, damaged, transform)
+        if found is not None:
+            whole += 1
+            assert found['img'].ndim == 3 and found['img'].dtype == np.uint8
+            assert found['img'].shape[:2] == found['img_shape']
+    assert 20 < whole < 300
+
+
 def test_missing_file_is_none(tmp_path):
     assert LoadImage()(dict(img_path=str(tmp_path / 'none.jpg'))) is None
 
