@@ -43,29 +43,6 @@ def read_checkpoint(path):
             ) from error
 
 
-def read_checkpoint(path):
-    """What a checkpoint file holds, on the CPU; nothing in it is executed.
-
-    Args:
-        path (str | Path): The file.
-
-    Raises:
-        OSError: The file cannot be opened.
-        ValueError: It is no checkpoint, is damaged, or holds more than numbers and
-            plain objects.
-    """
-    with open(path, 'rb') as file:
-        try:
-            return torch.load(file, map_location='cpu', weights_only=True)
-        except Exception as error:  # what a damaged file may raise has no end
-            reason = re.sub(r'(?s).*WeightsUnpickler error: ', '', str(error))
-            reason = re.split(r'\. |\n', reason)[0] or type(error).__name__
-            raise ValueError(
-                f'{path} is damaged, or holds more than weights: {reason} (of a file '
-                'that you trust, save the state dict alone)'
-            ) from error
-
-
 def read_state_dict(path):
     """The weights in a checkpoint file.
 

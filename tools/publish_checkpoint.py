@@ -4,6 +4,7 @@ them) without the training's state, with its hash in the name."""
 import argparse
 import os
 
+from prm_mmdet import compat
 from prm_mmdet.publish import publish_checkpoint
 
 
@@ -23,6 +24,7 @@ def parse_args():
 
 def main():
     args = parse_args()
+    compat.load_weights_only()
     prefix = args.prefix[:-4] if args.prefix.endswith('.pth') else args.prefix
     try:
         path, left_out = publish_checkpoint(args.checkpoint, prefix)
