@@ -56,6 +56,7 @@ setup(
         'mmdet>=3.2,<4',
         'mmengine>=0.10,<1',
         'numpy',
+        'pillow',
         'pycocotools',
         'torch>=2.0',
         'tqdm',

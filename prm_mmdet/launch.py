@@ -61,6 +61,15 @@ def _leave():
     os._exit(0)
 
 
+#: What a test ends with, by the metrics' names.
+HEADLINES = {
+    'coco/bbox_mAP': 'box AP',
+    'coco/segm_mAP': 'mask AP',
+    'accuracy/top1': 'top-1 accuracy',
+    'accuracy/top5': 'top-5 accuracy',
+}
+
+
 class Runner(MMEngineRunner):
     """MMEngine's Runner that checks the data first and knows CPU ranks."""
 
@@ -73,9 +82,9 @@ class Runner(MMEngineRunner):
 
     def test(self):
         metrics = super().test()
-        for kind, label in (('bbox', 'box AP'), ('segm', 'mask AP')):
-            if f'coco/{kind}_mAP' in metrics:
-                print_log(f'{label} {metrics[f"coco/{kind}_mAP"]:.3f}', 'current')
+        for name, label in HEADLINES.items():
+            if name in metrics:
+                print_log(f'{label} {metrics[name]:.3f}', 'current')
         return metrics
 
     def _init_model_weights(self):
@@ -129,9 +138,11 @@ def check_data(cfg, *phases):
         MissingInput: Names each missing file and how to point to the right place.
     """
     missing = []  # (path, setting that would change it)
+    classifies = False
     for phase in phases:
         loader = cfg.get(f'{phase}_dataloader') or {}
         for key, dataset in _datasets(f'{phase}_dataloader', loader):
+            classifies = classifies or dataset.get('type') == 'prm_mmdet.ImageNet'
             root = dataset.get('data_root') or ''
             prefixes = (dataset.get('data_prefix') or {}).values()
             for name in (dataset.get('ann_file'), *prefixes):
@@ -149,6 +160,14 @@ def check_data(cfg, *phases):
     options = ' '.join(dict.fromkeys(f'{key}=...' for _, key in missing))
     if all('data/demo/' in path for path in paths):
         cure = 'Make the demo data with: python tools/make_demo_data.py'
+    elif all('data/demo_classes/' in path for path in paths):
+        cure = 'Make the demo data with: python tools/make_demo_data.py --classes 8'
+    elif classifies:
+        cure = (
+            "This package's ImageNet configs take the folder that holds train/<wnid>/ "
+            'and val/<wnid>/, or val/ and a file of labels named as ann_file, from '
+            'IMAGENET=/path/to/imagenet/'
+        )
     else:
         cure = (
             "This package's COCO configs take the folder that holds annotations/, "
@@ -172,7 +191,7 @@ def _missing(path, key, node):
 
 def _datasets(key, node):
     """Every data set below a data loader, wrapped ones included: (key, cfg) pairs."""
-    if 'ann_file' in node:
+    if 'ann_file' in node or 'data_prefix' in node:
         yield key, node
     inner = [('dataset', node.get('dataset'))]
     inner += [(f'datasets.{i}', d) for i, d in enumerate(node.get('datasets') or [])]

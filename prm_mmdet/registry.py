@@ -4,19 +4,42 @@ MMEngine imports this module by itself when a config says ``prm_mmdet.X``, and t
 registry then imports its ``locations``: no ``custom_imports`` is needed.
 """
 
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
+from mmengine import registry as mmengine
 from mmengine.registry import Registry
 
 MODELS = Registry(
     'model',
-    parent=MMENGINE_MODELS,
+    parent=mmengine.MODELS,
     scope='prm_mmdet',
     locations=['prm_mmdet.plugins', 'prm_mmdet.models'],
 )
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer',
-    parent=MMENGINE_WEIGHT_INITIALIZERS,
+    parent=mmengine.WEIGHT_INITIALIZERS,
     scope='prm_mmdet',
     locations=['prm_mmdet.models'],
+)
+DATASETS = Registry(
+    'dataset',
+    parent=mmengine.DATASETS,
+    scope='prm_mmdet',
+    locations=['prm_mmdet.datasets.imagenet'],
+)
+TRANSFORMS = Registry(
+    'transform',
+    parent=mmengine.TRANSFORMS,
+    scope='prm_mmdet',
+    locations=['prm_mmdet.datasets.transforms'],
+)
+HOOKS = Registry(
+    'hook',
+    parent=mmengine.HOOKS,
+    scope='prm_mmdet',
+    locations=['prm_mmdet.datasets.imagenet'],
+)
+METRICS = Registry(
+    'metric',
+    parent=mmengine.METRICS,
+    scope='prm_mmdet',
+    locations=['prm_mmdet.evaluation'],
 )

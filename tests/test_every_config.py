@@ -27,8 +27,16 @@ def test_steps(name):
     backbone.init_cfg = None  # nothing to be downloaded
     model = MODELS.build(cfg.model)
     model.init_weights()
+    # A first step is taken at the rate that the warm-up, if there is one, starts with.
+    warm_up = cfg.param_scheduler[0].get('start_factor', 1)
+    cfg.optim_wrapper.optimizer.lr *= warm_up
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    inputs = demo_mm_inputs(1, [(3, 96, 128)], num_classes=4, with_mask=True)
+    classifies = cfg.model.type == 'prm_mmdet.ImageClassifier'
+    if classifies:
+        images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+        inputs = dict(inputs=images, data_samples=torch.tensor([0, 1]))
+    else:
+        inputs = demo_mm_inputs(1, [(3, 96, 128)], num_classes=4, with_mask=True)
 
     model.train()
     losses = model.train_step(inputs, optim_wrapper)
@@ -37,5 +45,6 @@ def test_steps(name):
 
     model.eval()
     with torch.no_grad():
-        (result,) = model.test_step(inputs)
-    assert result.pred_instances.bboxes.isfinite().all()
+        result = model.test_step(inputs)[0]
+    found = result['pred_scores'] if classifies else result.pred_instances.bboxes
+    assert found.isfinite().all()

@@ -30,7 +30,7 @@ class Spread:
         return cls(median, low, high)
 
 
-def interleave(functions, device, rounds, progress=None):
+def interleave(functions, device, rounds, progress=None, clock=None):
     """Time functions in turn.
 
     Args:
@@ -38,18 +38,20 @@ def interleave(functions, device, rounds, progress=None):
         device (torch.device): Where they run; CUDA is waited for.
         rounds (int): Calls of each, at least 2; one more warms up.
         progress (Callable, optional): Called after each round. Default: None.
+        clock (Callable, optional): Tells the seconds. Default: ``time.perf_counter``.
 
     Returns:
         dict: Names to lists of seconds a call, one for each round.
     """
-    calls = {name: _calls(f, device) for name, f in functions.items()}
+    clock = clock or time.perf_counter
+    calls = {name: _calls(f, device, clock) for name, f in functions.items()}
     times = {name: [] for name in functions}
     for i in range(rounds):
         names = list(functions)
         # No function always follows the same one, whose traces it would find in caches.
         names = names[i % len(names) :] + names[: i % len(names)]
         for name in names:
-            times[name].append(_time(functions[name], calls[name], device))
+            times[name].append(_time(functions[name], calls[name], device, clock))
         if progress:
             progress()
     return times
@@ -60,20 +62,20 @@ def ratio(times, reference):
     return Spread.of([a / b for a, b in zip(times, reference)])
 
 
-def _calls(function, device):
+def _calls(function, device, clock):
     """How often to call within a round; warms up."""
     function()
-    seconds = _time(function, 1, device)
+    seconds = _time(function, 1, device, clock)
     return max(1, round(_SHORTEST / max(seconds, 1e-9)))
 
 
-def _time(function, calls, device):
+def _time(function, calls, device, clock):
     synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     for _ in range(calls):
         function()
     synchronize(device)
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 def synchronize(device):

@@ -7,7 +7,6 @@ configuration out end to end without downloading anything.
 
 import json
 import math
-import numbers
 import os
 from dataclasses import dataclass
 
@@ -15,8 +14,18 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from .drawing import (
+    SHAPES,
+    coverage_of,
+    paint,
+    random_colours,
+    random_polygon,
+    texture,
+)
+from .generated import MAX_SEED, check_integers, check_recorded, is_there, write_file
+
 #: Names of the classes; ``category_id`` is the position in this tuple plus one.
-CLASSES = ('circle', 'rectangle', 'triangle', 'star')
+CLASSES = SHAPES
 
 #: Raised by one whenever the drawing changes, so that a data set of an older
 #: generator is not taken for one of the present generator.
@@ -32,11 +41,6 @@ CROWD_SIDE = (7, 9)  # pixels
 CROWD_MEMBERS = (12, 20)
 PERIOD = 12  # of these images in a row, one of each of the following kinds
 CROWD_AT, LARGE_AT, EMPTY_AT = 3, 6, 9
-MAX_TURN = math.radians(20)  # of a shape to either side
-# Degrees to either side of the hue of a class. The classes' hues do not meet, so that
-# a small detector learns them in minutes: colour tells the class, as the shape does.
-HUE_SPREAD = 30
-SUPERSAMPLING = 4  # drawn that many times larger, then averaged: smooth edges
 
 
 @dataclass
@@ -78,7 +82,13 @@ def generate_demo(root, num_train=400, num_val=100, image_size=128, seed=0):
         ValueError: If an argument is out of its range, or if ``root`` holds a data
             set of other parameters or files that are no part of this data set.
     """
-    parameters = _checked_parameters(num_train, num_val, image_size, seed)
+    parameters = check_integers(
+        version=(VERSION, 1, None),
+        num_train=(num_train, 1, None),
+        num_val=(num_val, 1, None),
+        image_size=(image_size, MIN_IMAGE_SIZE, None),
+        seed=(seed, 0, MAX_SEED),
+    )
     counts = {'train': parameters['num_train'], 'val': parameters['num_val']}
     root = os.fspath(root)
     if _is_complete(root, counts, parameters):
@@ -92,29 +102,7 @@ def generate_demo(root, num_train=400, num_val=100, image_size=128, seed=0):
     os.makedirs(os.path.join(root, 'annotations'), exist_ok=True)
     for split, content in contents.items():
         text = json.dumps(content, separators=(',', ':')) + '\n'
-        _write_file(_json_path(root, split), text.encode())
-
-
-def _checked_parameters(num_train, num_val, image_size, seed):
-    """The arguments as a dict of plain ints, as recorded in the JSON files."""
-    limits = {
-        'num_train': (num_train, 1, None),
-        'num_val': (num_val, 1, None),
-        'image_size': (image_size, MIN_IMAGE_SIZE, None),
-        # A larger seed would take two words of numpy's seed sequence, and two
-        # different (seed, split, index) could then start the same stream.
-        'seed': (seed, 0, 2**32 - 1),
-    }
-    parameters = {'version': VERSION}
-    for name, (value, low, high) in limits.items():
-        integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not integral or value < low or (high is not None and value > high):
-            upper = '' if high is None else f' and at most {high}'
-            raise ValueError(
-                f'{name} must be an integer of at least {low}{upper}, got {value!r}'
-            )
-        parameters[name] = int(value)
-    return parameters
+        write_file(_json_path(root, split), text.encode())
 
 
 # ----------------------------------------------------------------------- files
@@ -128,57 +116,18 @@ def _image_name(index):
     return f'demo_{index + 1:06d}.png'
 
 
-def _write_file(path, data):
-    """Write bytes so that ``path`` never holds a part of them."""
-    partial = path + '.tmp'
-    with open(partial, 'wb') as file:
-        file.write(data)
-    os.replace(partial, path)
-
-
 def _is_complete(root, counts, parameters):
     """Whether all files are there; raises ValueError if others are in their place."""
-    cure = 'remove the folder or choose another one'
     complete = True
     for split, count in counts.items():
         path = _json_path(root, split)
         if os.path.exists(path):
-            _check_recorded(path, root, parameters, cure)
+            check_recorded(path, root, parameters)
         else:
             complete = False
-        folder = os.path.join(root, split)
-        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        expected = {_image_name(index) for index in range(count)}
-        # Half-written files of an interrupted run are no strangers.
-        strangers = present - expected - {f'{name}.tmp' for name in expected}
-        if strangers:
-            raise ValueError(
-                f'{folder!r} holds {len(strangers)} file(s) that are no part of this '
-                f'data set, such as {min(strangers)!r}: {cure}'
-            )
-        complete = complete and expected <= present
+        names = {_image_name(index) for index in range(count)}
+        complete = is_there(os.path.join(root, split), names) and complete
     return complete
-
-
-def _check_recorded(path, root, parameters, cure):
-    """Raise ValueError unless the JSON at ``path`` records the same parameters."""
-    try:
-        with open(path, encoding='utf-8') as file:
-            recorded = dict(json.load(file)['info']['parameters'])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f'{path!r} was not written by generate_demo: {cure}'
-        ) from error
-    if recorded != parameters:
-        names = sorted(set(recorded) | set(parameters))
-        different = ', '.join(
-            f'{name} (there: {recorded.get(name)}, asked for: {parameters.get(name)})'
-            for name in names
-            if recorded.get(name) != parameters.get(name)
-        )
-        raise ValueError(
-            f'{root!r} holds a demo data set of other parameters: {different}; {cure}'
-        )
 
 
 def _write_images(root, split, count, parameters):
@@ -191,7 +140,7 @@ def _write_images(root, split, count, parameters):
         stream = (parameters['seed'], ('train', 'val').index(split), index)
         picture, instances = _draw_scene(np.random.default_rng(stream), index, size)
         name, image_id = _image_name(index), index + 1
-        _write_file(
+        write_file(
             os.path.join(folder, name), cv2.imencode('.png', picture)[1].tobytes()
         )
         images.append(
@@ -277,8 +226,8 @@ def _draw_scene(rng, index, size):
     Returns:
         tuple: The picture, (size, size, 3) uint8 BGR, and a list of _Instance.
     """
-    colours = _random_colour(rng, (0, 360), (0.0, 0.2), (0.3, 0.8), 2)
-    canvas = _texture(rng, size, *colours)
+    colours = random_colours(rng, (0, 360), (0.0, 0.2), (0.3, 0.8), 2)
+    canvas = texture(rng, size, *colours)
     instances = []
     if index % PERIOD == CROWD_AT:
         canvas, crowd = _draw_crowd(rng, canvas)
@@ -306,7 +255,7 @@ def _add_shape(rng, canvas, instances, side, attempts=20):
     for _ in range(attempts):
         # At this distance from the border little of a shape can be outside.
         centre = rng.uniform(side / 2, size - side / 2, 2)
-        coverage = _coverage(_random_polygon(rng, label, side, centre), size)
+        coverage = coverage_of(random_polygon(rng, label, side, centre), size)
         inside = coverage >= 0.5
         shape = _Instance(label, False, side**2, inside)
         behind = [
@@ -315,7 +264,7 @@ def _add_shape(rng, canvas, instances, side, attempts=20):
         ]
         trial = [*behind, shape]
         if all(i.visible.sum() >= MIN_VISIBLE * i.full_area for i in trial):
-            return _paint(rng, canvas, coverage, label), trial
+            return paint(rng, canvas, coverage, label, len(CLASSES)), trial
     return canvas, instances
 
 
@@ -329,81 +278,8 @@ def _draw_crowd(rng, canvas):
     for _ in range(rng.integers(CROWD_MEMBERS[0], CROWD_MEMBERS[1] + 1)):
         distance, angle = spread * math.sqrt(rng.uniform()), rng.uniform(0, 2 * math.pi)
         centre = middle + distance * np.array([math.cos(angle), math.sin(angle)])
-        polygon = _random_polygon(rng, label, rng.uniform(*CROWD_SIDE), centre)
-        coverage = _coverage(polygon, size)
-        canvas = _paint(rng, canvas, coverage, label)
+        polygon = random_polygon(rng, label, rng.uniform(*CROWD_SIDE), centre)
+        coverage = coverage_of(polygon, size)
+        canvas = paint(rng, canvas, coverage, label, len(CLASSES))
         union |= coverage >= 0.5
     return canvas, _Instance(label, True, float(union.sum()), union)
-
-
-def _random_polygon(rng, label, side, centre):
-    """A shape of area ``side ** 2`` as (n, 2) float corners x, y in pixels."""
-    corners = {'circle': 72, 'rectangle': 4, 'triangle': 3, 'star': 10}[CLASSES[label]]
-    # The first corner on top; a rectangle's to the upper left.
-    first = -math.pi / 2 - (math.pi / 4 if CLASSES[label] == 'rectangle' else 0)
-    angles = 2 * math.pi / corners * np.arange(corners) + first
-    polygon = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    if CLASSES[label] == 'star':
-        polygon[1::2] *= 0.55
-    if CLASSES[label] != 'circle':
-        polygon[:, 1] *= rng.uniform(0.7, 1)
-    turn = rng.uniform(-MAX_TURN, MAX_TURN)
-    cos, sin = math.cos(turn), math.sin(turn)
-    polygon = polygon @ np.array([[cos, sin], [-sin, cos]])
-    area = cv2.contourArea(polygon.astype(np.float32))
-    return polygon * (side / math.sqrt(area)) + centre
-
-
-def _coverage(polygon, size):
-    """How much of every pixel a polygon covers: (size, size) floats from 0 to 1."""
-    large = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
-    # OpenCV counts from the centre of the first pixel, polygons from its corner.
-    corners = np.rint(polygon * SUPERSAMPLING - 0.5).astype(np.int32)
-    cv2.fillPoly(large, [corners], 255)
-    return cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA) / 255
-
-
-def _paint(rng, canvas, coverage, label):
-    """Fill a shape with a shaded texture that stands out; returns a new canvas."""
-    inside = coverage >= 0.5
-    hue = 360 * label / len(CLASSES)
-    hues = (hue - HUE_SPREAD, hue + HUE_SPREAD)
-    candidates = _random_colour(rng, hues, (0.6, 1.0), (0.5, 1.0), 8)
-    # The candidate farthest from what is there, not counting the nearest tenth.
-    gaps = np.linalg.norm(candidates[:, None] - canvas[inside][None], axis=2)
-    colour = candidates[np.percentile(gaps, 10, axis=1).argmax()]
-    tint = 0 if colour.mean() > 128 else 255
-    paint = _texture(rng, len(canvas), colour, 0.8 * colour + 0.2 * tint)
-    core = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8))
-    paint *= np.where(core, 1, 0.6)[..., None]  # a dark rim
-    return canvas + coverage[..., None] * (paint - canvas)
-
-
-def _random_colour(rng, hue, saturation, value, count):
-    """Random BGR colours, (count, 3) floats from 0 to 255; hue in degrees."""
-    low, high = zip(hue, saturation, value)
-    hsv = rng.uniform(low, high, (count, 3))
-    hsv[:, 0] %= 360
-    return cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2BGR)[0] * 255.0
-
-
-def _texture(rng, size, first, second):
-    """Two colours blended by a random pattern: (size, size, 3) floats, 0 to 255."""
-    angle = rng.uniform(0, 2 * math.pi)
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    along = math.cos(angle) * x + math.sin(angle) * y
-    across = math.cos(angle) * y - math.sin(angle) * x
-    wave = 2 * math.pi / rng.uniform(6, 16)
-    pattern = rng.choice(['gradient', 'stripes', 'checks', 'clouds'])
-    if pattern == 'gradient':
-        blend = 0.5 + along / size
-    elif pattern == 'stripes':
-        blend = 0.5 + 0.5 * np.sin(wave * along)
-    elif pattern == 'checks':
-        blend = 0.5 + 0.5 * np.sin(wave * along) * np.sin(wave * across)
-    else:
-        cells = rng.uniform(size=(int(rng.integers(5, 12)),) * 2)
-        blend = cv2.resize(cells, (size, size), interpolation=cv2.INTER_CUBIC)
-    blend = np.clip(blend, 0, 1)[..., None]
-    shade = 1 + 0.3 * (across / size)[..., None]  # light from one side
-    return np.clip((first + blend * (second - first)) * shade, 0, 255)

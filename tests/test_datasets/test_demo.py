@@ -13,7 +13,7 @@ import pytest
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from prm_mmdet.datasets import demo
+from prm_mmdet.datasets import demo, generated
 from prm_mmdet.datasets.demo import CLASSES, generate_demo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -264,7 +264,7 @@ def test_half_written_file_is_not_taken_for_whole(
 ):
     complete = tree(root)
     with monkeypatch.context() as patch:
-        patch.setattr(demo, 'open', FullDisk(survivors), raising=False)
+        patch.setattr(generated, 'open', FullDisk(survivors), raising=False)
         with pytest.raises(OSError, match='no space'):
             generate_demo(tmp_path, **SMALL)
     left = tree(tmp_path)

@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/imagenet_resnet50.py',
+    '../_base_/datasets/imagenet.py',
+    '../_base_/schedules/imagenet_100e.py',
+    '../_base_/imagenet_runtime.py',
+]

@@ -1,0 +1,102 @@
+"""Generator of a small data set of image classes, in ImageNet's folders.
+
+Each image shows one shape of :data:`~prm_mmdet.datasets.drawing.SHAPES` over a textured
+background. A class has its shape and its own range of hues, so a small network learns
+the classes in minutes, and a detector of the demo data set can start from it.
+"""
+
+import json
+import os
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from .drawing import coverage_of, paint, random_colours, random_polygon, texture
+from .generated import MAX_SEED, check_integers, check_recorded, is_there, write_file
+
+#: Raised by one whenever the drawing changes.
+VERSION = 1
+
+SIDE = (0.3, 0.6)  # of the image size; the square root of the shape's area
+JPEG_QUALITY = 95
+
+
+def generate_demo_classes(
+    root, num_classes=8, num_train=60, num_val=20, image_size=64, seed=0
+):
+    """Write the data set, unless it is there already.
+
+    Writes ``{train,val}/<wnid>/<wnid>_<number>.JPEG`` under ``root``, the wnids
+    being ``n00000000`` and so on, and last ``classes.json``, which records the
+    parameters. Every image is determined by ``seed``, its split, its class and its
+    number; each file appears whole or not at all, and calling again completes an
+    interrupted run.
+
+    Args:
+        root (str or os.PathLike): Folder of the data set; created if missing.
+        num_classes (int): From 2 to 64. Default: 8.
+        num_train (int): Training images of each class, at least 1. Default: 60.
+        num_val (int): Validation images of each class, at least 1. Default: 20.
+        image_size (int): Side of the square images in pixels, at least 32. Default: 64.
+        seed (int): From 0 to 2**32 - 1. Default: 0.
+
+    Raises:
+        ValueError: An argument is out of its range, or ``root`` holds a data set of
+            other parameters or files that are no part of this data set.
+    """
+    parameters = check_integers(
+        version=(VERSION, 1, None),
+        num_classes=(num_classes, 2, 64),
+        num_train=(num_train, 1, None),
+        num_val=(num_val, 1, None),
+        image_size=(image_size, 32, None),
+        seed=(seed, 0, MAX_SEED),
+    )
+    root = os.fspath(root)
+    record = os.path.join(root, 'classes.json')
+    wnids = [f'n{label:08d}' for label in range(parameters['num_classes'])]
+    images = {
+        (split, label): [f'{wnid}_{i + 1}.JPEG' for i in range(parameters[count])]
+        for split, count in (('train', 'num_train'), ('val', 'num_val'))
+        for label, wnid in enumerate(wnids)
+    }
+    complete = os.path.exists(record)
+    if complete:
+        check_recorded(record, root, parameters)
+    for split in ('train', 'val'):
+        is_there(os.path.join(root, split), set(wnids))
+    for (split, label), names in images.items():
+        folder = os.path.join(root, split, wnids[label])
+        complete = is_there(folder, set(names)) and complete
+    if complete:
+        print(f'The data set in {root!r} is already complete.')
+        return
+
+    total = sum(map(len, images.values()))
+    with tqdm(total=total, desc='demo classes', unit='image') as progress:
+        for (split, label), names in images.items():
+            folder = os.path.join(root, split, wnids[label])
+            os.makedirs(folder, exist_ok=True)
+            for index, name in enumerate(names):
+                stream = (parameters['seed'], split == 'val', label, index)
+                picture = _draw(np.random.default_rng(stream), label, parameters)
+                quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+                data = cv2.imencode('.jpg', picture, quality)[1].tobytes()
+                write_file(os.path.join(folder, name), data)
+                progress.update()
+    text = json.dumps({'info': {'parameters': parameters}, 'classes': wnids})
+    write_file(record, f'{text}\n'.encode())
+
+
+def _draw(rng, label, parameters):
+    """A picture of a class: (image_size, image_size, 3) uint8, BGR."""
+    size = parameters['image_size']
+    colours = random_colours(rng, (0, 360), (0.0, 0.2), (0.3, 0.8), 2)
+    canvas = texture(rng, size, *colours)
+    side = size * rng.uniform(*SIDE)
+    centre = rng.uniform(side / 2, size - side / 2, 2)
+    coverage = coverage_of(random_polygon(rng, label, side, centre), size)
+    canvas = paint(rng, canvas, coverage, label, parameters['num_classes'])
+    grain = rng.normal(0, 2.5, canvas.shape)
+    return np.clip(canvas + grain, 0, 255).astype(np.uint8)
