@@ -418,7 +418,7 @@ def test_the_tool_lists_rows(tool, capsys):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['sac-X'], "no table 'sac-X'"),
+        (['sac-XI'], "no table 'sac-XI'"),
         (['prm-4', '--rows', 'retina'], "no row matches 'retina'; there are"),
         (['prm-4', '--data-root', 'nowhere'], 'nowhere/annotations/instances_train'),
         (['--launcher', 'torchrun'], '--ranks go together'),
