@@ -14,8 +14,8 @@ from . import complexity
 
 # Columns whose gain over the baseline is shown.
 GAINED = ('bbox_mAP', 'segm_mAP', 'top1', 'top5')
-# What evaluators log: the prefix, what makes it percent, and decimals that matter.
-_LOGGED = {'coco': (100, 1), 'accuracy': (1, 2)}
+# What evaluators log, as fractions: prefixes, and decimals that matter in percent.
+_LOGGED = {'coco': 1, 'accuracy': 2}
 
 
 def report(table, work_dirs=None, style='terminal'):
@@ -136,8 +136,7 @@ def _metrics(values):
         prefix, _, name = key.partition('/')
         number = isinstance(value, (int, float)) and math.isfinite(value)
         if prefix in _LOGGED and number and value >= 0:
-            scale, places = _LOGGED[prefix]
-            metrics[name] = round(scale * value, places)
+            metrics[name] = round(100 * value, _LOGGED[prefix])
     return metrics
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -215,6 +216,21 @@ def test_logs_that_say_nothing_are_passed_over(tmp_path):
     assert measured(tmp_path, 'x/base.py') == {}
     log.write_bytes(b'{"coco/segm_mAP": 0.25, "coco/bbox_mAP_s": -1.0}\n' + lines[0])
     assert measured(tmp_path, 'x/base.py') == {'segm_mAP': 25.0}
+
+
+def test_accuracies_are_measured_in_percent(tmp_path):
+    table = find_table('sac-IX')
+    base, gc = table.rows[:2]
+    for row, top1 in ((base, 0.76418), (gc, 0.7691)):
+        log = tmp_path / Path(row.config).stem / '20260101_000000' / 'vis_data'
+        log.mkdir(parents=True)
+        values = {'accuracy/top1': top1, 'accuracy/top5': 0.93, 'step': 100}
+        (log / 'scalars.json').write_text(json.dumps(values))
+    table = replace(table, rows=(base, gc), columns=('top1', 'top5'))
+    rows = list(csv.reader(io.StringIO(report(table, tmp_path, 'csv'))))
+    assert rows[1][2:6] == ['76.426', '', '76.42', '']
+    assert rows[2][2:6] == ['76.898', '+0.472', '76.91', '+0.49']
+    assert rows[2][6:10] == ['93.286', '+0.198', '93.0', '+0.00']
 
 
 def test_a_report_sets_measured_beside_printed(work_dirs):
