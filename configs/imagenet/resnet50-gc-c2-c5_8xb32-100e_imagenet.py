@@ -1,3 +1,3 @@
 _base_ = 'resnet50_8xb32-100e_imagenet.py'
-plugin = dict(cfg=dict(type='ContextBlock', ratio=1.0 / 16), position='after_conv3')
+plugin = dict(cfg=dict(type='prm_mmdet.GC', ratio=1.0 / 16), position='after_conv3')
 model = dict(backbone=dict(plugins=[plugin]))

@@ -5,13 +5,14 @@ once this package is imported, plain ``PRM``, ``LCT`` and ``SACBlock``. Plain ``
 stays MMCV's Switchable Atrous Convolution.
 
 ``prm_mmdet.SE``, ``prm_mmdet.GE``, ``prm_mmdet.SGE``, ``prm_mmdet.SK``,
-``prm_mmdet.CBAM``, ``prm_mmdet.BAM`` and ``prm_mmdet.DoubleAttention`` are the blocks
-that the papers compare with.
+``prm_mmdet.CBAM``, ``prm_mmdet.BAM``, ``prm_mmdet.GC`` and
+``prm_mmdet.DoubleAttention`` are the blocks that the papers compare with.
 """
 
 from .bam import BAM
 from .cbam import CBAM
 from .double_attention import DoubleAttention
+from .gc import GC
 from .ge import GE
 from .lct import LCT
 from .prm import PRM
@@ -23,6 +24,7 @@ from .sk import SK
 __all__ = [
     'BAM',
     'CBAM',
+    'GC',
     'GE',
     'LCT',
     'PRM',

@@ -97,6 +97,20 @@ def test_the_relu_behind_sk_changes_nothing():
     assert (block(torch.randn(2, 64, 8, 8)) >= 0).all()
 
 
+def test_gc_keeps_its_zeros_in_a_backbone_from_nothing():
+    keys = []
+    for block in ('ContextBlock', 'prm_mmdet.GC'):
+        plugin = dict(cfg=dict(type=block, ratio=1 / 16), position='after_conv3')
+        model = ResNet(50, base_channels=16, plugins=[plugin])
+        model.init_weights()
+        keys.append(list(model.state_dict()))
+    assert keys[0] == keys[1]
+    for stage in model.res_layers:
+        for bottleneck in getattr(model, stage):
+            x = torch.randn(1, bottleneck.planes * 4, 3, 4)
+            assert torch.equal(bottleneck.context_block(x), x)
+
+
 def test_sk_resnet_refuses_deformable_convolutions():
     with pytest.raises(ValueError, match=r"dcn=\{'type': 'DCNv2'\} would replace"):
         SKResNet(50, dcn=dict(type='DCNv2'))
