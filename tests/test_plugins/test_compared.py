@@ -6,8 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmdet.models.backbones import ResNet
+from mmdet.utils import register_all_modules
 
 from prm_mmdet.plugins import BAM, CBAM, GE, LCT, SE, SGE, SK, DoubleAttention
+
+register_all_modules()
 
 SE_PLUS = functools.partial(SE, groups=4)
 SGE_8 = functools.partial(SGE, groups=8)
@@ -239,6 +243,20 @@ def test_sk_mixes_with_weights_that_sum_to_one():
         block.squeeze.bn.bias.fill_(10)
         block.squeeze.bn.weight.zero_()
         torch.testing.assert_close(block(x), block.dense(x))
+
+
+def test_gc_keeps_its_zeros_in_a_backbone_from_nothing():
+    keys = []
+    for block in ('ContextBlock', 'prm_mmdet.GC'):
+        plugin = dict(cfg=dict(type=block, ratio=1 / 16), position='after_conv3')
+        model = ResNet(50, base_channels=16, plugins=[plugin])
+        model.init_weights()
+        keys.append(list(model.state_dict()))
+    assert keys[0] == keys[1]
+    for stage in model.res_layers:
+        for bottleneck in getattr(model, stage):
+            x = torch.randn(1, bottleneck.planes * 4, 3, 4)
+            assert torch.equal(bottleneck.context_block(x), x)
 
 
 # Added to ResNet-50 in every residual block by the PRM paper's Table 1, in thousands;
