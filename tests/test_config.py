@@ -3,6 +3,7 @@
 import copy
 import os
 import pickle
+import re
 import subprocess
 import sys
 
@@ -60,7 +61,11 @@ def test_blocks_stand_in_the_stages_that_the_name_says(name):
     assert set(stages) == {'layer2', 'layer3', 'layer4'} and len(stages) == 13
 
 
-@pytest.mark.parametrize('name', [n for n in CONFIGS if not n.startswith('demo/')])
+DETECTORS = [n for n in CONFIGS if not n.startswith(('demo/', 'imagenet/'))]
+CLASSIFIERS = [n for n in CONFIGS if n.startswith('imagenet/')]
+
+
+@pytest.mark.parametrize('name', DETECTORS)
 def test_every_row_is_what_its_name_says(name):
     cfg = Config.fromfile(config_path(name))
     detector, backbone, rest = name.split('/')[1].split('_', 2)
@@ -98,6 +103,116 @@ def test_every_row_is_what_its_name_says(name):
             if stated in backbone:
                 position = stated.replace('-', '_')
         assert plugin.position == position
+
+
+IMAGENET_RECIPES = {  # images a GPU, images a step, epochs of warm-up
+    '8xb32-100e': (32, 256, 0),
+    '4xb64-100e': (64, 256, 0),
+    '4xb55-100e': (55, 220, 0),
+    '4xb64-100e-warmup': (64, 256, 5),
+}
+NETWORKS = {
+    'resnet18': dict(type='mmdet.ResNet', depth=18),
+    'resnet50': dict(type='mmdet.ResNet', depth=50),
+    'resnet101': dict(type='mmdet.ResNet', depth=101),
+    'mobilenet-v2': dict(type='mmdet.MobileNetV2'),
+    'mnasnet': dict(type='prm_mmdet.MnasNet'),
+}
+BLOCKS = {
+    **{n: f'prm_mmdet.{n.upper()}' for n in ('prm', 'lct', 'sac', 'se', 'ge', 'sge')},
+    **{n: f'prm_mmdet.{n.upper()}' for n in ('gc', 'cbam', 'bam')},
+    'da': 'prm_mmdet.DoubleAttention',
+}
+SWITCHES = {
+    'cosine': dict(similarity='cosine'),
+    'l1': dict(similarity='l1'),
+    'similarity': dict(position_encoding=False, normalization=False),
+    'no-norm': dict(normalization=False),
+    'no-position': dict(position_encoding=False),
+    'no-transform': dict(transform=False),
+    'plus': dict(groups=64),
+    'w0-b0': dict(init_weight=0, init_bias=0),
+    'w1-b0': dict(init_weight=1, init_bias=0),
+    **{f'g{g}': dict(groups=g) for g in (1, 4, 8, 16, 32, 128)},
+}
+CLASSIFIER = re.compile(
+    rf'({"|".join(NETWORKS)})(?:-([a-z]+)(?:-({"|".join(SWITCHES)}))?'
+    r'(?:-(c\d(?:-c\d)?))?)?_([^_]+)_imagenet\.py'
+)
+
+
+@pytest.mark.parametrize('name', CLASSIFIERS)
+def test_every_classifier_is_what_its_name_says(name):
+    network, block, switch, stages, recipe = CLASSIFIER.fullmatch(
+        name.split('/')[1]
+    ).groups()
+    cfg = Config.fromfile(config_path(name))
+    images, step, warm_up = IMAGENET_RECIPES[recipe]
+    assert cfg.train_dataloader.batch_size == images
+    assert cfg.auto_scale_lr.base_batch_size == step
+    assert cfg.train_cfg.max_epochs == 100
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0001
+    )
+    *first, drops = cfg.param_scheduler
+    assert (drops.milestones, drops.gamma) == ([30, 60, 90], 0.1)
+    assert [s.end for s in first] == ([warm_up] if warm_up else [])
+
+    settings = cfg.model.backbone
+    plugins = settings.get('plugins', [])
+    plugged = settings.type == 'prm_mmdet.Plugged'
+    settings = settings.model if plugged else settings
+    expected = NETWORKS[network]
+    if block == 'sk':
+        expected, block = dict(expected, type='prm_mmdet.SKResNet'), None
+    assert {key: settings[key] for key in expected} == expected
+    if 'resnet' in network:
+        assert not settings.norm_eval and not settings.zero_init_residual
+
+    if block is None:
+        assert not plugins
+        return
+    arguments = SWITCHES.get(switch, {})
+    for plugin in plugins:
+        found = dict(plugin.cfg)
+        assert found.pop('type') == BLOCKS[block]
+        assert found.pop('ratio', None) == (1 / 16 if block == 'gc' else None)
+        if block in ('prm', 'lct') and network in ('mobilenet-v2', 'mnasnet'):
+            assert found.pop('groups') == 8
+        elif (network, block) == ('resnet18', 'lct'):
+            assert found.pop('groups') == 32
+        elif (switch, plugin.get('at')) == ('g128', r'layer1\.\d+\.bn2'):
+            assert found.pop('groups') == 64  # no more heads than channels
+            continue
+        assert found == arguments
+    where = [
+        (p.get('at'), p.get('blocks'), p.get('position'), p.get('stages'))
+        for p in plugins
+    ]
+    assert where == _places(network, block, switch, stages)
+
+
+def _places(network, block, switch, stages):
+    """Where the plugins of a classifier stand: at, blocks, position and stages."""
+    if network in ('mobilenet-v2', 'mnasnet'):
+        layers = '[2-7]' if network == 'mnasnet' else '[1-7]'
+        last = block == 'sac'
+        at = rf'layer{"[235]" if last else layers}\.\d+\.linear_conv'
+        return [(at, 'last' if last else None, None, None)]
+    one_stage = len(stages) == 2
+    if block == 'sac':
+        layers = int(stages[1]) - 1 if one_stage else '[1-3]'
+        blocks = None if one_stage else 'last'
+        return [(rf'layer{layers}\.\d+\.bn2', blocks, None, None)]
+    if stages == 'c2-c4':
+        if block == 'bam':
+            return [('layer[1-3]', None, None, None)]
+        return [(r'layer[1-3]\.\d+', 'last', None, None)]
+    if network == 'resnet18':
+        layers = ('1', '[2-4]') if switch == 'g128' else ('[1-4]',)
+        return [(rf'layer{n}\.\d+\.bn2', None, None, None) for n in layers]
+    only = tuple(i == int(stages[1]) - 2 for i in range(4)) if one_stage else None
+    return [(None, None, 'after_conv3', only)]
 
 
 def test_data_root_from_the_environment(monkeypatch):

@@ -1,4 +1,4 @@
-"""Print the papers' COCO tables, with what was measured in work_dirs/ and counted here
+"""Print the papers' tables, with what was measured in work_dirs/ and counted here
 beside them; or check their complexity cells."""
 
 import argparse

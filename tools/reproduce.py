@@ -1,4 +1,4 @@
-"""Run the rows of the papers' COCO tables, and print the tables with what came out."""
+"""Run the rows of the papers' tables, and print the tables with what came out."""
 
 import argparse
 import logging
@@ -66,8 +66,13 @@ def parse_args():
     parser.add_argument('--work-dirs', default='work_dirs', help='folder of the runs')
     parser.add_argument(
         '--data-root',
-        help='folder that holds annotations/, train2017/ and val2017/; without it, '
+        help='folder of COCO, with annotations/, train2017/ and val2017/; without it, '
         'MMDET_DATASETS names it, or it is data/coco/',
+    )
+    parser.add_argument(
+        '--imagenet-root',
+        help='folder of ImageNet, with train/ and val/, for the classification tables; '
+        'without it, IMAGENET names it, or it is data/imagenet/',
     )
     args = parser.parse_args()
     if (args.launcher == 'none') != (args.ranks is None):
@@ -81,8 +86,10 @@ def parse_args():
 
 def main():
     args = parse_args()
-    if args.data_root:
-        os.environ['MMDET_DATASETS'] = os.path.join(os.path.abspath(args.data_root), '')
+    roots = {'MMDET_DATASETS': args.data_root, 'IMAGENET': args.imagenet_root}
+    for name, root in roots.items():
+        if root:
+            os.environ[name] = os.path.join(os.path.abspath(root), '')
     launch = Launch(
         args.work_dirs, args.launcher, args.ranks or 1, args.partition, args.smoke
     )
@@ -103,13 +110,16 @@ def main():
             return
         status = run_rows(configs, launch)
     except MissingInput as error:
-        raise SystemExit(f'error: {error}\nHere --data-root names the folder') from None
+        raise SystemExit(
+            f'error: {error}\nHere --data-root names the folder of COCO, '
+            '--imagenet-root that of ImageNet'
+        ) from None
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     if status == INTERRUPTED:
         raise SystemExit(status)
     if args.smoke:
-        print('the AP "here" is that of the smoke runs: it means nothing')
+        print('AP and accuracy "here" are those of the smoke runs: they mean nothing')
     for table in tables:
         if set(configs) & {row.config for row in table.rows}:
             print('\n' + report(table, launch.folder), end='')

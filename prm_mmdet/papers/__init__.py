@@ -1,5 +1,6 @@
-"""The papers' COCO tables as data."""
+"""The papers' tables as data."""
 
-from .tables import TABLES, Row, Table, find_table
+from .table import Counting, Row, Table
+from .tables import TABLES, find_table
 
-__all__ = ['TABLES', 'Row', 'Table', 'find_table']
+__all__ = ['TABLES', 'Counting', 'Row', 'Table', 'find_table']

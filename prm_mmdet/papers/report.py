@@ -12,7 +12,10 @@ from mmengine.config import Config
 from ..config import config_path
 from . import complexity
 
-GAINED = ('bbox_mAP', 'segm_mAP')  # columns whose gain over the baseline is shown
+# Columns whose gain over the baseline is shown.
+GAINED = ('bbox_mAP', 'segm_mAP', 'top1', 'top5')
+# What evaluators log, as fractions: prefixes, and decimals that matter in percent.
+_LOGGED = {'coco': 1, 'accuracy': 2}
 
 
 def report(table, work_dirs=None, style='terminal'):
@@ -25,7 +28,7 @@ def report(table, work_dirs=None, style='terminal'):
         style (str): 'terminal', 'markdown' or 'csv'. Default: 'terminal'.
 
     Returns:
-        str: The text, with a line break at its end. Beside a column of AP, ``here`` is
+        str: The text, with a line break at its end. Beside AP and accuracy, ``here`` is
         what the last evaluation of the config's run gave, empty where there is none.
         Beside one of complexity, ``counted`` is the paper's own count done again, and
         ``here`` that of the config as it runs.
@@ -38,9 +41,10 @@ def report(table, work_dirs=None, style='terminal'):
         line = [stem]
         for c in table.columns:
             value, remark = row.cells.get(c), table.remarks.get((row.config, c))
+            value = '' if value is None else f'{value:.{table.digits(c)}f}'
             if remark is not None:
                 notes.setdefault(stem, []).append(f'{c}: {remark}')
-                value = value if style == 'csv' else f'{value}*'
+                value += '' if style == 'csv' else '*'
             line += [value, *_values_beside(table, row, c, work_dirs)]
         body.append(['' if v is None else f'{v}' for v in line])
         for note in _unfinished(row, work_dirs):
@@ -60,23 +64,24 @@ def _beside(column, work_dirs):
 
 
 def _values_beside(table, row, column, work_dirs):
+    places = table.digits(column)
     if column in GAINED:
-        yield _gain(row, row.cells, table.baseline(row).cells, column)
+        yield _gain(row, row.cells, table.baseline(row).cells, column, places)
     if column in GAINED and work_dirs:
         mine = measured(work_dirs, row.config)
         yield mine.get(column)
-        yield _gain(row, mine, measured(work_dirs, row.baseline), column)
+        places = min(places, 2)  # as it is measured
+        yield _gain(row, mine, measured(work_dirs, row.baseline), column, places)
     if column in complexity.COLUMNS and work_dirs:
-        places = complexity.digits(table, column)
         for count in (complexity.counted, complexity.here):
             value = count(table, row, column)
             yield None if value is None else f'{value:.{places}f}'
 
 
-def _gain(row, cells, base, column):
+def _gain(row, cells, base, column, places):
     if row.config == row.baseline or column not in cells or column not in base:
         return None
-    return f'{cells[column] - base[column]:+.1f}'
+    return f'{cells[column] - base[column]:+.{places}f}'
 
 
 def _unfinished(row, work_dirs):
@@ -124,15 +129,15 @@ def measured(work_dirs, config):
 
 
 def _metrics(values):
-    """AP in percent; COCO's -1 stands for nothing to be found in the images."""
-    return {
-        key.partition('/')[2]: round(100 * value, 1)
-        for key, value in values.items()
-        if key.startswith('coco/')
-        and isinstance(value, (int, float))
-        and math.isfinite(value)
-        and value >= 0
-    }
+    """AP and accuracy in percent; COCO's -1 stands for nothing to be found in the
+    images."""
+    metrics = {}
+    for key, value in values.items():
+        prefix, _, name = key.partition('/')
+        number = isinstance(value, (int, float)) and math.isfinite(value)
+        if prefix in _LOGGED and number and value >= 0:
+            metrics[name] = round(100 * value, _LOGGED[prefix])
+    return metrics
 
 
 def _tested_epoch(run):

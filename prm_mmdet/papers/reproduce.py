@@ -280,17 +280,19 @@ def run_rows(configs, launch):
 
 
 def _look_for_data(runs):
-    """Raise MissingInput if a row is to be run and the data, one set for all, are not
-    there."""
+    """Raise MissingInput if a row is to be run and its data, one set for all detectors
+    and one for all classifiers, are not there."""
+    found = set()
     for run in runs:
+        classifies = run.config.startswith('imagenet/')
         try:
-            if run.state == 'finished':
+            if classifies in found or run.state == 'finished':
                 continue
             cfg = Config.fromfile(config_path(run.config))
         except Exception:  # said when it is the row's turn
             continue
         check_data(cfg, 'train', 'val', 'test')
-        return
+        found.add(classifies)
 
 
 def _run_row(run, title, queued):
@@ -304,7 +306,7 @@ def _run_row(run, title, queued):
             result, reason = run.go()
         if run.launch.smoke and run.state == 'finished':
             # The checkpoints of all rows would take tens of gigabytes.
-            for checkpoint in run.folder.glob('epoch_*.pth'):
+            for checkpoint in run.folder.glob('*.pth'):
                 checkpoint.unlink()
     except Exception as error:  # of any kind: the next row is another matter
         result = 'failed'
@@ -331,9 +333,13 @@ def dry_run(configs, launch):
     for run in (Run(config, launch) for config in configs):
         lines.append(f'# {run.name}: {run.to_skip(queued) or run.state}')
         if not run.to_skip(queued):
-            data = os.environ.get('MMDET_DATASETS')
-            setting = [f'MMDET_DATASETS={shlex.quote(data)}'] if data else []
-            lines.append(' '.join([*setting, shlex.join(run.command())]))
+            places = ('MMDET_DATASETS', 'IMAGENET')
+            settings = [
+                f'{name}={shlex.quote(os.environ[name])}'
+                for name in places
+                if os.environ.get(name)
+            ]
+            lines.append(' '.join([*settings, shlex.join(run.command())]))
     return '\n'.join(lines) + '\n'
 
 

@@ -24,26 +24,29 @@ def write_smoke_config(config, folder, ranks):
     backbone = dict(init_cfg=[])
     if cfg['model']['backbone']['type'] == 'prm_mmdet.Plugged':
         backbone = dict(model=backbone)
+    model = dict(backbone=backbone)
+    for name in ('train_cfg', 'test_cfg'):  # a detector's
+        if name in cfg['model']:
+            model[name] = _few(cfg['model'][name])
     settings = dict(
         _base_=base,
-        model=dict(
-            backbone=backbone,
-            **{name: _few(cfg['model'][name]) for name in ('train_cfg', 'test_cfg')},
-        ),
+        model=model,
         train_cfg=dict(max_epochs=1),
         default_hooks=dict(logger=dict(interval=1)),
     )
     # Two iterations of two images a rank, or four of one.
     for phase, images in (('train', 4 * ranks), ('val', 2), ('test', 2)):
-        data = cfg[f'{phase}_dataloader']['dataset']
+        loader = settings[f'{phase}_dataloader'] = {}
+        row = cfg[f'{phase}_dataloader']
+        data = row['dataset']
+        loader['dataset'] = dict(pipeline=[_small_step(s) for s in data['pipeline']])
+        if 'ann_file' not in data:  # folders of images
+            loader['batch_size'] = min(2, row['batch_size'])
+            loader['dataset']['indices'] = images
+            continue
         annotations = os.path.join(data['data_root'], data['ann_file'])
         subset = _write_subset(annotations, images, folder)
-        pipeline = [
-            {**step, 'scale': _small(step['scale'])} if 'scale' in step else step
-            for step in data['pipeline']
-        ]
-        data = dict(ann_file=subset, pipeline=pipeline)
-        settings[f'{phase}_dataloader'] = dict(dataset=data)
+        loader['dataset']['ann_file'] = subset
         if phase != 'train':
             settings[f'{phase}_evaluator'] = dict(ann_file=subset)
     text = ''.join(f'{name} = {value!r}\n' for name, value in settings.items())
@@ -79,8 +82,14 @@ def _few(settings):
     return {key: few.get(key, _few(value)) for key, value in settings.items()}
 
 
-def _small(scale):
-    """A scale of the Resize transforms, or a list of them, made small: 1333 to 160."""
-    if isinstance(scale, (list, tuple)):
-        return type(scale)(map(_small, scale))
-    return round(0.12 * scale)
+def _small_step(step):
+    """A transform whose sizes are made small."""
+    sizes = ('scale', 'size', 'short_edge', 'crop_size')
+    return {k: _small(v) if k in sizes else v for k, v in step.items()}
+
+
+def _small(size):
+    """A size in pixels, or a list of them: 1333 becomes 160, and 224 becomes 27."""
+    if isinstance(size, (list, tuple)):
+        return type(size)(map(_small, size))
+    return round(0.12 * size)

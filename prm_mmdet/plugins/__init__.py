@@ -4,16 +4,33 @@
 once this package is imported, plain ``PRM``, ``LCT`` and ``SACBlock``. Plain ``SAC``
 stays MMCV's Switchable Atrous Convolution.
 
-``prm_mmdet.SE``, ``prm_mmdet.CBAM``, ``prm_mmdet.BAM`` and
+``prm_mmdet.SE``, ``prm_mmdet.GE``, ``prm_mmdet.SGE``, ``prm_mmdet.SK``,
+``prm_mmdet.CBAM``, ``prm_mmdet.BAM``, ``prm_mmdet.GC`` and
 ``prm_mmdet.DoubleAttention`` are the blocks that the papers compare with.
 """
 
 from .bam import BAM
 from .cbam import CBAM
 from .double_attention import DoubleAttention
+from .gc import GC
+from .ge import GE
 from .lct import LCT
 from .prm import PRM
 from .sac import SAC
 from .se import SE
+from .sge import SGE
+from .sk import SK
 
-__all__ = ['BAM', 'CBAM', 'LCT', 'PRM', 'SAC', 'SE', 'DoubleAttention']
+__all__ = [
+    'BAM',
+    'CBAM',
+    'GC',
+    'GE',
+    'LCT',
+    'PRM',
+    'SAC',
+    'SE',
+    'SGE',
+    'SK',
+    'DoubleAttention',
+]

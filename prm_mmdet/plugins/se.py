@@ -2,11 +2,12 @@
 
 Source: J. Hu, L. Shen and G. Sun, "Squeeze-and-Excitation Networks", CVPR 2018,
 Eqs. 2-4. The two layers have biases, as the parameter counts of the PRM and LCT
-papers' tables show.
+papers' tables show. With ``groups`` it is SE+, of the LCT paper's Table 4.
 """
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..registry import MODELS
 from .checks import check_groups, check_input
@@ -20,6 +21,9 @@ class SE(nn.Module):
         in_channels (int): Channels C of the input.
         reduction (int): r; the hidden layer has C / r channels. Must divide
             ``in_channels``. Default: 16.
+        groups (int, optional): SE+: the means are first normalised within so many
+            groups of channels, as in LCT, whose paper takes 64. Must divide
+            ``in_channels`` into groups of at least two. Default: None, SE.
 
     Parameters: ``squeeze`` and ``excite``, 1x1 convolutions: 2C^2 / r + C / r + C.
 
@@ -31,15 +35,23 @@ class SE(nn.Module):
 
     _abbr_ = 'se'
 
-    def __init__(self, in_channels, reduction=16):
+    def __init__(self, in_channels, reduction=16, groups=None):
         super().__init__()
         check_groups('SE', in_channels, reduction, name='reduction')
+        if groups is not None:
+            check_groups('SE', in_channels, groups, min_channels=2)
         self.in_channels = in_channels
+        self.groups = groups
         self.squeeze = nn.Conv2d(in_channels, in_channels // reduction, 1)
         self.excite = nn.Conv2d(in_channels // reduction, in_channels, 1)
 
     def forward(self, x):
         check_input('SE', x, self.in_channels)
         context = x.mean((2, 3), keepdim=True)
+        if self.groups is not None:
+            context = F.group_norm(context, self.groups)
         gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(context))))
         return x * gate.to(x.dtype)
+
+    def extra_repr(self):
+        return f'{self.in_channels}, groups={self.groups}'

@@ -5,19 +5,20 @@ from dataclasses import replace
 import pytest
 from conftest import ROOT
 
-from prm_mmdet.papers import TABLES, find_table
-from prm_mmdet.papers.complexity import check, complexity, counted, digits, here
+from prm_mmdet.papers import TABLES, Counting, find_table
+from prm_mmdet.papers.complexity import check, complexity, counted, here
 
 COUNTED = [table.key for table in TABLES if table.counting]
-SIZE = (800, 1344)
+WAY = Counting((800, 1344))
+EVERY_LAYER = Counting((224, 224), every_layer=True)
 # ResNet-50's c3, c4 and c5 at that size: blocks, channels of the 3x3, positions.
 STAGES = ((4, 128, 100 * 168), (6, 256, 50 * 84), (3, 512, 25 * 42))
 
 
 def rise(config, what):
     name = f'sac/mask-rcnn_r50-{config}-c3-c5_fpn_4xb2-1x_coco.py'
-    base = complexity('sac/mask-rcnn_r50_fpn_4xb2-1x_coco.py', SIZE)
-    return getattr(complexity(name, SIZE), what) - getattr(base, what)
+    base = complexity('sac/mask-rcnn_r50_fpn_4xb2-1x_coco.py', WAY)
+    return getattr(complexity(name, WAY), what) - getattr(base, what)
 
 
 @pytest.mark.parametrize('key', COUNTED)
@@ -41,7 +42,8 @@ def test_every_complexity_cell_is_checked():
         assert bool(cells) == (table.counting is not None)
         if table.counting:
             baselines = {r.baseline for r in table.rows if 'flops' in r.cells}
-            assert len(list(check(table))) == cells - len(baselines)
+            left_out = 0 if table.counting.every_layer else len(baselines)
+            assert len(list(check(table))) == cells - left_out
 
 
 def test_a_wrong_cell_does_not_pass():
@@ -85,8 +87,8 @@ def test_three_bams_by_hand():
         maps = channels * hidden + 2 * 9 * hidden**2 + hidden
         flops += channels * positions + gate + maps * positions
         params += gate + maps + 4 * hidden + channels + 1 + 4 * 2 * hidden
-    bam = complexity('sac/mask-rcnn_r50-bam-c2-c4_fpn_4xb2-1x_coco.py', SIZE)
-    base = complexity('sac/mask-rcnn_r50_fpn_4xb2-1x_coco.py', SIZE)
+    bam = complexity('sac/mask-rcnn_r50-bam-c2-c4_fpn_4xb2-1x_coco.py', WAY)
+    base = complexity('sac/mask-rcnn_r50_fpn_4xb2-1x_coco.py', WAY)
     assert bam.flops - base.flops == flops
     # All of them are trained: none stands in the frozen c2.
     assert bam.params - base.params == bam.trainable - base.trainable == params
@@ -103,7 +105,85 @@ def test_cells_are_in_the_columns_units():
     base = find_table('prm-4').rows[0]
     numbers = [f(find_table('prm-4'), base, 'params') for f in (counted, here)]
     assert numbers[1] - numbers[0] == pytest.approx(0.225344)
-    assert [digits(find_table('lct-6'), c) for c in ('d_params', 'd_flops')] == [2, 3]
+    digits = find_table('lct-6').digits
+    assert [digits(c) for c in ('d_params', 'd_flops')] == [2, 3]
+
+
+# -- classifiers: every layer counts ---------------------------------------------------
+
+
+def test_a_resnet_by_hand():
+    # ResNet-18 at 64 x 64, layer by layer: convolutions; then what ptflops adds, two
+    # operations an element for norms, one for the rest, and no bias of the last layer.
+    stem = 64 * 3 * 49 * 32**2, 64 * 32**2
+    layers, maps = stem[0], stem[1]
+    relus = stem[1]
+    for width, before, side in (
+        (64, 64, 16),
+        (128, 64, 8),
+        (256, 128, 4),
+        (512, 256, 2),
+    ):
+        positions = side**2
+        layers += positions * 9 * width * (before + 3 * width)
+        maps += 4 * width * positions
+        relus += 4 * width * positions
+        if before != width:
+            layers += positions * before * width
+            maps += width * positions
+    pooled = 64 * 32**2 + 512 * 2**2
+    expected = layers + 512 * 1000 + 2 * maps + relus + pooled
+    way = Counting((64, 64), every_layer=True)
+    model = complexity('imagenet/resnet18_8xb32-100e_imagenet.py', way)
+    assert model.flops == expected
+    assert model.params == model.trainable == 11_689_512
+    assert model.flops_here == layers + 512 * 1000
+
+
+def added(name, recipe='8xb32-100e'):
+    models = [
+        f'imagenet/{n}_{recipe}_imagenet.py' for n in (f'resnet50{name}', 'resnet50')
+    ]
+    block, plain = (complexity(m, EVERY_LAYER) for m in models)
+    return block.params - plain.params, block.flops - plain.flops
+
+
+# ResNet-50's blocks: how many, channels of their outputs, positions.
+BLOCKS = ((3, 256, 56**2), (4, 512, 28**2), (6, 1024, 14**2), (3, 2048, 7**2))
+
+
+def test_gates_of_every_block_by_hand():
+    once = sum(n * c * p for n, c, p in BLOCKS)
+    assert added('-ge-c2-c5') == (0, once)
+    assert added('-sge-c2-c5') == (16 * 2 * 64, once)
+    assert added('-lct-c2-c5') == (2 * sum(n * c for n, c, _ in BLOCKS), once)
+    # PRM finds its query on one map a head.
+    queries = sum(n * 64 * p for n, _, p in BLOCKS)
+    assert added('-prm-c2-c5') == (16 * (4 * 64 + 3), once + queries)
+    layers = sum(n * 2 * c * c // 16 for n, c, _ in BLOCKS)
+    biases = sum(n * (c // 16 + c) for n, c, _ in BLOCKS)
+    assert added('-se-c2-c5') == (layers + biases, once + layers + biases)
+
+
+def test_sac_at_the_ends_of_three_stages_by_hand():
+    params = flops = 0
+    for _, channels, positions in BLOCKS[:3]:
+        width = channels // 4  # of the 3x3
+        contexts = width // 32
+        one = 2 * contexts * (width + 1) + width * (width + 1)  # biases count here
+        params += one
+        flops += one * positions
+    assert added('-sac-c2-c4', '4xb64-100e-warmup') == (params, flops)
+
+
+def test_absolute_flops_are_compared_and_ours_are_shown_beside():
+    table = find_table('prm-2')
+    base = table.rows[0]
+    assert counted(table, base, 'flops') == pytest.approx(4.121924096)
+    assert here(table, base, 'flops') == pytest.approx(
+        4.089184256
+    )  # no more than layers
+    assert counted(table, base, 'params') == pytest.approx(25.557032)
 
 
 def test_the_tool_checks_and_fails(run_python):

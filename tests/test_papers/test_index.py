@@ -4,7 +4,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from prm_mmdet.papers import find_table
+from prm_mmdet.papers import TABLES, find_table
 from prm_mmdet.papers.index import index_files
 
 CONFIGS = ROOT / 'configs'
@@ -35,7 +35,7 @@ def test_metafiles_name_every_config_and_the_papers_results():
     configs = {m['Config'] for m in models}
     assert configs == {
         p.relative_to(ROOT).as_posix()
-        for folder in ('prm', 'lct', 'sac')
+        for folder in ('prm', 'lct', 'sac', 'imagenet')
         for p in (CONFIGS / folder).glob('*.py')
     }
     assert len({m['Name'] for m in models}) == len(models)
@@ -43,6 +43,22 @@ def test_metafiles_name_every_config_and_the_papers_results():
     prm = found['configs/prm/retinanet_r50-prm-c3-c5_fpn_2x_coco.py']
     assert prm['Results'][0]['Metrics'] == {'box AP': 37.7}
     assert 'Results' not in found['configs/prm/retinanet_r50-prm-c3-c5_fpn_1x_coco.py']
+    sac = found['configs/imagenet/resnet50-sac-c2-c4_4xb64-100e-warmup_imagenet.py']
+    (result,) = sac['Results']
+    assert result['Metrics'] == {'Top 1 Accuracy': 77.61, 'Top 5 Accuracy': 93.86}
+    assert result['Dataset'] == 'ImageNet-1k'
+    # Two tables print this one, the first of them to three digits.
+    base = found['configs/imagenet/resnet50_4xb64-100e-warmup_imagenet.py']
+    assert base['Results'][0]['Metrics']['Top 1 Accuracy'] == 76.426
+
+
+def test_a_readme_has_the_tables_of_its_folder_and_every_config(texts):
+    for folder in ('prm', 'lct', 'sac', 'imagenet'):
+        text = texts[f'{folder}/README.md']
+        for table in TABLES:
+            assert (f'**{table.key}: ' in text) == (table.folder == folder)
+        for path in (CONFIGS / folder).glob('*.py'):
+            assert f'({path.name})' in text
 
 
 def test_readmes_link_to_files_and_hold_the_numbers():

@@ -67,6 +67,20 @@ def coco(demo_data, tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope='session')
+def imagenet(demo_data, tmp_path_factory):
+    """ImageNet's thousand folders, with an image each to train and to validate."""
+    root = tmp_path_factory.mktemp('imagenet')
+    for phase in ('train', 'val'):
+        images = sorted((demo_data / phase).iterdir())
+        for i in range(1000):
+            folder = root / phase / f'n{i:08d}'
+            folder.mkdir(parents=True)
+            image = images[i % len(images)]
+            (folder / f'{phase}{image.suffix}').symlink_to(image)
+    return root
+
+
 @pytest.fixture
 def place(coco, tmp_path, monkeypatch):
     """An empty current folder, with the data set in reach."""
@@ -168,6 +182,45 @@ def test_a_smoke_config_is_the_row_with_less(place):
         assert less[key] == row[key]
 
 
+def test_a_smoke_run_of_a_classifier(run_python, imagenet, tmp_path):
+    name = 'resnet18-prm-c2-c5_8xb32-100e_imagenet'
+    command = [TOOL, 'prm-5', '--rows', name, '--smoke', '--imagenet-root', imagenet]
+    first = run_python(*command).stdout
+    assert ', ok\nrows: 1 ok\n' in first
+    assert f'* {name}, measured after epoch 1 of 100' in first
+    log = (tmp_path / f'work_dirs/smoke/{name}/reproduce.log').read_text()
+    for text in ('(train) [1][2/2]', 'Saving checkpoint', 'accuracy/top5', 'Scaling'):
+        assert text in log
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+def test_a_smoke_config_of_a_classifier_is_the_row_with_less(
+    place, imagenet, monkeypatch
+):
+    monkeypatch.setenv('IMAGENET', f'{imagenet}/')
+    (config,) = choose(TABLES, ['mobilenet-v2-prm_*'])
+    launch = Launch(smoke=True, ranks=2)
+    launch.folder.mkdir(parents=True)
+    write_smoke_config(config, launch.folder, launch.ranks)
+    row = Config.fromfile(config_path(config))
+    less = Config.fromfile(launch.folder / Path(config).name)
+    sizes = {'size': 27, 'short_edge': 31, 'crop_size': 27, 'scale': (120000, 31)}
+    for phase, images in (('train', 8), ('val', 2), ('test', 2)):
+        loader = less[f'{phase}_dataloader']
+        assert loader.batch_size == 2 and loader.dataset.indices == images
+        steps = row[f'{phase}_dataloader'].dataset.pipeline
+        found = set()
+        for old, new in zip(steps, loader.dataset.pipeline):
+            for key in set(old) & set(sizes):
+                assert new[key] == sizes[key]
+                found.add(key)
+        assert found >= ({'size'} if phase == 'train' else {'crop_size', 'scale'})
+    assert less.model.backbone.model.pop('init_cfg') == []
+    assert less.model == row.model
+    for key in ('optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'val_evaluator'):
+        assert less[key] == row[key]
+
+
 def test_a_failure_stops_no_other_row(stand_in, capsys):
     rows = ['prm/no-such.py', *ROWS, choose(TABLES)[2]]
     stand_in(BASE, "sys.exit('told to\\nfail')")
@@ -265,12 +318,22 @@ def test_missing_data_is_named_before_anything_starts(stand_in, monkeypatch):
     assert not Path('work_dirs').exists()
 
 
+def test_both_kinds_of_data_are_looked_for(stand_in, monkeypatch):
+    monkeypatch.setenv('IMAGENET', 'nowhere')
+    classifier = choose([find_table('prm-5')])[0]
+    with pytest.raises(MissingInput, match='nowhere/train'):
+        run_rows([*ROWS, classifier], Launch())
+    assert not Path('work_dirs').exists()
+
+
 def test_a_dry_run_shows_the_commands_and_writes_nothing(place, monkeypatch):
     monkeypatch.setenv('MMDET_DATASETS', '/my data/')
+    monkeypatch.setenv('IMAGENET', '/images/')
     lines = dry_run(ROWS, Launch(launcher='torchrun', ranks=4)).splitlines()
     assert lines[::2] == [f'# {BASE}: not begun', f'# {SE}: not begun']
     assert shlex.split(lines[1]) == [
-        *('MMDET_DATASETS=/my data/', sys.executable, '-m', 'torch.distributed.run'),
+        *('MMDET_DATASETS=/my data/', 'IMAGENET=/images/'),
+        *(sys.executable, '-m', 'torch.distributed.run'),
         *('--standalone', '--nproc_per_node=4', str(ROOT / 'tools/train.py')),
         *(config_path(ROWS[0]), '--work-dir', f'work_dirs/{BASE}', '--auto-scale-lr'),
         *('--resume', '--launcher', 'pytorch'),
@@ -418,7 +481,7 @@ def test_the_tool_lists_rows(tool, capsys):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['sac-X'], "no table 'sac-X'"),
+        (['sac-XI'], "no table 'sac-XI'"),
         (['prm-4', '--rows', 'retina'], "no row matches 'retina'; there are"),
         (['prm-4', '--data-root', 'nowhere'], 'nowhere/annotations/instances_train'),
         (['--launcher', 'torchrun'], '--ranks go together'),

@@ -1,14 +1,22 @@
 """The blocks that the papers compare with, against loops over their equations."""
 
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
+from mmdet.models.backbones import ResNet
+from mmdet.utils import register_all_modules
 
-from prm_mmdet.plugins import BAM, CBAM, SE, DoubleAttention
+from prm_mmdet.plugins import BAM, CBAM, GE, LCT, SE, SGE, SK, DoubleAttention
 
-BLOCKS = [SE, CBAM, BAM, DoubleAttention]
+register_all_modules()
+
+SE_PLUS = functools.partial(SE, groups=4)
+SGE_8 = functools.partial(SGE, groups=8)
+SK_4 = functools.partial(SK, groups=4)
+BLOCKS = [SE, SE_PLUS, GE, SGE_8, SK_4, CBAM, BAM, DoubleAttention]
 
 
 def build(block, channels=32):
@@ -34,8 +42,44 @@ def sigmoid(a):
 
 def loop_se(block, x):
     z = x.mean((1, 2))
+    if block.groups:
+        for v in np.split(z, block.groups):  # views: LCT's Eqs. 2 and 3
+            v -= v.mean()
+            v /= math.sqrt((v**2).mean() + 1e-5)
     gate = sigmoid(layer(block.excite, np.maximum(layer(block.squeeze, z), 0)))
     return x * gate[:, None, None]
+
+
+def loop_ge(block, x):
+    return np.stack([m * sigmoid(m.mean()) for m in x])
+
+
+def loop_sge(block, x):
+    out = np.empty_like(x)
+    weight, bias = block.weight.detach().numpy(), block.bias.detach().numpy()
+    width = len(x) // len(weight)
+    for n in range(len(weight)):
+        part = x[n * width : (n + 1) * width]
+        g = part.mean((1, 2))
+        c = np.einsum('chw,c->hw', part, g)
+        c = (c - c.mean()) / (math.sqrt(((c - c.mean()) ** 2).mean()) + 1e-5)
+        out[n * width : (n + 1) * width] = part * sigmoid(weight[n] * c + bias[n])
+    return out
+
+
+def loop_sk(block, x):
+    dense, grouped = (
+        np.maximum(norm(m.bn, convolved(m.conv, x)), 0)
+        for m in (block.dense, block.grouped)
+    )
+    squeeze = block.squeeze.conv.weight.detach().numpy()[:, :, 0, 0]
+    hidden = norm(block.squeeze.bn, squeeze @ (dense + grouped).mean((1, 2)))
+    scores = block.excite.weight.detach().numpy()[:, :, 0, 0] @ np.maximum(hidden, 0)
+    out = np.empty_like(dense)
+    for c in range(len(out)):
+        first, second = softmax([scores[c], scores[len(out) + c]])
+        out[c] = first * dense[c] + second * grouped[c]
+    return out
 
 
 def loop_cbam(block, x):
@@ -67,17 +111,21 @@ def norm(layer, y):
     )
 
 
-def dilated(convolution, y):
-    """A 3x3 convolution of dilation 4 on a map."""
-    weight, bias = (v.detach().numpy() for v in convolution.parameters())
-    out = np.empty_like(y)
-    for i, j in np.ndindex(*y.shape[1:]):
-        total = bias.copy()
+def convolved(convolution, y):
+    """A 3x3 convolution on a map, whatever its stride, dilation and groups."""
+    weight = convolution.weight.detach().numpy()
+    width = weight.shape[1]  # input channels of a group
+    each = len(weight) // convolution.groups
+    stride, dilation = convolution.stride[0], convolution.dilation[0]
+    out = np.empty((len(weight), *(-(-n // stride) for n in y.shape[1:])))
+    for o, i, j in np.ndindex(*out.shape):
+        total = 0.0 if convolution.bias is None else convolution.bias[o].item()
+        first = o // each * width
         for di, dj in np.ndindex(3, 3):
-            r, s = i + 4 * (di - 1), j + 4 * (dj - 1)
+            r, s = i * stride + dilation * (di - 1), j * stride + dilation * (dj - 1)
             if 0 <= r < y.shape[1] and 0 <= s < y.shape[2]:
-                total += weight[:, :, di, dj] @ y[:, r, s]
-        out[:, i, j] = total
+                total += weight[o, :, di, dj] @ y[first : first + width, r, s]
+        out[o, i, j] = total
     return out
 
 
@@ -88,8 +136,8 @@ def loop_bam(block, x):
     reduce, reduced, _, first, one, _, second, two, _, last = block.spatial
     y = np.stack([layer(reduce, v) for v in x.reshape(len(x), -1).T], 1)
     y = np.maximum(norm(reduced, y.reshape(-1, *x.shape[1:])), 0)
-    y = np.maximum(norm(one, dilated(first, y)), 0)
-    y = np.maximum(norm(two, dilated(second, y)), 0)
+    y = np.maximum(norm(one, convolved(first, y)), 0)
+    y = np.maximum(norm(two, convolved(second, y)), 0)
     out = np.empty_like(x)
     for c, i, j in np.ndindex(*x.shape):
         score = channel[c] + layer(last, y[:, i, j])[0]
@@ -120,7 +168,18 @@ def loop_double_attention(block, x):
 
 @pytest.mark.parametrize(
     ('block', 'loop'),
-    list(zip(BLOCKS, [loop_se, loop_cbam, loop_bam, loop_double_attention])),
+    [
+        (SE, loop_se),
+        (SE_PLUS, loop_se),
+        (GE, loop_ge),
+        (SGE_8, loop_sge),
+        (SK_4, loop_sk),
+        (functools.partial(SK, groups=8, reduction=4, stride=2), loop_sk),
+        (functools.partial(SK, groups=1, dilation=2), loop_sk),
+        (CBAM, loop_cbam),
+        (BAM, loop_bam),
+        (DoubleAttention, loop_double_attention),
+    ],
 )
 def test_equations(block, loop):
     block = build(block)
@@ -145,6 +204,71 @@ def test_autocast_and_layout(block):
     assert y.dtype == torch.bfloat16
     exact = block(x.bfloat16().float())
     assert (y.float() - exact).norm() < 0.02 * exact.norm()
+
+
+def test_se_plus_and_lct_normalise_alike():
+    # With layers that pass the means on, SE+ gates by what LCT gates by.
+    x = torch.randn(2, 16, 5, 4, dtype=torch.float64).abs()
+    se, lct = SE(16, reduction=1, groups=4).double(), LCT(16, groups=4).double()
+    for layer in (se.squeeze, se.excite):
+        layer.weight.data[:, :, 0, 0] = torch.eye(16)
+        layer.bias.data.zero_()
+    # The ReLU between the layers passes what is not negative.
+    se.squeeze.bias.data.fill_(10)
+    se.excite.bias.data.fill_(-10)
+    lct.weight.data.fill_(1)
+    lct.bias.data.zero_()
+    torch.testing.assert_close(se(x), lct(x))
+
+
+def test_sge_is_prm_with_the_mean_alone_and_starts_with_one_gate():
+    fresh = SGE(128)
+    assert set(fresh.state_dict()) == {'weight', 'bias'}
+    assert fresh.weight.shape == (64,)
+    x = torch.randn(1, 128, 3, 4)
+    torch.testing.assert_close(fresh(x), x * torch.sigmoid(torch.ones(())))
+    flat = torch.full((1, 128, 3, 4), 2.0, requires_grad=True)
+    torch.nn.init.normal_(fresh.weight)
+    fresh(flat).sum().backward()  # a map without differences
+    assert flat.grad.isfinite().all() and fresh.weight.grad.isfinite().all()
+
+
+def test_sk_mixes_with_weights_that_sum_to_one():
+    block = build(SK_4)
+    with torch.no_grad():
+        block.grouped.conv.weight.zero_()
+        block.grouped.bn.bias.copy_(block.grouped.bn.running_mean)
+        block.excite.weight[32:] = -1e6  # all weight to the first branch
+        x = torch.randn(2, 32, 5, 4, dtype=torch.float64)
+        block.squeeze.bn.bias.fill_(10)
+        block.squeeze.bn.weight.zero_()
+        torch.testing.assert_close(block(x), block.dense(x))
+
+
+def test_gc_keeps_its_zeros_in_a_backbone_from_nothing():
+    keys = []
+    for block in ('ContextBlock', 'prm_mmdet.GC'):
+        plugin = dict(cfg=dict(type=block, ratio=1 / 16), position='after_conv3')
+        model = ResNet(50, base_channels=16, plugins=[plugin])
+        model.init_weights()
+        keys.append(list(model.state_dict()))
+    assert keys[0] == keys[1]
+    for stage in model.res_layers:
+        for bottleneck in getattr(model, stage):
+            x = torch.randn(1, bottleneck.planes * 4, 3, 4)
+            assert torch.equal(bottleneck.context_block(x), x)
+
+
+# Added to ResNet-50 in every residual block by the PRM paper's Table 1, in thousands;
+# PRM's own 4 are printed as 3, as SGE's 2 are. SE, CBAM and GC are in the same table.
+@pytest.mark.parametrize(
+    ('block', 'thousands'),
+    [(SE, 28088 - 25557), (CBAM, 28090 - 25557), (GE, 0), (SGE, 2)],
+)
+def test_parameters_are_those_of_the_prm_papers_table(block, thousands):
+    widths = 3 * [256] + 4 * [512] + 6 * [1024] + 3 * [2048]
+    added = sum(p.numel() for c in widths for p in block(c).parameters())
+    assert round(added / 1e3) == thousands
 
 
 # Added to ResNet-50, c3-c5, by the SAC paper's Table VII: 44.4 M to 46.9 M with SE and
@@ -185,7 +309,7 @@ def test_a_fresh_double_attention_is_the_identity():
     assert torch.equal(block(x), x)
 
 
-@pytest.mark.parametrize('block', BLOCKS)
+@pytest.mark.parametrize('block', [SE, SK, CBAM, BAM, DoubleAttention])
 def test_refusals(block):
     name = block.__name__
     with pytest.raises(ValueError, match=rf'{name}: reduction=7 does not divide in_ch'):
@@ -194,5 +318,22 @@ def test_refusals(block):
         block(32, reduction=0)
     with pytest.raises(ValueError, match=rf'{name}: the input .* got \(1, 16, 2, 2\)'):
         block(32)(torch.zeros(1, 16, 2, 2))
-    with pytest.raises(ValueError, match='BAM: dilation must be a positive'):
-        BAM(32, dilation=0)
+
+
+@pytest.mark.parametrize(
+    ('build', 'message'),
+    [
+        (lambda: BAM(32, dilation=0), 'BAM: dilation must be a positive'),
+        (lambda: SK(32, dilation=0), 'SK: dilation must be a positive'),
+        (lambda: SK(32, stride=-1), 'SK: stride must be a positive'),
+        (lambda: SK(48), 'SK: groups=32 does not divide in_channels=48'),
+        (lambda: SGE(96), 'SGE: groups=64 does not divide .* groups=32 or 48'),
+        (lambda: SE(64, groups=64), 'SE: groups=64 leaves 1 channel a group'),
+        (lambda: GE(0), 'GE: in_channels must be a positive'),
+        (lambda: GE(8)(torch.zeros(1, 4, 2, 2)), r'GE: the input .* \(1, 4, 2, 2\)'),
+        (lambda: SGE(64)(torch.zeros(64, 2, 2)), r'SGE: the input .* \(64, 2, 2\)'),
+    ],
+)
+def test_more_refusals(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

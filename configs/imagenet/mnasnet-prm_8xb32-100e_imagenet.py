@@ -1,0 +1,12 @@
+# As in MobileNetV2; layer1 is no inverted residual.
+_base_ = 'mnasnet_8xb32-100e_imagenet.py'
+block = dict(type='prm_mmdet.PRM', groups=8)
+plugin = dict(cfg=block, at=r'layer[2-7]\.\d+\.linear_conv')
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='prm_mmdet.Plugged',
+        model=_base_.model.backbone,
+        plugins=[plugin],
+    )
+)

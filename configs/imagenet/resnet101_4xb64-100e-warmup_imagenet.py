@@ -1,0 +1,2 @@
+_base_ = 'resnet50_4xb64-100e-warmup_imagenet.py'
+model = dict(backbone=dict(depth=101))

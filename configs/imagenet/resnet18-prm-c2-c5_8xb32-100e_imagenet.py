@@ -1,0 +1,11 @@
+# BasicBlock takes no plugins: before the addition is behind its last norm.
+_base_ = 'resnet18_8xb32-100e_imagenet.py'
+plugin = dict(cfg=dict(type='prm_mmdet.PRM'), at=r'layer[1-4]\.\d+\.bn2')
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='prm_mmdet.Plugged',
+        model=_base_.model.backbone,
+        plugins=[plugin],
+    )
+)

@@ -1,0 +1,10 @@
+_base_ = 'resnet18_4xb64-100e-warmup_imagenet.py'
+plugin = dict(cfg=dict(type='prm_mmdet.SAC'), at=r'layer[1-3]\.\d+\.bn2', blocks='last')
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='prm_mmdet.Plugged',
+        model=_base_.model.backbone,
+        plugins=[plugin],
+    )
+)

@@ -1,0 +1,3 @@
+_base_ = 'resnet50_4xb64-100e_imagenet.py'
+plugin = dict(cfg=dict(type='prm_mmdet.SE', groups=64), position='after_conv3')
+model = dict(backbone=dict(plugins=[plugin]))

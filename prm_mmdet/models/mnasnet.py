@@ -1,0 +1,67 @@
+"""MnasNet, on which the PRM paper's Table 2 shows its block.
+
+Source: M. Tan, B. Chen, R. Pang, V. Vasudevan, M. Sandler, A. Howard and Q. V. Le,
+"MnasNet: Platform-Aware Neural Architecture Search for Mobile", CVPR 2019: the network
+without squeeze-and-excitation (B1), whose width 1.0 has the 4.38 M parameters of that
+table.
+"""
+
+from mmdet.models.backbones import MobileNetV2
+from mmdet.models.layers import InvertedResidual
+from mmengine.model import Sequential
+
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+class MnasNet(MobileNetV2):
+    """MobileNetV2's scheme with other widths, kernels of 3x3 and 5x5, and ReLU.
+
+    Takes the arguments of ``mmdet.MobileNetV2``. Its eight stages are ``layer1``, a
+    separable convolution, ``layer2`` to ``layer7``, inverted residuals, and ``conv2``,
+    a 1x1 convolution to 1280 channels.
+
+    Args:
+        act_cfg (dict): Activation. Default: ``dict(type='ReLU')``.
+        **kwargs: As in ``mmdet.MobileNetV2``: ``out_indices`` are stages from 0 to 7,
+            by default (1, 2, 4, 7), with strides 4, 8, 16, 32 and 24, 40, 96, 1280
+            channels.
+
+    Shape: images (B, 3, H, W) to a tuple of maps.
+    """
+
+    # Expansion, channels, blocks and stride, as MobileNetV2 has them.
+    arch_settings = [  # noqa: RUF012  (MobileNetV2 reads it under this name)
+        [1, 16, 1, 1],
+        [3, 24, 3, 2],
+        [3, 40, 3, 2],
+        [6, 80, 3, 2],
+        [6, 96, 2, 1],
+        [6, 192, 4, 2],
+        [6, 320, 1, 1],
+    ]
+    kernel_sizes = (3, 3, 5, 5, 3, 5, 3)
+
+    def __init__(self, act_cfg=dict(type='ReLU'), **kwargs):  # noqa: B006
+        super().__init__(act_cfg=act_cfg, **kwargs)
+
+    def make_layer(self, out_channels, num_blocks, stride, expand_ratio):
+        kernel_size = self.kernel_sizes[len(self.layers)]  # layers made so far
+        blocks = []
+        for i in range(num_blocks):
+            blocks.append(
+                InvertedResidual(
+                    self.in_channels,
+                    out_channels,
+                    mid_channels=self.in_channels * expand_ratio,
+                    kernel_size=kernel_size,
+                    stride=1 if i else stride,
+                    with_expand_conv=expand_ratio != 1,
+                    conv_cfg=self.conv_cfg,
+                    norm_cfg=self.norm_cfg,
+                    act_cfg=self.act_cfg,
+                    with_cp=self.with_cp,
+                )
+            )
+            self.in_channels = out_channels
+        return Sequential(*blocks)
