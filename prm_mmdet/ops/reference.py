@@ -1,17 +1,39 @@
 """The three blocks, equation by equation, in the dtype of their input.
 
 Written to be read, and to hold the fast forms to: nothing here is saved or reordered.
-``x`` is (B, C, H, W) throughout, N = H * W.
+``x`` is (B, C, H, W) throughout, N = H * W. Each block is what it computes on the way,
+which :mod:`prm_mmdet.inspection` shows, and what it does with that.
 """
 
 import math
+from typing import NamedTuple, Optional
 
 import torch
+from torch import Tensor
 
 MIN_SIGMA = 1e-5
 
 
-def prm(
+def prm(x, alpha, *inputs, **switches):
+    """Position-Aware Recalibration Module (Ma and Fu, IJCAI 2020, Eqs. 1-8).
+
+    Takes what :func:`prm_steps` takes.
+    """
+    b, c, h, w = x.shape
+    gate = prm_steps(x, alpha, *inputs, **switches).gate
+    slab = x.reshape(b, alpha.numel(), -1, h * w)
+    return (slab * gate[:, :, None]).reshape(b, c, h, w)
+
+
+class PRMSteps(NamedTuple):
+    """What PRM computes on the way to its output."""
+
+    query: Tensor  # (B, g), index of the query point among the N positions
+    encoding: Optional[Tensor]  # D of Eq. 5, (B, g, N); None without it
+    gate: Tensor  # (B, g, N)
+
+
+def prm_steps(
     x,
     alpha,
     beta,
@@ -22,7 +44,7 @@ def prm(
     similarity='dot',
     normalization=True,
 ):
-    """Position-Aware Recalibration Module (Ma and Fu, IJCAI 2020, Eqs. 1-8).
+    """The gate of PRM, and what leads to it.
 
     ``alpha``, ``beta``, ``weight``, ``bias`` are (g,); ``theta`` (2,) and ``sigma`` ()
     are None to leave the position encoding out.
@@ -43,7 +65,7 @@ def prm(
     z = slab.mean(3)
 
     # Eq. 5, on each axis; the two axes are averaged.
-    D = 1.0
+    D = None
     if theta is not None:
         rows = torch.arange(h).repeat_interleave(w).to(x)
         columns = torch.arange(w).repeat(h).to(x)
@@ -56,7 +78,10 @@ def prm(
         D = density.mean(2)
 
     # Eq. 1.
-    S = alpha * _phi(slab, q, similarity) * D + beta * _phi(slab, z, similarity)
+    to_query = alpha * _phi(slab, q, similarity)
+    if D is not None:
+        to_query = to_query * D
+    S = to_query + beta * _phi(slab, z, similarity)
 
     # Eqs. 6 and 7. The root of an exact zero has no gradient: it is left out.
     if normalization:
@@ -68,8 +93,7 @@ def prm(
         S = centred / (deviation + 1e-5)
 
     # Eq. 8, and the gate.
-    gate = torch.sigmoid(weight * S + bias)
-    return (slab * gate[:, :, None]).reshape(b, c, h, w)
+    return PRMSteps(i, D, torch.sigmoid(weight * S + bias))
 
 
 def _phi(slab, v, similarity):
@@ -84,8 +108,16 @@ def _phi(slab, v, similarity):
     return dot / torch.maximum(norms, torch.full_like(norms, 1e-8))
 
 
-def lct(x, weight, bias, groups, eps=1e-5, normalization=True):
+def lct(x, *inputs, **switches):
     """Linear Context Transform (Ruan et al., AAAI 2020, Eqs. 2-5).
+
+    Takes what :func:`lct_gate` takes.
+    """
+    return x * lct_gate(x, *inputs, **switches)[:, :, None, None]
+
+
+def lct_gate(x, weight, bias, groups, eps=1e-5, normalization=True):
+    """The gate of LCT, (B, C).
 
     ``weight`` and ``bias`` are (C,), or both None to leave the transform out.
     """
@@ -97,8 +129,7 @@ def lct(x, weight, bias, groups, eps=1e-5, normalization=True):
         deviation = (((v - mu) ** 2).mean(2, keepdim=True) + eps).sqrt()
         z = ((v - mu) / deviation).reshape(b, c)
     a = z if weight is None else weight * z + bias
-    gate = torch.sigmoid(a)
-    return x * gate[:, :, None, None]
+    return torch.sigmoid(a)
 
 
 def sac(x, w_phi, b_phi, w_theta, b_theta, w_rho, b_rho, softmax=False, residual=True):
@@ -110,16 +141,30 @@ def sac(x, w_phi, b_phi, w_theta, b_theta, w_rho, b_rho, softmax=False, residual
     """
     b, c, h, w = x.shape
     X = x.reshape(b, c, h * w)
-    logits = w_phi @ X + b_phi[:, None]
-    e = torch.exp(logits - logits.amax(-1, keepdim=True))
-    attention = e / e.sum(-1, keepdim=True)  # (B, K, N)
+    attention, weights = sac_maps(x, w_phi, b_phi, w_theta, b_theta, softmax)
     mu = attention @ X.transpose(1, 2)  # (B, K, C)
-    weights = w_theta @ X + b_theta[:, None]  # (B, K, N)
-    if softmax:
-        e = torch.exp(weights - weights.amax(1, keepdim=True))
-        weights = e / e.sum(1, keepdim=True)
     Y = mu.transpose(1, 2) @ weights  # (B, C, N)
     Z = w_rho @ Y + b_rho[:, None]
     if residual:
         Z = X + Z
     return Z.reshape(b, -1, h, w)
+
+
+class SACMaps(NamedTuple):
+    """What SAC computes at each position."""
+
+    attention: Tensor  # alpha, (B, K, N); the sum over positions is 1
+    weights: Tensor  # beta, (B, K, N)
+
+
+def sac_maps(x, w_phi, b_phi, w_theta, b_theta, softmax=False):
+    """The attention maps (Eq. 2) and the weights of the contexts (Eq. 3) of SAC."""
+    X = x.reshape(*x.shape[:2], -1)
+    attention = _softmax(w_phi @ X + b_phi[:, None], 2)
+    weights = w_theta @ X + b_theta[:, None]
+    return SACMaps(attention, _softmax(weights, 1) if softmax else weights)
+
+
+def _softmax(logits, dim):
+    e = torch.exp(logits - logits.amax(dim, keepdim=True))
+    return e / e.sum(dim, keepdim=True)
