@@ -35,7 +35,7 @@ HOOKS = Registry(
     'hook',
     parent=mmengine.HOOKS,
     scope='prm_mmdet',
-    locations=['prm_mmdet.datasets.imagenet'],
+    locations=['prm_mmdet.datasets.imagenet', 'prm_mmdet.inspection.hook'],
 )
 METRICS = Registry(
     'metric',

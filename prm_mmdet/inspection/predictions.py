@@ -6,13 +6,14 @@ import mmcv
 import mmengine
 import numpy as np
 import pycocotools.mask as mask_utils
-from matplotlib.figure import Figure
+import torch
 from matplotlib.patches import Rectangle
-from mmdet.datasets.api_wrappers import COCO
+from mmdet.evaluation import bbox_overlaps
 from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
 
 from .figures import COLOURS, check_png, save_png
+from .style import new_figure
 
 PANEL = 3.2  # inches
 
@@ -46,63 +47,136 @@ def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
         )
     register_all_modules()
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
-    coco = COCO(dataset.ann_file)  # the data set gave its own copy up
+    classes = dataset.metainfo['classes']
     by_id = {result['img_id']: result for result in results}
     # Images with something to see first, if there are enough of them.
-    ids = [i for i in coco.get_img_ids() if i in by_id]
-    ids = [i for i in ids if coco.get_ann_ids(img_ids=[i])] or ids
-    if not ids:
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    infos = [info for info in infos if info['img_id'] in by_id]
+    infos = [info for info in infos if info['instances']] or infos
+    if not infos:
         raise ValueError(
             f'{predictions} holds no image of the test set of this config; '
             'were they made with another config?'
         )
-    picks = np.linspace(0, len(ids) - 1, min(num_images, len(ids))).round().astype(int)
+    picks = spread(len(infos), num_images)
     # Two images a row, each with its two panels.
     rows = (len(picks) + 1) // 2
-    figure = Figure(figsize=(4 * PANEL, rows * (PANEL + 0.3)), layout='constrained')
-    axes = figure.subplots(rows, 4, squeeze=False).reshape(-1, 2)
-    for pair, pick in zip(axes, picks):
-        result = by_id[ids[pick]]
+    figure, axes = new_figure(4 * PANEL, rows * (PANEL + 0.3), nrows=rows, ncols=4)
+    for pair, pick in zip(axes.reshape(-1, 2), picks):
+        result = by_id[infos[pick]['img_id']]
         image = mmcv.imread(result['img_path'], channel_order='rgb')
-        _draw(pair[0], image, 'ground truth', _truth(dataset, coco, ids[pick]))
-        _draw(pair[1], image, 'prediction', _detections(dataset, result, score_thr))
+        found = detections(result['pred_instances'], classes, score_thr)
+        _draw(pair[0], image, 'ground truth', truth(infos[pick], classes))
+        _draw(pair[1], image, 'prediction', found)
     for axis in axes.reshape(-1):
         axis.axis('off')
     save_png(figure, out)
 
 
-def _truth(dataset, coco, image_id):
-    """(box, mask, class index, text) of each annotation of an image."""
-    for annotation in coco.load_anns(coco.get_ann_ids(img_ids=[image_id])):
-        if annotation['category_id'] not in dataset.cat2label:
-            continue
-        label = dataset.cat2label[annotation['category_id']]
-        name = dataset.metainfo['classes'][label]
-        crowd = ' (crowd)' if annotation.get('iscrowd') else ''
-        yield annotation['bbox'], coco.annToMask(annotation), label, name + crowd
+def spread(length, count):
+    """At most ``count`` indices, evenly spaced over a sequence."""
+    return np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
 
 
-def _detections(dataset, result, score_thr):
-    """(box, mask or None, class index, text) of each prediction of an image."""
-    found = result['pred_instances']
+def compare_predictions(images, truths, found, titles):
+    """Ground truth, if there is any, beside the predictions of one or two models, a row
+    an image. Where two models differ, lines are thick.
+
+    Args:
+        images (list[ndarray]): RGB, (H, W, 3).
+        truths (list): Of each image what :func:`truth` gives, as a list, or None.
+        found (list): Of each model, of each image, what :func:`detections` gives, as a
+            list.
+        titles (list[str]): Of the models.
+    """
+    columns = len(found) + (truths[0] is not None)
+    height = PANEL * images[0].shape[0] / images[0].shape[1] + 0.3
+    figure, axes = new_figure(
+        columns * PANEL, len(images) * height, nrows=len(images), ncols=columns
+    )
+    columns_of_images = zip(axes, images, truths, *found)
+    for i, (row, image, instances, *models) in enumerate(columns_of_images):
+        panels = [] if instances is None else [('ground truth', instances, None)]
+        for j, (title, boxes) in enumerate(zip(titles, models)):
+            alone = None if len(models) == 1 else unmatched(boxes, models[1 - j])
+            panels.append((title, boxes, alone))
+        for axis, (title, boxes, thick) in zip(row, panels):
+            _draw(axis, image, title if i == 0 else '', boxes, thick)
+    for axis in axes.flat:
+        axis.axis('off')
+    return figure
+
+
+def unmatched(instances, others, overlap=0.5):
+    """Indices of instances that have none of the same label, of an IoU of ``overlap``
+    or more, among the others. Each of those matches once, the first ones first."""
+    free, alone = list(others), set()
+    for i, (box, _, label, _) in enumerate(instances):
+        same = [other for other in free if other[2] == label]
+        ious = bbox_overlaps(_corners([box]), _corners([o[0] for o in same]))
+        if same and ious.max() >= overlap:
+            free = [other for other in free if other is not same[int(ious.argmax())]]
+        else:
+            alone.add(i)
+    return alone
+
+
+def _corners(boxes):
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+
+
+def truth(info, classes):
+    """(box x, y, width, height, mask or None, class index, text) of each annotation.
+
+    Args:
+        info (dict): As a data set's ``get_data_info`` returns it.
+        classes (Sequence[str]): Names of the classes.
+    """
+    for instance in info['instances']:
+        x1, y1, x2, y2 = instance['bbox']
+        mask = instance.get('mask')
+        if mask is not None:
+            mask = mask_utils.frPyObjects(mask, info['height'], info['width'])
+            mask = mask_utils.merge(mask) if isinstance(mask, list) else mask
+            mask = mask_utils.decode(mask)
+        name = classes[instance['bbox_label']]
+        crowd = ' (crowd)' if instance.get('ignore_flag') else ''
+        yield (x1, y1, x2 - x1, y2 - y1), mask, instance['bbox_label'], name + crowd
+
+
+def detections(found, classes, score_thr):
+    """(box x, y, width, height, mask or None, class index, text) of each prediction.
+
+    Args:
+        found (dict | InstanceData): ``bboxes``, ``labels``, ``scores`` and maybe
+            ``masks``, dense or run-length encoded.
+        classes (Sequence[str]): Names of the classes.
+        score_thr (float): Predictions under this score are left out.
+    """
     boxes = np.asarray(found['bboxes']).reshape(-1, 4)
     boxes = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
     masks = found.get('masks', [None] * len(boxes))
     labels, scores = (np.asarray(found[key]) for key in ('labels', 'scores'))
     for box, mask, label, score in zip(boxes, masks, labels, scores):
         if score >= score_thr:
-            mask = None if mask is None else mask_utils.decode(mask)
-            name = dataset.metainfo['classes'][label]
-            yield box, mask, label, f'{name} {score:.2f}'
+            if isinstance(mask, dict):
+                mask = mask_utils.decode(mask)
+            elif isinstance(mask, torch.Tensor):
+                mask = mask.numpy()
+            yield box, mask, int(label), f'{classes[label]} {score:.2f}'
 
 
-def _draw(axis, image, title, instances):
+def _draw(axis, image, title, instances, thick=None):
+    """Draw instances over an image; ``thick`` are the indices of those that matter, all
+    if it is None."""
     axis.imshow(image)
     axis.set_title(title, fontsize=10)
-    for (x, y, width, height), mask, label, text in instances:
+    for i, ((x, y, width, height), mask, label, text) in enumerate(instances):
         colour = COLOURS[label % len(COLOURS)]
+        line = 1.5 if thick is None else 2.5 if i in thick else 0.7
         axis.add_patch(
-            Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ec=colour, lw=1.5)
+            Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ec=colour, lw=line)
         )
         if mask is not None and mask.any():
             axis.contourf(mask, levels=[0.5, 1], colors=[colour], alpha=0.45)

@@ -61,9 +61,12 @@ class BAM(nn.Module):
 
     def forward(self, x):
         check_input('BAM', x, self.in_channels)
+        return x + x * self.gate(x).to(x.dtype)
+
+    def gate(self, x):
+        """(B, C, H, W)."""
         channel = self.channel(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
-        gate = torch.sigmoid(channel + self.spatial(x))  # (B, 1, H, W) is added
-        return x + x * gate.to(x.dtype)
+        return torch.sigmoid(channel + self.spatial(x))  # (B, 1, H, W) is added
 
 
 def _layer(in_channels, out_channels, size, dilation=1):

@@ -43,8 +43,16 @@ class CBAM(nn.Module):
 
     def forward(self, x):
         check_input('CBAM', x, self.in_channels)
+        x = x * self.channel_gate(x).to(x.dtype)
+        return x * self.position_gate(x).to(x.dtype)
+
+    def channel_gate(self, x):
+        """Eq. 2, (B, C, 1, 1)."""
         pooled = (x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True))
         scores = [self.excite(torch.relu(self.squeeze(p))) for p in pooled]
-        x = x * torch.sigmoid(scores[0] + scores[1]).to(x.dtype)  # Eq. 2
+        return torch.sigmoid(scores[0] + scores[1])
+
+    def position_gate(self, x):
+        """Eq. 3, (B, 1, H, W), of what the channels' gate left."""
         pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-        return x * torch.sigmoid(self.spatial(pooled)).to(x.dtype)  # Eq. 3
+        return torch.sigmoid(self.spatial(pooled))

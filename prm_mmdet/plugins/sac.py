@@ -109,7 +109,7 @@ class SAC(BaseModule):
 
     def _mix(self, x, transform, residual):
         layers = (self.attention, self.customization, transform)
-        if not all(map(_is_plain, layers)):
+        if not all(map(is_plain, layers)):
             maps = (self.attention(x), self.customization(x))
             y = transform(ops.sac_context(x, *maps, self.softmax)).to(x.dtype)
             return x + y if residual else y
@@ -123,7 +123,7 @@ class SAC(BaseModule):
         return f'{self.in_channels}, {switches}'
 
 
-def _is_plain(layer):
+def is_plain(layer):
     """Whether a layer is no more than its weight and bias; hooks, adapters and the
     older weight norms act when it is called."""
     return (

@@ -47,11 +47,14 @@ class SE(nn.Module):
 
     def forward(self, x):
         check_input('SE', x, self.in_channels)
+        return x * self.gate(x).to(x.dtype)
+
+    def gate(self, x):
+        """(B, C, 1, 1)."""
         context = x.mean((2, 3), keepdim=True)
         if self.groups is not None:
             context = F.group_norm(context, self.groups)
-        gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(context))))
-        return x * gate.to(x.dtype)
+        return torch.sigmoid(self.excite(torch.relu(self.squeeze(context))))
 
     def extra_repr(self):
         return f'{self.in_channels}, groups={self.groups}'

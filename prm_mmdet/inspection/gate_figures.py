@@ -1,0 +1,40 @@
+"""What the gates of all blocks do, by depth."""
+
+import numpy as np
+
+from .style import COLOURS, layer_axis, legend_above, new_figure
+
+
+def gate_statistics(records):
+    """Mean and spread of every gate, and the share of it that is saturated.
+
+    Args:
+        records (list[Record]): Of blocks with gates.
+    """
+    figure, axes = new_figure(
+        max(4.5, 0.32 * len(records) + 1.5), 4.4, nrows=2, sharex=True
+    )
+    labels = list(dict.fromkeys((r.kind, name) for r in records for name in r.gates))
+    for colour, (kind, name) in zip((*COLOURS[4:], *COLOURS[:3]), labels):
+        where = [i for i, r in enumerate(records) if r.kind == kind and name in r.gates]
+        gates = [records[i].gates[name] for i in where]
+        where = np.array(where) + 0.12 * labels.index((kind, name))
+        axes[0, 0].errorbar(
+            *(where, [gate.mean for gate in gates], [gate.std for gate in gates]),
+            fmt='o',
+            color=colour,
+            capsize=2,
+            ms=4,
+            label=f'{kind} {name}'.strip(),
+        )
+        share = [100 * gate.saturated for gate in gates]
+        axes[1, 0].plot(where, share, 'o', color=colour, ms=4)
+    axes[0, 0].set_ylim(-0.05, 1.05)
+    axes[0, 0].set_ylabel('gate: mean and\nstandard deviation')
+    axes[1, 0].set_ylim(-5, 105)
+    axes[1, 0].set_ylabel('saturated, %')
+    for axis in axes[:, 0]:
+        axis.grid(axis='y', alpha=0.3)
+    layer_axis(axes[1, 0], records)
+    legend_above(axes[0, 0], max(1, len(labels)))
+    return figure

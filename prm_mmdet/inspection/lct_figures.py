@@ -1,0 +1,63 @@
+"""Figures of the LCT paper (Ruan et al., AAAI 2020), for every block that gives each
+channel a gate."""
+
+import numpy as np
+
+from .style import COLOURS, first_of_stages, legend_above, new_figure
+
+
+def attention_by_context(records):
+    """Figures 1 and 3: attention, and global context before and after the block, for
+    the first block of each stage. Channels are sorted by their context before.
+
+    Args:
+        records (list[Record]): Of blocks with a gate for each channel, of one kind.
+    """
+    stages = first_of_stages(records)
+    figure, axes = _columns(stages, 2, 4.6)
+    for (top, bottom), (stage, record) in zip(axes.T, stages.items()):
+        order = np.argsort(record.context_in)
+        top.plot(record.channel_gate[order], '.', ms=2.5, color=COLOURS[4])
+        top.set_title(f'{stage}: {len(order)} channels', fontsize=9)
+        bottom.plot(record.context_out[order], color=COLOURS[5], lw=1, label='after')
+        bottom.plot(record.context_in[order], color='black', lw=1.4, label='before')
+        bottom.set_xlabel('channels, sorted by\ncontext before', fontsize=9)
+    axes[0, 0].set_ylabel(f'attention of {record.kind}')
+    axes[1, 0].set_ylabel('global context\n(mean of the channel)')
+    legend_above(axes[1, 0], 2)
+    low = min(record.channel_gate.min() for record in stages.values())
+    high = max(record.channel_gate.max() for record in stages.values())
+    margin = max(0.05 * (high - low), 0.02)
+    for axis in axes[0]:
+        axis.set_ylim(low - margin, high + margin)
+    return figure
+
+
+def context_change(records):
+    """Figure 4: how much the block changes the context of each channel, for the first
+    block of each stage; channels in the order of :func:`attention_by_context`.
+
+    Args:
+        records (list[Record]): As there.
+    """
+    stages = first_of_stages(records)
+    figure, axes = _columns(stages, 1, 2.6)
+    for axis, (stage, record) in zip(axes[0], stages.items()):
+        order = np.argsort(record.context_in)
+        change = np.abs(record.context_out - record.context_in)[order]
+        axis.plot(change, '.', ms=2.5, color=COLOURS[4])
+        axis.set_ylim(0, max(1.05 * change.max(), 1e-6))
+        axis.set_title(f'{stage}: mean {change.mean():.3g}', fontsize=9)
+        axis.set_xlabel('channels, sorted by\ncontext before', fontsize=9)
+    axes[0, 0].set_ylabel('absolute change\nof the context')
+    return figure
+
+
+def _columns(stages, rows, height):
+    figure, axes = new_figure(
+        2.6 * len(stages) + 0.8, height, nrows=rows, ncols=len(stages)
+    )
+    for axis in axes.flat:
+        axis.tick_params(labelsize=7)
+        axis.grid(axis='y', alpha=0.3)
+    return figure, axes

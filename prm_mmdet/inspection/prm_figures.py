@@ -1,0 +1,82 @@
+"""Figures of the PRM paper (Ma and Fu, IJCAI 2020)."""
+
+import numpy as np
+
+from .quantities import contribution_rate
+from .style import (
+    STAGES,
+    colour_bar,
+    image_grid,
+    last_of_stages,
+    layer_axis,
+    legend_above,
+    new_figure,
+    panel_shape,
+    show_image,
+    show_map,
+)
+
+
+def contribution_rates(records):
+    """Figure 3: the share of the query point in the similarity, by block.
+
+    Args:
+        records (list[Record]): Of PRM blocks.
+    """
+    figure, axes = new_figure(max(4.5, 0.32 * len(records) + 1.5), 3)
+    axis = axes[0, 0]
+    rates = [contribution_rate(record.block) for record in records]
+    axis.plot(rates, color='0.7', zorder=1)
+    for stage in dict.fromkeys(record.stage for record in records):
+        where = [i for i, record in enumerate(records) if record.stage == stage]
+        colour = STAGES.get(stage, 'black')
+        axis.scatter(where, [rates[i] for i in where], color=colour, label=stage)
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_ylabel('contribution rate of the query')
+    axis.grid(axis='y', alpha=0.3)
+    layer_axis(axis, records)
+    legend_above(axis, len(STAGES))
+    return figure
+
+
+def query_points(records, index, image, frame):
+    """Figure 5, top and middle: for the last PRM of each stage the query points of all
+    groups, and below the mean over the groups of D.
+
+    Args:
+        records (list[Record]): Of PRM blocks.
+        index (int): Which of the images that were kept.
+        image (ndarray): The original image, RGB, (H, W, 3).
+        frame (Frame): Of this image.
+    """
+    stages = last_of_stages(r for r in records if index < len(r.maps))
+    maps = {stage: record.maps[index] for stage, record in stages.items()}
+    masks = {
+        stage: frame.resize(m.encoding, m.grid, panel_shape(image))
+        for stage, m in maps.items()
+        if m.encoding is not None
+    }
+    figure, axes = image_grid(2 if masks else 1, len(stages), image)
+    for axis, (stage, m) in zip(axes[0], maps.items()):
+        points, counts = np.unique(m.query, axis=0, return_counts=True)
+        pixels = frame.to_image(m.grid, points)
+        inside = frame.inside(pixels)
+        title = f'{stage}: {len(m.query)} groups, {len(points)} query points'
+        if not inside.all():
+            title += f'\n({counts[~inside].sum()} groups in the padding)'
+        show_image(axis, image, title)
+        axis.scatter(
+            *(pixels[inside, 1], pixels[inside, 0]),
+            s=12 + 6 * (counts[inside] - 1),
+            color='#D55E00',
+            edgecolor='white',
+            linewidth=0.7,
+            clip_on=False,
+        )
+        axis.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+    if masks:
+        top = max(mask.max() for mask in masks.values())
+        for axis, (stage, mask) in zip(axes[1], masks.items()):
+            drawn = show_map(axis, image, mask, f'{stage}: D', vmin=0, vmax=top)
+        colour_bar(figure, drawn, axes[1], 'D (Eq. 5), mean over groups')
+    return figure

@@ -1,0 +1,123 @@
+"""Figures of the SAC paper (Ruan et al., IEEE TIP 2021), for every block that gathers
+contexts or adds to its input."""
+
+import numpy as np
+
+from .capture import COSINE_BINS
+from .style import (
+    COLOURS,
+    colour_bar,
+    image_grid,
+    last_of_stages,
+    legend_above,
+    new_figure,
+    panel_shape,
+    show_image,
+    show_map,
+)
+
+
+def shown_block(records):
+    """The block that the paper shows: the last one of c4, or if there is none there,
+    of the deepest stage."""
+    stages = last_of_stages(records)
+    return stages.get('c4') or list(stages.values())[-1]
+
+
+def attention_maps(record, images, frames, contexts=4):
+    """Figure 4: attention maps, a row an image. Contexts are chosen that attend to
+    different places: the most concentrated one, then always the one least like those
+    chosen, over all images shown.
+
+    Args:
+        record (Record): Of a block with attention maps.
+        images (list[ndarray]): The images that were kept, RGB, (H, W, 3).
+        frames (list[Frame]): Of these images.
+        contexts (int): How many maps of an image to show, at most. Default: 4.
+    """
+    chosen = _different([m.attention for m in record.maps], contexts)
+    figure, axes = image_grid(len(images), 1 + len(chosen), images[0], panel=2.2)
+    drawn, top = [], 0
+    for row, image, frame, maps in zip(axes, images, frames, record.maps):
+        show_image(row[0], image)
+        for axis, k in zip(row[1:], chosen):
+            # Over what it would be if all positions had the same.
+            values = maps.attention[k] * maps.attention[k].size
+            values = frame.resize(values, maps.grid, panel_shape(image))
+            top = max(top, np.quantile(values, 0.995))
+            title = f'context {k + 1} of {len(maps.attention)}'
+            title = title if row[0] is axes[0, 0] else ''
+            drawn.append(show_map(axis, image, values, title))
+    for picture in drawn:
+        picture.set_clim(0, top)
+    colour_bar(figure, drawn[0], axes, 'attention over that of equal shares')
+    return figure
+
+
+def _different(maps, count):
+    """Indices of contexts whose maps differ, from (K, h, w) maps of some images."""
+    flat = np.concatenate([m.reshape(len(m), -1) for m in maps], 1).astype(float)
+    unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
+    chosen = [int(np.argmax((flat**2).sum(1)))]
+    while len(chosen) < min(count, len(flat)):
+        likeness = (unit @ unit[chosen].T).max(1)
+        likeness[chosen] = np.inf
+        chosen.append(int(np.argmin(likeness)))
+    return sorted(chosen)
+
+
+def feature_norms(record, images, frames):
+    """Figure 5: the length of the features before the block, |X|, beside that of what
+    it adds, |Z - X|, a row an image. Each column has its own scale.
+
+    Args:
+        record (Record): Of a block that adds.
+        images (list[ndarray]): The images that were kept, RGB, (H, W, 3).
+        frames (list[Frame]): Of these images.
+    """
+    figure, axes = image_grid(len(images), 3, images[0], panel=2.6)
+    columns = (('norm_in', '|X|, before the block'), ('norm_added', '|Z - X|, added'))
+    for row, image in zip(axes, images):
+        show_image(row[0], image)
+    for column, (name, label) in enumerate(columns, 1):
+        drawn, top = [], 1e-12
+        for row, image, frame, maps in zip(axes, images, frames, record.maps):
+            values = getattr(maps, name)
+            values = frame.resize(values, maps.grid, panel_shape(image))
+            top = max(top, values.max())
+            drawn.append(show_map(row[column], image, values))
+        for picture in drawn:
+            picture.set_clim(0, top)
+        axes[0, column].set_title(label, fontsize=9)
+        colour_bar(figure, drawn[0], axes[:, column], 'length of the feature vector')
+    return figure
+
+
+def weight_similarity(records):
+    """Figure 3: the distribution of the cosine between the weights of the contexts at
+    two positions of an image, with and without softmax.
+
+    Args:
+        records (list[Record]): Of blocks with weights, of one kind.
+    """
+    stages = last_of_stages(records)
+    figure, axes = new_figure(2.8 * len(stages) + 0.6, 2.9, ncols=len(stages))
+    looks = {
+        False: dict(color=COLOURS[4], label='without softmax'),
+        True: dict(color=COLOURS[5], label='with softmax', linestyle='--'),
+    }
+    for axis, (stage, record) in zip(axes[0], stages.items()):
+        for softmax, look in looks.items():
+            counts = record.cosines[softmax]
+            share = 100 * counts / max(counts.sum(), 1)
+            axis.stairs(share, COSINE_BINS, linewidth=1.6, **look)
+        axis.set_xlabel("cosine of two positions' weights", fontsize=9)
+        axis.set_xlim(-1.03, 1.03)
+        axis.set_yscale('symlog', linthresh=1)
+        axis.set_ylim(0, 130)
+        axis.set_yticks([0, 1, 10, 100], ['0', '1', '10', '100'])
+        axis.set_title(f'{stage}\n', fontsize=9)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel('pairs of positions, %')
+    legend_above(axes[0, 0], 2)
+    return figure

@@ -1,0 +1,128 @@
+"""What the figures share: colours, sizes, overlays, PNG files."""
+
+import io
+import os
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+# Okabe and Ito's colours, told apart with any colour vision; yellow is for fills.
+COLOURS = ('#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7')
+STAGES = {'c2': '#0072B2', 'c3': '#E69F00', 'c4': '#009E73', 'c5': '#CC79A7'}
+MAP = 'viridis'  # lightness rises evenly, and so with any colour vision
+LONGER_SIDE = 480  # pixels of an image in a panel, at most
+
+
+def new_figure(width, height, **layout):
+    """A Figure of so many inches, without a window, and its axes as an array."""
+    figure = Figure(figsize=(width, height), layout='constrained')
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(**layout, squeeze=False)
+
+
+def image_grid(rows, columns, image, panel=2.6):
+    """A Figure of panels in the shape of an image (H, W, 3), with a place at the right
+    for a colour bar."""
+    height = panel * image.shape[0] / image.shape[1] + 0.3
+    figure, axes = new_figure(
+        columns * panel + 0.9, rows * height, nrows=rows, ncols=columns
+    )
+    for axis in axes.flat:
+        axis.axis('off')
+    return figure, axes
+
+
+def panel_shape(image):
+    """Rows and columns to draw an image (H, W, 3) with."""
+    factor = min(1, LONGER_SIDE / max(image.shape[:2]))
+    return tuple(max(1, round(side * factor)) for side in image.shape[:2])
+
+
+def show_image(axis, image, title=''):
+    """Draw an image in coordinates of its pixels."""
+    step = max(1, max(image.shape[:2]) // (2 * LONGER_SIDE))
+    axis.imshow(image[::step, ::step], extent=_extent(image))
+    axis.set_title(title, fontsize=9)
+
+
+def show_map(axis, image, values, title='', **scale):
+    """Draw values, a map over the whole image of any size, over the image in grey."""
+    grey = image.mean(2) if image.ndim == 3 else image
+    step = max(1, max(image.shape[:2]) // (2 * LONGER_SIDE))
+    options = dict(extent=_extent(image))
+    axis.imshow(grey[::step, ::step], cmap='gray', vmin=0, vmax=255, **options)
+    drawn = axis.imshow(values, cmap=MAP, alpha=0.65, **options, **scale)
+    axis.set_title(title, fontsize=9)
+    return drawn
+
+
+def colour_bar(figure, drawn, axes, label):
+    """A colour bar at the right, without the overlay's transparency."""
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
+    bar.solids.set(alpha=1)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+
+def short_names(records):
+    """Names of blocks without what all of them have in front, and the block's own."""
+    names = [record.name.split('.') for record in records]
+    common = 0
+    while len({tuple(name[: common + 1]) for name in names}) == 1 < len(names):
+        common += 1
+    return ['.'.join(n[common:-1]) or '.'.join(n[-2:]) for n in names]
+
+
+def last_of_stages(records):
+    """The last block of each stage, by stage."""
+    return dict(sorted({record.stage: record for record in records}.items()))
+
+
+def first_of_stages(records):
+    """The first block of each stage, by stage."""
+    return last_of_stages(records[::-1])
+
+
+def layer_axis(axis, records):
+    """Label an x axis with blocks in depth order, and keep room for a legend above."""
+    names = short_names(records)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axis.set_xlim(-0.6, len(names) - 0.4)
+    axis.set_xlabel('block, from input to output')
+
+
+def legend_above(axis, columns):
+    axis.legend(
+        loc='lower left',
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+        borderaxespad=0.2,
+    )
+
+
+def png(figure, dpi=100):
+    """A figure as bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=dpi, facecolor='white')
+    picture = Image.open(buffer).convert('RGB')  # a quarter smaller
+    buffer = io.BytesIO()
+    picture.save(buffer, 'PNG', optimize=True)
+    return buffer.getvalue()
+
+
+def write(path, data):
+    """Write bytes whole or not at all, making folders that are missing."""
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    partial = f'{path}.tmp'
+    with open(partial, 'wb') as file:
+        file.write(data)
+    os.replace(partial, path)
+
+
+def _extent(image):
+    height, width = np.shape(image)[:2]
+    return (-0.5, width - 0.5, height - 0.5, -0.5)
