@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from pathlib import Path
 
 import mmdet
 import torch
@@ -96,7 +97,9 @@ def main():
         entries = figures(
             *prepared[0],
             *prepared[1:],
-            titles=[f'{c}\n{w or "untrained weights"}' for c, w in subjects],
+            titles=[
+                f'{Path(c).stem}{"" if w else " (untrained)"}' for c, w in subjects
+            ],
             score_thr=args.score_thr,
         )
         images = prepared[0][1]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..ops.common import without_autocast
 from .geometry import Grid, Grids
 from .quantities import adds, check, kind, quantities
 
@@ -80,6 +81,7 @@ class Record:
     context_out: Optional[np.ndarray] = None
     channel_gate: Optional[np.ndarray] = None  # (C,), averaged over images
     gates: dict = field(default_factory=dict)  # names to Moments
+    contexts: int = 0  # K, of a block that weights contexts by position
     added: float = 0.0  # of a block that adds: root of |Z - X|^2 / |X|^2, both summed
     cosines: dict = field(default_factory=dict)  # softmax or not to counts a bin
     maps: list = field(default_factory=list)  # Maps of the images kept
@@ -141,12 +143,13 @@ class _Observer:
         self._energy = [0.0, 0.0]
         self._pass = 0
 
-    @torch.no_grad()
     def __call__(self, block, inputs, output):
+        if len(inputs[0]):
+            with torch.no_grad(), without_autocast(output):
+                self._observe(block, *(t.detach().float() for t in (inputs[0], output)))
+
+    def _observe(self, block, x, y):
         record = self.record
-        if not len(inputs[0]):
-            return
-        x, y = (t.detach().float() for t in (inputs[0], output))
         if not record.images:
             self.records.append(record)
         found, grid = quantities(block, x), self.grids.of(x.shape[2:])
@@ -188,6 +191,7 @@ class _Observer:
         """Count the cosines between the weights (B, K, N) of positions of an image."""
         step = math.ceil(weights.shape[2] / _POSITIONS)
         weights = weights[:, :, ::step]
+        self.record.contexts = weights.shape[1]
         n, bins = weights.shape[2], len(COSINE_BINS) - 1
         pairs = torch.ones(n, n, device=weights.device).triu(1).bool()
         for softmax in (False, True):

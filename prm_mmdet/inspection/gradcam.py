@@ -98,7 +98,8 @@ def draw_cam(cam, image, frame, classes):
     show_image(axes[0, 0], image, f'{classes[cam.label]} {cam.score:.2f}')
     for axis, (grid, values) in zip(axes[0, 1:], cam.maps):
         values = frame.resize(values, grid, panel_shape(image))
-        drawn = show_map(axis, image, values, grid.stage, vmin=0, vmax=1)
+        title = grid.stage if values.any() else f'{grid.stage}: nowhere'
+        drawn = show_map(axis, image, values, title, vmin=0, vmax=1)
     x1, y1, x2, y2 = cam.box
     for axis in axes[0]:
         box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec='white', lw=2.4)

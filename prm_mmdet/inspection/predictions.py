@@ -171,7 +171,7 @@ def _draw(axis, image, title, instances, thick=None):
     """Draw instances over an image; ``thick`` are the indices of those that matter, all
     if it is None."""
     axis.imshow(image)
-    axis.set_title(title, fontsize=10)
+    axis.set_title(title, fontsize=9)
     for i, ((x, y, width, height), mask, label, text) in enumerate(instances):
         colour = COLOURS[label % len(COLOURS)]
         line = 1.5 if thick is None else 2.5 if i in thick else 0.7

@@ -168,11 +168,14 @@ _RULES = {
 
 @contextlib.contextmanager
 def _statistics_kept(block):
-    """Undo what batch normalisation in training learns meanwhile."""
+    """Let batch normalisation in training update copies of its statistics meanwhile;
+    the backward of the pass that is observed needs the tensors untouched."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
-    kept = [(b, b.clone()) for norm in norms for b in norm.buffers()]
+    kept = [(norm, *item) for norm in norms for item in norm.named_buffers()]
     try:
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer.clone())
         yield
     finally:
-        for buffer, value in kept:
-            buffer.copy_(value)
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)

@@ -113,8 +113,8 @@ def _of_channel_gates(records, seen):
             f'Attention by global context: {kind}',
             f'For the first {kind} of each stage, the gate of each channel (top) and '
             'its mean over positions before and after the block (bottom), averaged '
-            f'over {seen}; channels are sorted by that mean before the block. The paper '
-            'finds that channels far from 0 get smaller gates. As '
+            f'over {seen}; channels are sorted by that mean before the block. The '
+            'paper finds that channels far from 0 get smaller gates. As '
             f'{_LCT}, Figures 1 and 3.',
             attention_by_context(of_kind),
         )
@@ -158,8 +158,8 @@ def _of_contexts(records, pixels, frames, seen):
                 f"Similarity of positions' weights of the contexts: {kind}",
                 'How alike the mixtures of contexts are that two positions of an image '
                 'take, for the last block of each stage: cosine of their weights beta, '
-                'as computed, and after a softmax over the contexts (applied here to the '
-                'same weights; the paper trained a network with each), from '
+                'as computed, and after a softmax over the contexts (applied here to '
+                'the same weights; the paper trained a network with each), from '
                 f'{seen}, 512 evenly spaced positions of each at most. As {_SAC}, '
                 'Figure 3.',
                 weight_similarity(of_kind),
@@ -187,8 +187,10 @@ def _of_cams(cams, pixels, frames, classes):
                 f'gradcam_{i + 1}',
                 f'Grad-CAM of a detection, image {i + 1}',
                 'Which places raise the class score of the box drawn, the first that '
-                'the detector returns, at each map that the backbone returns. Each '
-                f'panel is scaled to its own maximum. As {_PRM}, Figure 5, bottom.',
+                'the detector returns, at each map that the backbone returns. Channels '
+                'are weighted by their mean gradient, so that places outside the box '
+                'light up, too, where the same channels are active. Each panel is '
+                f'scaled to its own maximum. As {_PRM}, Figure 5, bottom.',
                 draw_cam(cam, image, frame, classes),
             )
 

@@ -89,7 +89,8 @@ def feature_norms(record, images, frames):
         for picture in drawn:
             picture.set_clim(0, top)
         axes[0, column].set_title(label, fontsize=9)
-        colour_bar(figure, drawn[0], axes[:, column], 'length of the feature vector')
+        label = 'length of the feature vector'
+        colour_bar(figure, drawn[0], axes[:, column], label, location='bottom')
     return figure
 
 
@@ -116,7 +117,7 @@ def weight_similarity(records):
         axis.set_yscale('symlog', linthresh=1)
         axis.set_ylim(0, 130)
         axis.set_yticks([0, 1, 10, 100], ['0', '1', '10', '100'])
-        axis.set_title(f'{stage}\n', fontsize=9)
+        axis.set_title(f'{stage}, {record.contexts} contexts\n', fontsize=9)
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel('pairs of positions, %')
     legend_above(axes[0, 0], 2)
