@@ -48,7 +48,7 @@ def detection_cam(model, data, detection=0):
 
     def start(backbone, inputs):
         # So that there are gradients in frozen stages, too.
-        return (inputs[0].detach().requires_grad_(), *inputs[1:])
+        return (inputs[0].clone().requires_grad_(), *inputs[1:])
 
     def keep(backbone, inputs, output):
         maps.extend(output if isinstance(output, (tuple, list)) else [output])

@@ -63,7 +63,7 @@ def query_points(records, index, image, frame):
         inside = frame.inside(pixels)
         title = f'{stage}: {len(m.query)} groups, {len(points)} query points'
         if not inside.all():
-            title += f'\n({counts[~inside].sum()} groups in the padding)'
+            title += f'\n({counts[~inside].sum()} of the groups in the padding)'
         show_image(axis, image, title)
         axis.scatter(
             *(pixels[inside, 1], pixels[inside, 0]),

@@ -100,10 +100,10 @@ class Images:
     def data(self, index):
         """What ``test_step`` takes, of one image."""
         source = self._sources[self._order[index]]
+        self.pixels(index)  # refuses what is no image
         if self.dataset is not None:
             data = self.dataset[source]
         else:
-            self.pixels(index)  # refuses what is no image
             data = self._pipeline(dict(img_path=source, img_id=index))
         return {key: [value] for key, value in data.items()}
 
@@ -123,10 +123,10 @@ class Images:
         Raises:
             ValueError: The file is no image.
         """
-        image = mmcv.imread(self.path(index), channel_order='rgb')
+        image = mmcv.imread(self.path(index))
         if image is None:
             raise ValueError(f'{self.path(index)} cannot be read as an image')
-        return image
+        return image[..., ::-1]
 
 
 def _files(paths):
