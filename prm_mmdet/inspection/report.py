@@ -122,7 +122,8 @@ def _of_channel_gates(records, seen):
             f'{name}_context_change',
             f'Change of the global context: {kind}',
             'The absolute difference between the two lower curves of the figure above, '
-            f'by channel, in the same order. As {_LCT}, Figure 4.',
+            'by channel, in the same order; each stage has its own scale. As '
+            f'{_LCT}, Figure 4.',
             context_change(of_kind),
         )
 

@@ -1,6 +1,7 @@
 """A model with its weights, and the images to look at."""
 
 import os
+import pickle
 
 import mmcv
 import torch
@@ -25,15 +26,23 @@ def load_model(cfg, checkpoint=None, device='cpu'):
         device (str): Where to. Default: 'cpu'.
 
     Raises:
-        ValueError: The checkpoint holds weights of another model.
+        ValueError: The checkpoint cannot be read, or holds weights of another model.
     """
     register_all_modules()
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if checkpoint is not None:
-        state = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-        _load(model, state.get('state_dict', state), checkpoint)
+        _load(model, _weights(checkpoint), checkpoint)
     return model.to(device).eval()
+
+
+def _weights(checkpoint):
+    try:
+        state = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f'{checkpoint} is no checkpoint: {reason}') from None
+    return state.get('state_dict', state)
 
 
 def _load(model, state, checkpoint):
@@ -70,7 +79,7 @@ class Images:
         drawn (int): Draw so many of them, evenly spaced. Default: 3.
 
     Raises:
-        ValueError: There are no images.
+        ValueError: There are no images, or no such data set.
     """
 
     def __init__(self, cfg, paths=None, split=None, num=None, drawn=3):
@@ -82,7 +91,10 @@ class Images:
             config = cfg.test_dataloader.dataset
             metainfo = DATASETS.build(dict(config, lazy_init=True)).metainfo
         else:
-            self.dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+            loader = cfg.get(f'{split}_dataloader')
+            if not loader:
+                raise ValueError(f'the config has no {split}_dataloader')
+            self.dataset = DATASETS.build(loader.dataset)
             self._sources = list(range(len(self.dataset)))
             metainfo = self.dataset.metainfo
         if not self._sources:

@@ -153,6 +153,8 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
     assert said == f'error: there are no images in {tmp_path}/empty'
     said = inspect(config, str(tmp_path / 'gone.pth'), '--images', picture)
     assert said.startswith('error: ') and 'gone.pth' in said
+    said = inspect(config, str(broken), '--images', picture)
+    assert said.startswith(f'error: {broken} is no checkpoint: ')
     state = load_model(Config.fromfile(DEMO.format('lct'))).state_dict()
     torch.save(dict(state_dict=state), tmp_path / 'lct.pth')
     said = inspect(config, str(tmp_path / 'lct.pth'), '--images', picture)
@@ -162,6 +164,10 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
         r'model \(backbone.layer2.0.lct.weight, ...\); give the config',
         said,
     )
+    cfg = Config.fromfile(config)
+    cfg.val_dataloader = None
+    with pytest.raises(ValueError, match='has no val_dataloader'):
+        Images(cfg, split='val')
     assert not (tmp_path / 'out').exists()
 
 
