@@ -149,8 +149,8 @@ def _of_contexts(records, pixels, frames, seen):
                 f'Features before the block, and what it adds: {kind}',
                 f'The length of the feature vector that {where} gets, |X|, and of what '
                 'it adds to it, |Z - X|, each on its own scale. Over all images, what '
-                f'is added is {record.added:.2g} of what it is added to (root mean '
-                f'square). As {_SAC}, Figure 5.',
+                f'is added is {record.added:.2g} times as long (root mean square). As '
+                f'{_SAC}, Figure 5.',
                 feature_norms(record, pixels, frames),
             )
         if record.cosines:

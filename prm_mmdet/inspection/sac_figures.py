@@ -117,7 +117,7 @@ def weight_similarity(records):
         axis.set_yscale('symlog', linthresh=1)
         axis.set_ylim(0, 130)
         axis.set_yticks([0, 1, 10, 100], ['0', '1', '10', '100'])
-        axis.set_title(f'{stage}, {record.contexts} contexts\n', fontsize=9)
+        axis.set_title(f'{stage}, K = {record.contexts}\n', fontsize=9)
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel('pairs of positions, %')
     legend_above(axes[0, 0], 2)

@@ -176,7 +176,7 @@ def test_similarities_are_shares():
     without, normalised = figure.axes[0].patches
     assert without.get_data().values.sum() == pytest.approx(100)
     assert normalised.get_data().values[-1] == pytest.approx(100)
-    assert figure.axes[1].get_title().startswith('c4, 3 contexts')
+    assert figure.axes[1].get_title().startswith('c4, K = 3')
     assert drawable(figure)
 
 
