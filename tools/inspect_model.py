@@ -87,7 +87,6 @@ def prepare(args, config, checkpoint=None):
 def main():
     args = parse_args()
     compat.hide_known_warnings()
-    compat.load_weights_only()
     start = time.time()
     subjects = [(args.config, args.checkpoint)]
     if args.compare:

@@ -1,7 +1,6 @@
 """A model with its weights, and the images to look at."""
 
 import os
-import pickle
 
 import mmcv
 import torch
@@ -9,8 +8,8 @@ from mmcv.transforms import Compose
 from mmdet.registry import DATASETS, MODELS
 from mmdet.utils import get_test_pipeline_cfg, register_all_modules
 from mmengine.model import revert_sync_batchnorm
-from mmengine.runner.checkpoint import CheckpointLoader
 
+from ..checkpoint_io import read_state_dict
 from .predictions import spread
 
 _SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -21,28 +20,20 @@ def load_model(cfg, checkpoint=None, device='cpu'):
 
     Args:
         cfg (Config): A whole config of a detector.
-        checkpoint (str, optional): File or address of its weights. Default: None,
-            random ones, the same at every call.
+        checkpoint (str, optional): File with its weights. Default: None, random ones,
+            the same at every call.
         device (str): Where to. Default: 'cpu'.
 
     Raises:
-        ValueError: The checkpoint cannot be read, or holds weights of another model.
+        OSError: The checkpoint cannot be opened.
+        ValueError: It is damaged, or holds weights of another model.
     """
     register_all_modules()
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if checkpoint is not None:
-        _load(model, _weights(checkpoint), checkpoint)
+        _load(model, read_state_dict(checkpoint), checkpoint)
     return model.to(device).eval()
-
-
-def _weights(checkpoint):
-    try:
-        state = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f'{checkpoint} is no checkpoint: {reason}') from None
-    return state.get('state_dict', state)
 
 
 def _load(model, state, checkpoint):

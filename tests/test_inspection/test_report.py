@@ -154,7 +154,7 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
     said = inspect(config, str(tmp_path / 'gone.pth'), '--images', picture)
     assert said.startswith('error: ') and 'gone.pth' in said
     said = inspect(config, str(broken), '--images', picture)
-    assert said.startswith(f'error: {broken} is no checkpoint: ')
+    assert said.startswith(f'error: {broken} is damaged, or holds more than weights')
     state = load_model(Config.fromfile(DEMO.format('lct'))).state_dict()
     torch.save(dict(state_dict=state), tmp_path / 'lct.pth')
     said = inspect(config, str(tmp_path / 'lct.pth'), '--images', picture)
