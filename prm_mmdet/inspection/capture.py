@@ -44,7 +44,8 @@ def capture(model, images=0):
         list[Record]: One for each block, in the order in which they run, empty before
         the first pass. Memory is bounded: a record holds sums, a histogram, and for
         each image kept the maps (h, w) of its contexts, and three more at most. A block
-        that runs several times in a pass keeps the maps of the first.
+        that runs several times in a pass keeps the maps of the first, one that runs on
+        regions of interest none; its ``images`` are the regions.
 
     Raises:
         ValueError: The model has no such block, or one that cannot be captured.
@@ -168,7 +169,8 @@ class _Observer:
             record.added = math.sqrt(self._energy[1] / max(self._energy[0], 1e-300))
         if found.weights is not None:
             self._compare(found.weights)
-        if self._pass != self.grids.passes:  # not where a block runs for each level
+        # Not where a block runs for each level, or on regions of an image.
+        if self._pass != self.grids.passes and len(x) == self.grids.batch:
             self._keep(grid, {k: v for k, v in maps.items() if v is not None})
         self._pass = self.grids.passes
         record.images += len(x)

@@ -37,7 +37,7 @@ class Grids:
     def __init__(self, model):
         self.model = model
         self.image = None  # (H, W) of the network's input
-        self.passes = 0
+        self.passes, self.batch = 0, 0
         self._known = {}
 
     def __enter__(self):
@@ -76,7 +76,7 @@ class Grids:
         images = [v for v in values if isinstance(v, torch.Tensor) and v.dim() == 4]
         self.passes += 1
         if images:
-            self.image = tuple(images[0].shape[2:])
+            self.batch, self.image = len(images[0]), tuple(images[0].shape[2:])
             self._known = {self.image: Grid((1, 1), (0, 0))}
 
     def _follow(self, layer, inputs, output):

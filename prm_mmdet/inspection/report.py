@@ -38,20 +38,20 @@ def figures(model, images, other=None, titles=('predictions',), score_thr=0.3):
         ValueError: The model has no block, an image cannot be read, the second model
             has other classes, or the pipeline does more than resize and pad.
     """
-    if other is not None and other[1].classes != images.classes:
+    if other is not None and _described(other[1]) != _described(images):
         raise ValueError(
-            'the two configs have different classes; compare like with like'
+            'the two configs have different classes or images; compare like with like'
         )
+    frames = []
     with capture(model, images.drawn) as records:
-        found, metas = _predictions(model, images, score_thr)
-    frames = [Frame(meta) for meta in metas[: images.drawn]]
+        found = _predictions(model, images, score_thr, frames)
     cams = [
         detection_cam(model, images.data(i))
         for i in tqdm(range(images.drawn), desc='Grad-CAM', unit='image')
     ]
     found = [found]
     if other is not None:
-        found.append(_predictions(*other, score_thr)[0])
+        found.append(_predictions(*other, score_thr))
     pixels = [images.pixels(i) for i in range(images.drawn)]
     seen = f'{len(images)} image{"s" * (len(images) > 1)}'
     return [
@@ -64,20 +64,26 @@ def figures(model, images, other=None, titles=('predictions',), score_thr=0.3):
     ]
 
 
-def _predictions(model, images, score_thr):
-    """Of each image the instances of some score, with small masks, and its meta."""
-    found, metas = [], []
+def _described(images):
+    return images.classes, [images.path(i) for i in range(len(images))]
+
+
+def _predictions(model, images, score_thr, frames=None):
+    """Of each image the instances of some score, with small masks; ``frames`` get those
+    of the images to be drawn, which come first."""
+    found = []
     for i in tqdm(range(len(images)), desc='images', unit='image'):
         with torch.no_grad():
             sample = model.test_step(images.data(i))[0]
+        if frames is not None and i < images.drawn:
+            frames.append(Frame(sample.metainfo))
         instances = sample.pred_instances.cpu()
         instances = instances[instances.scores >= score_thr]
         result = {key: instances[key] for key in ('bboxes', 'labels', 'scores')}
         if 'masks' in instances:
             result['masks'] = encode_mask_results(instances.masks.numpy())
         found.append(result)
-        metas.append(sample.metainfo)
-    return found, metas
+    return found
 
 
 def _of_prm(records, pixels, frames):
@@ -92,7 +98,8 @@ def _of_prm(records, pixels, frames):
         f'{_PRM}, Figure 3.',
         contribution_rates(records),
     )
-    for i, (image, frame) in enumerate(zip(pixels, frames)):
+    drawn = len(pixels) if any(record.maps for record in records) else 0
+    for i, (image, frame) in enumerate(zip(pixels[:drawn], frames)):
         yield Entry(
             f'prm_query_points_{i + 1}',
             f'Query points and positional mask, image {i + 1}',
@@ -129,8 +136,8 @@ def _of_channel_gates(records, seen):
 
 
 def _of_contexts(records, pixels, frames, seen):
-    kinds = dict.fromkeys(r.kind for r in records if r.maps and r.kind != 'PRM')
-    for kind in kinds:
+    records = [record for record in records if record.maps and record.kind != 'PRM']
+    for kind in dict.fromkeys(record.kind for record in records):
         of_kind = [record for record in records if record.kind == kind]
         record, name = shown_block(of_kind), kind.lower()
         where = f'{record.name} ({record.stage})'

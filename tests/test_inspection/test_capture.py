@@ -227,6 +227,21 @@ def test_a_block_that_runs_on_several_levels_keeps_maps_of_the_first():
     assert [m.encoding.shape for m in records[0].maps] == [(8, 8), (8, 8)]
 
 
+def test_a_block_that_runs_on_regions_keeps_no_maps():
+    class Regions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = SAC(C, 4)
+
+        def forward(self, x):
+            return self.block(x.expand(5, -1, -1, -1)[..., :4, :4])
+
+    model = Regions()
+    with torch.no_grad(), capture(model, images=2) as records:
+        model(torch.randn(1, C, 8, 8))
+    assert records[0].images == 5 and not records[0].maps
+
+
 def test_moments_do_not_cancel():
     moments = Moments()
     pieces = [torch.randn(n, dtype=torch.float64) + 1e6 for n in (1, 7, 100)]

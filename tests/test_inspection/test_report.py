@@ -121,9 +121,10 @@ def test_figures_follow_the_blocks_in_the_model(demo_data, tmp_path):
     (predictions,) = [entry for entry in entries if entry.name == 'predictions']
     assert 'other model: 0 on 3 images' in predictions.caption
     assert len(predictions.figure.axes) == 6  # truth and two models, on two images
-    other.classes = ('cat',)
-    with pytest.raises(ValueError, match='different classes'):
-        figures(model, images, (model, other), ['one', 'two'])
+    for unlike in (Images(cfg, split='val', num=2), other):
+        other.classes = ('cat',)
+        with pytest.raises(ValueError, match='different classes or images'):
+            figures(model, images, (model, unlike), ['one', 'two'])
     assert not any(m._forward_hooks for m in model.modules())
 
 
