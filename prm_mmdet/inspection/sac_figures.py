@@ -37,7 +37,7 @@ def attention_maps(record, images, frames, contexts=4):
     """
     chosen = _different([m.attention for m in record.maps], contexts)
     figure, axes = image_grid(len(images), 1 + len(chosen), images[0], panel=2.2)
-    drawn, top = [], 0
+    drawn, top = [], 2  # equal shares, 1, are never at the end of the scale
     for row, image, frame, maps in zip(axes, images, frames, record.maps):
         show_image(row[0], image)
         for axis, k in zip(row[1:], chosen):
