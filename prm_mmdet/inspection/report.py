@@ -60,7 +60,7 @@ def figures(model, images, other=None, titles=('predictions',), score_thr=0.3):
         *_of_contexts(records, pixels, frames, seen),
         *_of_gates([r for r in records if r.gates], seen),
         *_of_cams(cams, pixels, frames, images.classes),
-        _of_predictions(images, found, titles, score_thr),
+        _of_predictions(images, found, titles, score_thr, _without_cam(cams)),
     ]
 
 
@@ -203,7 +203,17 @@ def _of_cams(cams, pixels, frames, classes):
             )
 
 
-def _of_predictions(images, found, titles, score_thr):
+def _without_cam(cams):
+    missing = [str(i) for i, cam in enumerate(cams, 1) if cam is None]
+    if not missing:
+        return ''
+    return (
+        f' There is no Grad-CAM for image {", ".join(missing)}: nothing is detected '
+        'there, or its score is at the end of the range, where it has no gradient.'
+    )
+
+
+def _of_predictions(images, found, titles, score_thr, note):
     listed = [
         [list(detections(f, images.classes, score_thr)) for f in of_model]
         for of_model in found
@@ -226,7 +236,7 @@ def _of_predictions(images, found, titles, score_thr):
     return Entry(
         'predictions',
         'Predictions beside ground truth' if truths[0] is not None else 'Predictions',
-        f'{caption}.',
+        f'{caption}.{note}',
         compare_predictions(
             [images.pixels(i) for i in shown],
             truths,

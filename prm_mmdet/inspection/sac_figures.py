@@ -80,14 +80,14 @@ def feature_norms(record, images, frames):
     for row, image in zip(axes, images):
         show_image(row[0], image)
     for column, (name, label) in enumerate(columns, 1):
-        drawn, top = [], 1e-12
+        drawn, top = [], 0
         for row, image, frame, maps in zip(axes, images, frames, record.maps):
             values = getattr(maps, name)
             values = frame.resize(values, maps.grid, panel_shape(image))
             top = max(top, values.max())
             drawn.append(show_map(row[column], image, values))
         for picture in drawn:
-            picture.set_clim(0, top)
+            picture.set_clim(0, top or 1)  # a fresh block adds nothing
         axes[0, column].set_title(label, fontsize=9)
         label = 'length of the feature vector'
         colour_bar(figure, drawn[0], axes[:, column], label, location='bottom')

@@ -60,7 +60,8 @@ def show_map(axis, image, values, title='', **scale):
 
 def colour_bar(figure, drawn, axes, label, location='right'):
     """A colour bar without the overlay's transparency."""
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02, location=location)
+    place = dict(ax=axes, shrink=0.8, pad=0.02, location=location, panchor=False)
+    bar = figure.colorbar(drawn, **place)
     bar.solids.set(alpha=1)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)

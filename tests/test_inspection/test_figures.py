@@ -169,6 +169,10 @@ def test_feature_norms():
     before, added = (axis.images[1] for axis in figure.axes[1:3])
     assert before.get_clim() == (0, 2) and added.get_clim() == (0, 0.5)
     assert drawable(figure)
+    fresh = sac_records()[1]
+    fresh.maps[0].norm_added[:] = 0
+    figure = feature_norms(fresh, [IMAGE], [FRAME])
+    assert figure.axes[2].images[1].get_clim() == (0, 1)
 
 
 def test_similarities_are_shares():

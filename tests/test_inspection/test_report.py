@@ -82,8 +82,9 @@ def test_the_page_of_files_stands_alone(inspect, demo_data, tmp_path):
     assert config in facts and '5 from' in facts
     assert 'untrained: no checkpoint given' in facts
     assert page.text['title'] == ['What the blocks do (untrained weights)']
-    captions = [''.join(page.text['figcaption'])]
-    assert 'IEEE TIP 2021, Figure 4' in captions[0]
+    captions = ''.join(page.text['figcaption'])
+    assert 'IEEE TIP 2021, Figure 4' in captions
+    assert ('no Grad-CAM for image 1' in captions) == ('gradcam_1' not in files)
 
 
 def test_figures_follow_the_blocks_in_the_model(demo_data, tmp_path):
