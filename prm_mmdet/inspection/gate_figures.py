@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from .style import COLOURS, layer_axis, legend_above, new_figure
+from .figures import COLOURS, new_figure
+from .style import layer_axis, legend_above
 
 
 def gate_statistics(records):

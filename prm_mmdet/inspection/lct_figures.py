@@ -3,7 +3,8 @@ channel a gate."""
 
 import numpy as np
 
-from .style import COLOURS, first_of_stages, legend_above, new_figure
+from .figures import COLOURS, new_figure
+from .style import first_of_stages, legend_above
 
 
 def attention_by_context(records):

@@ -4,7 +4,7 @@ import base64
 import html
 from dataclasses import dataclass
 
-from .style import png, write
+from .figures import png, write
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto;

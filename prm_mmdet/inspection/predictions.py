@@ -12,8 +12,7 @@ from mmdet.evaluation import bbox_overlaps
 from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
 
-from .figures import COLOURS, check_png, save_png
-from .style import new_figure
+from .figures import COLOURS, check_png, new_figure, save_png
 
 PANEL = 3.2  # inches
 

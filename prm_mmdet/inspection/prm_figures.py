@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .figures import new_figure
 from .quantities import contribution_rate
 from .style import (
     STAGES,
@@ -10,7 +11,6 @@ from .style import (
     last_of_stages,
     layer_axis,
     legend_above,
-    new_figure,
     panel_shape,
     show_image,
     show_map,

@@ -4,13 +4,12 @@ contexts or adds to its input."""
 import numpy as np
 
 from .capture import COSINE_BINS
+from .figures import COLOURS, new_figure
 from .style import (
-    COLOURS,
     colour_bar,
     image_grid,
     last_of_stages,
     legend_above,
-    new_figure,
     panel_shape,
     show_image,
     show_map,

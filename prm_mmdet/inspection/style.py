@@ -1,25 +1,12 @@
-"""What the figures share: colours, sizes, overlays, PNG files."""
-
-import io
-import os
+"""How images, maps and blocks are drawn."""
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
 
-# Okabe and Ito's colours, told apart with any colour vision; yellow is for fills.
-COLOURS = ('#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7')
+from .figures import new_figure
+
 STAGES = {'c2': '#0072B2', 'c3': '#E69F00', 'c4': '#009E73', 'c5': '#CC79A7'}
 MAP = 'viridis'  # lightness rises evenly, and so with any colour vision
 LONGER_SIDE = 480  # pixels of an image in a panel, at most
-
-
-def new_figure(width, height, **layout):
-    """A Figure of so many inches, without a window, and its axes as an array."""
-    figure = Figure(figsize=(width, height), layout='constrained')
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(**layout, squeeze=False)
 
 
 def image_grid(rows, columns, image, panel=2.6):
@@ -103,25 +90,6 @@ def legend_above(axis, columns):
         fontsize=8,
         borderaxespad=0.2,
     )
-
-
-def png(figure, dpi=100):
-    """A figure as bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=dpi, facecolor='white')
-    picture = Image.open(buffer).convert('RGB')  # a quarter smaller
-    buffer = io.BytesIO()
-    picture.save(buffer, 'PNG', optimize=True)
-    return buffer.getvalue()
-
-
-def write(path, data):
-    """Write bytes whole or not at all, making folders that are missing."""
-    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    partial = f'{path}.tmp'
-    with open(partial, 'wb') as file:
-        file.write(data)
-    os.replace(partial, path)
 
 
 def _extent(image):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from prm_mmdet import LCT, PRM, SAC
 from prm_mmdet.inspection.capture import COSINE_BINS, Maps, Moments, Record
+from prm_mmdet.inspection.figures import png, write
 from prm_mmdet.inspection.gate_figures import gate_statistics
 from prm_mmdet.inspection.geometry import Frame, Grid
 from prm_mmdet.inspection.lct_figures import attention_by_context, context_change
@@ -20,7 +21,7 @@ from prm_mmdet.inspection.sac_figures import (
     shown_block,
     weight_similarity,
 )
-from prm_mmdet.inspection.style import png, short_names, write
+from prm_mmdet.inspection.style import short_names
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
 FRAME = Frame(dict(ori_shape=(40, 60), scale_factor=(2.0, 2.0)))
