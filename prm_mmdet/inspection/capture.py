@@ -30,10 +30,11 @@ def capture(model, images=0):
                 model.test_step(data)
         records[0].gates['']
 
-    Blocks are PRM, LCT, SAC, and the compared SE, CBAM, BAM, DoubleAttention and MMCV's
-    ContextBlock. What they compute is computed again from their inputs, by forward
-    hooks, without gradients and in float32. Outputs, gradients and running statistics
-    stay what they were, to the bit, and no hook is left, whatever is raised.
+    Blocks are PRM, LCT, SAC, and the compared SE, GE, SGE, SK, CBAM, BAM,
+    DoubleAttention and MMCV's ContextBlock. What they compute is computed again from
+    their inputs, by forward hooks, without gradients and in float32. Outputs, gradients
+    and running statistics stay what they were, to the bit, and no hook is left,
+    whatever is raised.
 
     Args:
         model (nn.Module): Called as a whole, directly or by ``test_step`` or
@@ -54,7 +55,7 @@ def capture(model, images=0):
     if not blocks:
         raise ValueError(
             f'{type(model).__name__} has none of the blocks that can be captured: PRM, '
-            'LCT, SAC, SE, CBAM, BAM, ContextBlock or DoubleAttention'
+            'LCT, SAC, SE, GE, SGE, SK, CBAM, BAM, ContextBlock or DoubleAttention'
         )
     for name, block in blocks.items():
         check(name, block)

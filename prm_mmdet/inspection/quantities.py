@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import reference
 from ..ops.common import without_autocast
-from ..plugins import BAM, CBAM, LCT, PRM, SAC, SE, DoubleAttention
+from ..plugins import BAM, CBAM, GE, LCT, PRM, SAC, SE, SGE, SK, DoubleAttention
 from ..plugins.sac import is_plain
 
 
@@ -128,6 +128,23 @@ def _se(block, x):
     return Quantities(gates={'': gate}, channel_gate=gate.flatten(1))
 
 
+def _ge(block, x):
+    gate = block.gate(x)
+    return Quantities(gates={'': gate}, channel_gate=gate.flatten(1))
+
+
+def _sge(block, x):
+    names = ('alpha', 'beta', 'weight', 'bias')
+    parameters = [getattr(block, name).float() for name in names]
+    return Quantities(gates={'': reference.prm_steps(x, *parameters).gate})
+
+
+def _sk(block, x):
+    x = x.to(block.excite.weight.dtype)
+    shares = block.shares(block.dense(x), block.grouped(x)).float()
+    return Quantities(gates={'dense': shares[:, 0]})  # the other is the rest of 1
+
+
 def _cbam(block, x):
     x = x.to(block.squeeze.weight.dtype)
     channel = block.channel_gate(x)
@@ -159,6 +176,9 @@ _RULES = {
     'LCT': (LCT, _lct),
     'SAC': (SAC, _sac),
     'SE': (SE, _se),
+    'GE': (GE, _ge),
+    'SGE': (SGE, _sge),
+    'SK': (SK, _sk),
     'CBAM': (CBAM, _cbam),
     'BAM': (BAM, _bam),
     'GC': (ContextBlock, _context),

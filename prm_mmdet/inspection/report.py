@@ -75,6 +75,11 @@ def _predictions(model, images, score_thr, frames=None):
     for i in tqdm(range(len(images)), desc='images', unit='image'):
         with torch.no_grad():
             sample = model.test_step(images.data(i))[0]
+        if 'pred_instances' not in sample:
+            raise ValueError(
+                f'{type(model).__name__} is no detector; what the blocks of other '
+                'models do is recorded by prm_mmdet.inspection.capture'
+            )
         if frames is not None and i < images.drawn:
             frames.append(Frame(sample.metainfo))
         instances = sample.pred_instances.cpu()

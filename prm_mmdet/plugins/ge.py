@@ -37,7 +37,11 @@ class GE(nn.Module):
 
     def forward(self, x):
         check_input('GE', x, self.in_channels)
-        return x * torch.sigmoid(x.mean((2, 3), keepdim=True))
+        return x * self.gate(x)
+
+    def gate(self, x):
+        """(B, C, 1, 1)."""
+        return torch.sigmoid(x.mean((2, 3), keepdim=True))
 
     def extra_repr(self):
         return f'{self.in_channels}'

@@ -72,9 +72,11 @@ class SK(nn.Module):
     def forward(self, x):
         check_input('SK', x, self.in_channels)
         dense, grouped = self.dense(x), self.grouped(x)
+        first, second = self.shares(dense, grouped).to(dense.dtype).unbind(1)
+        return first * dense + second * grouped
+
+    def shares(self, dense, grouped):
+        """Of the two branches in each channel, (B, 2, C, 1, 1)."""
         context = (dense + grouped).mean((2, 3), keepdim=True)
         scores = self.excite(self.squeeze(context))  # (B, 2C, 1, 1)
-        first, second = (
-            scores.unflatten(1, (2, -1)).softmax(1).to(dense.dtype).unbind(1)
-        )
-        return first * dense + second * grouped
+        return scores.unflatten(1, (2, -1)).softmax(1)

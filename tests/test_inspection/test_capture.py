@@ -11,7 +11,7 @@ from torch import nn
 from prm_mmdet import LCT, PRM, SAC
 from prm_mmdet.inspection.capture import COSINE_BINS, Moments, capture
 from prm_mmdet.inspection.quantities import contribution_rate
-from prm_mmdet.plugins import BAM, CBAM, SE, DoubleAttention
+from prm_mmdet.plugins import BAM, CBAM, GE, SE, SGE, SK, DoubleAttention
 
 C = 16
 
@@ -28,7 +28,8 @@ def network(*blocks):
 def every_block():
     return [
         *(PRM(C, groups=4), PRM(C, groups=4, position_encoding=False)),
-        *(LCT(C, groups=4), SE(C, 4), CBAM(C, 4), BAM(C, 4)),
+        *(LCT(C, groups=4), SE(C, 4), SE(C, 4, groups=4), CBAM(C, 4), BAM(C, 4)),
+        *(GE(C), SGE(C, groups=4), SK(C, groups=4, reduction=4)),
         *(SAC(C, 4), SAC(C, 4, softmax=True), SAC(C, 4, context=False)),
         SAC(C, 4, transform='bottleneck'),
         ContextBlock(C, 0.25, fusion_types=('channel_mul', 'channel_add')),
@@ -55,11 +56,17 @@ def flat(arrays):
     return np.concatenate([a.reshape(-1) for a in arrays])
 
 
-@pytest.mark.parametrize('block', [PRM(C, groups=4), LCT(C, groups=4), SE(C, 4)])
+@pytest.mark.parametrize(
+    'block',
+    [
+        *(PRM(C, groups=4), SGE(C, groups=4)),
+        *(LCT(C, groups=4), GE(C), SE(C, 4), SE(C, 4, groups=4)),
+    ],
+)
 def test_gates_are_output_over_input(block):
     record, passes = seen(block)
     gates = [y / x for x, y in passes]
-    if not isinstance(block, PRM):  # a gate for each channel
+    if not isinstance(block, (PRM, SGE)):  # a gate for each channel
         gates = [gate.mean((2, 3)) for gate in gates]
     (gate,), gates = record.gates.values(), flat(gates)
     assert gate.mean == pytest.approx(gates.mean(), abs=1e-5)
@@ -85,6 +92,22 @@ def test_gates_of_the_others():
     )
     gates = np.concatenate([(y / x).mean((2, 3)) for x, y in passes])
     assert record.channel_gate == pytest.approx(gates.mean(0), abs=1e-5)
+
+
+def test_share_of_the_dense_branch():
+    record, passes = seen(SK(C, groups=4, reduction=4))
+    shares = []
+    for x, y in passes:
+        with torch.no_grad():
+            x = torch.from_numpy(x).float()
+            dense, grouped = record.block.dense(x), record.block.grouped(x)
+        dense, grouped = dense.double().numpy(), grouped.double().numpy()
+        far = np.abs(dense - grouped) > 0.1  # y = share dense + (1 - share) grouped
+        share = np.where(far, (y - grouped) / np.where(far, dense - grouped, 1), np.nan)
+        shares.append(np.nanmean(share, (2, 3)))
+    assert record.gates['dense'].mean == pytest.approx(
+        np.nanmean(np.concatenate(shares)), abs=1e-4
+    )
 
 
 def test_contexts_are_means_over_positions_and_images():

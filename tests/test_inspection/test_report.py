@@ -10,8 +10,10 @@ from html.parser import HTMLParser
 import pytest
 import torch
 from conftest import ROOT
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 
+from prm_mmdet import PRM
 from prm_mmdet.inspection.report import figures
 from prm_mmdet.inspection.subject import Images, load_model
 
@@ -171,6 +173,21 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
     with pytest.raises(ValueError, match='has no val_dataloader'):
         Images(cfg, split='val')
     assert not (tmp_path / 'out').exists()
+
+
+def test_other_models_than_detectors_are_refused(demo_data):
+    class Classifier(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.prm = PRM(3, groups=1)
+
+        def test_step(self, data):
+            return [DetDataSample()]
+
+    cfg = Config.fromfile(DEMO.format('sac'))
+    images = Images(cfg, [str(demo_data / 'val')])
+    with pytest.raises(ValueError, match='Classifier is no detector; what'):
+        figures(Classifier(), images)
 
 
 def test_weights_are_loaded(tmp_path):
