@@ -1,7 +1,8 @@
-"""Draw a metric by epoch, several runs in one picture, from MMEngine's logs.
+"""Draw a metric by epoch or iteration, several runs in one picture, from MMEngine's
+logs.
 
 A test made in a work dir before its training (tools/test.py CONFIG CHECKPOINT
---work-dir WORK_DIR) counts as epoch 0.
+--work-dir WORK_DIR) counts as step 0.
 """
 
 import argparse
@@ -26,18 +27,21 @@ def parse_args():
 def main():
     args = parse_args()
     try:
-        curves = {}
+        curves, units = {}, {}
         for run in args.runs:
             label, equals, work_dir = run.partition('=')
             if not equals or not label or label in curves:
                 raise ValueError(f'runs must be different LABEL=WORK_DIR, got {run!r}')
-            curves[label] = read_curve(work_dir, args.metric)
-        draw_curves(curves, args.metric, args.out)
+            curves[label], units[label] = read_curve(work_dir, args.metric)
+        if len(set(units.values())) > 1:
+            raise ValueError(f'runs were not logged by the same: {units}')
+        unit = units[label]
+        draw_curves(curves, args.metric, args.out, unit)
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     for label, curve in curves.items():
-        points = ', '.join(f'{epoch}: {value:.3f}' for epoch, value in curve.items())
-        print(f'{label}: {args.metric} by epoch {points}')
+        points = ', '.join(f'{step}: {value:.3f}' for step, value in curve.items())
+        print(f'{label}: {args.metric} by {unit} {points}')
     print(f'curves: {args.out}')
 
 
