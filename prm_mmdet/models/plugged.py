@@ -5,8 +5,7 @@ runs it. So neither class nor names of what was there change, and whatever copie
 pickles, traces, compiles or distributes the model takes the plugin along.
 """
 
-import difflib
-import re
+from dataclasses import dataclass
 
 import torch
 from mmcv.cnn import build_plugin_layer
@@ -15,6 +14,7 @@ from torch import nn
 
 from ..registry import MODELS
 from .probe import Probe, training_flags_kept
+from .specs import Spec, chosen_names, hint, read_specs, where
 
 # These run or count all of their submodules: a plugin among them would be one more.
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -57,23 +57,24 @@ def attach_plugins(module, specs, input_shape=None):
             or its plugin cannot take the channels; the message says where and why.
             Nothing is attached then.
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f'module must be an nn.Module, got {module!r}')
+    specs = read_specs(specs)
     probe = Probe(module, input_shape)
-    plan = []
-    for index, spec in enumerate(specs):
-        plan += _planned(module, probe, f'plugins[{index}]', spec)
+    plan = [planned for spec in specs for planned in _planned(module, probe, spec)]
     _check_names(module, plan)
     with training_flags_kept(module):
-        for follows, holder, name, plugin in plan:
-            holder.add_module(name, plugin)
-            beside = None if holder is follows else plugin
-            follows.register_forward_hook(_RunPlugin(name, beside))
+        for p in plan:
+            p.holder.add_module(p.name, p.plugin)
+            beside = None if p.holder is p.follows else p.plugin
+            p.follows.register_forward_hook(_RunPlugin(p.name, beside))
         module.train(module.training)  # it may freeze parts: their plugins, too
-    _keep_through_init_weights(module, {plugin: m for m, *_, plugin in plan})
+    _keep_through_init_weights(module, {p.plugin: p.follows for p in plan})
     return module
 
 
 @MODELS.register_module()
-def Plugged(model, plugins, input_shape=None):
+def Plugged(model, plugins, input_shape=None, **settings):
     """Build a model, backbone or neck with plugins in it, in a config::
 
         backbone=dict(
@@ -86,6 +87,8 @@ def Plugged(model, plugins, input_shape=None):
         model (dict): Config of the model.
         plugins (Sequence[dict]): As the ``specs`` of :func:`attach_plugins`.
         input_shape (Sequence | None): As there. Default: None.
+        settings: More of the model's, where ``model`` has none of the name: a detector
+            gives its heads ``train_cfg`` and ``test_cfg`` so.
 
     Returns:
         nn.Module: The model itself.
@@ -93,84 +96,36 @@ def Plugged(model, plugins, input_shape=None):
     Raises:
         ValueError: As :func:`attach_plugins`.
     """
-    return attach_plugins(MODELS.build(model), plugins, input_shape)
+    model = MODELS.build(model, default_args=settings)
+    return attach_plugins(model, plugins, input_shape)
 
 
-def _planned(module, probe, label, spec):
-    """Build the plugins of a spec: (module it follows, its holder, name, plugin)."""
-    if not isinstance(spec, dict) or not {'cfg', 'at'} <= set(spec):
-        raise ValueError(f'{label}: must be a dict with cfg and at, got {spec!r}')
-    if unknown := set(spec) - {'cfg', 'at', 'blocks'}:
-        raise ValueError(
-            f'{label}: unknown {", ".join(sorted(unknown))}; cfg, at and blocks are '
-            'known'
-        )
+@dataclass(frozen=True)
+class _Planned:
+    spec: Spec
+    at: str  # the name of the module that the plugin follows
+    follows: nn.Module
+    holder: nn.Module
+    name: str
+    plugin: nn.Module
+
+
+def _planned(module, probe, spec):
+    """Build the plugins of a spec."""
     modules = dict(module.named_modules())
-    for name in _chosen(modules, probe, label, spec['at'], spec.get('blocks')):
-        follows = modules[name]
+    for at in chosen_names(spec, modules, probe):
+        follows = modules[at]
         try:
-            levels = probe.levels(name, follows)
-            holder, prefix = _holder(modules, name)
-            abbr, plugin = _build(spec['cfg'], levels)
+            levels = probe.levels(at, follows)
+            holder, prefix = _holder(modules, at)
+            abbr, plugin = _build(spec, levels)
         except ValueError as error:
             raise ValueError(
-                f'{label}: {_where(name)} of {probe.name}: {error}'
-                + ('' if name in probe.names_of_maps() else _hint(probe, spec['at']))
+                f'{spec.label}: {where(at)} of {probe.name}: {error}'
+                + ('' if at in probe.names_of_maps() else hint(spec, modules, probe))
             ) from error
-        yield follows, holder, '_'.join([*prefix, abbr]), plugin
-
-
-def _chosen(modules, probe, label, at, blocks):
-    """Names that a spec matches and picks."""
-    try:
-        names = [name for name in modules if re.fullmatch(at, name)]
-    except re.error as error:
-        raise ValueError(
-            f'{label}: at={at!r} is no regular expression: {error}'
-        ) from None
-    if not names:
-        raise ValueError(
-            f'{label}: at={at!r} matches no submodule of {probe.name}; it has to match '
-            f'a whole name{_hint(probe, at)}'
-        )
-    for outer in names:
-        inner = [n for n in names if n != outer and n.startswith(outer and outer + '.')]
-        if inner:
-            raise ValueError(
-                f'{label}: at={at!r} matches {_where(outer)} and {inner[0]!r} in it; '
-                r'match one level, with [^.]+ or \d+ for .* (if both are meant, in a '
-                'spec each)'
-            )
-    if blocks is None:
-        return names
-    stages = {}
-    for name in names:
-        stages.setdefault(_stage(name), []).append(name)
-    if blocks == 'last':
-        blocks = [-1]
-    if isinstance(blocks, str) or not all(isinstance(i, int) for i in blocks):
-        raise ValueError(
-            f"{label}: blocks must be 'last' or a list of indices, got {blocks!r}"
-        )
-    try:
-        return [n for s in stages.values() for n in dict.fromkeys(s[i] for i in blocks)]
-    except IndexError:
-        shortest = min(stages.values(), key=len)
-        raise ValueError(
-            f'{label}: blocks={list(blocks)} is out of range: a stage has '
-            f'{len(shortest)} {"match" if len(shortest) == 1 else "matches"}, '
-            f'{", ".join(shortest)}'
-        ) from None
-
-
-def _stage(name):
-    """'layer2.*.bn2' for 'layer2.0.bn2'; the parent's name where there is no number."""
-    parts = name.split('.')
-    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
-    if not numbers:
-        return name.rpartition('.')[0]
-    parts[numbers[-1]] = '*'
-    return '.'.join(parts)
+        name = '_'.join([*prefix, abbr])
+        yield _Planned(spec, at, follows, holder, name, plugin)
 
 
 def _holder(modules, name):
@@ -188,44 +143,34 @@ def _holder(modules, name):
     return modules[name], prefix
 
 
-def _build(cfg, levels):
+def _build(spec, levels):
     if isinstance(levels, tuple):
-        built = [_build(cfg, level) for level in levels]
+        built = [_build(spec, level) for level in levels]
         return built[0][0], ModuleList(plugin for _, plugin in built)
-    cfg = dict(cfg)
-    postfix = cfg.pop('postfix', '')
-    if '.' in f'{postfix}':
-        raise ValueError(f'postfix={postfix!r} must not contain a dot')
+    cfg = dict(spec.options, type=spec.plugin)
     try:
-        name, plugin = build_plugin_layer(cfg, postfix, in_channels=levels.channels)
-    except ValueError as error:
-        raise ValueError(f'{levels.channels} channels: {error}') from error
+        name, plugin = build_plugin_layer(
+            cfg, spec.postfix, in_channels=levels.channels
+        )
+    except Exception as error:  # whatever a plugin raises on unfit options
+        reason = str(error)
+        if spec.plugin.__name__ not in reason:
+            reason = f'{spec.plugin.__name__}: {reason or type(error).__name__}'
+        raise ValueError(f'{levels.channels} channels: {reason}') from error
     return name, plugin.to(levels.device, levels.dtype)
 
 
 def _check_names(module, plan):
-    names = {m: name for name, m in module.named_modules()}
     taken = set()
-    for _, holder, name, _ in plan:
-        if hasattr(holder, name) or (holder, name) in taken:
+    for p in plan:
+        if hasattr(p.holder, p.name) or (p.holder, p.name) in taken:
+            beside = '' if p.holder is p.follows else ' beside it'
             raise ValueError(
-                f'{_where(names[holder])} of {type(module).__name__} has a {name!r} '
-                "already; give the plugin's cfg a postfix, such as postfix='_2'"
+                f'{p.spec.label}: {where(p.at)} of {type(module).__name__} has a '
+                f"{p.name!r}{beside} already; give the plugin's cfg a postfix, such as "
+                "postfix='_2'"
             )
-        taken.add((holder, name))
-
-
-def _where(name):
-    return repr(name) if name else "'' (the model itself)"
-
-
-def _hint(probe, at):
-    """Names that exist, near to what was asked for."""
-    known = probe.names_of_maps()
-    near = difflib.get_close_matches(at.replace('\\', ''), known, n=5, cutoff=0.4)
-    near = near or [name for name in known if name.count('.') < 1][:8]
-    near = ['', *near] if '' in known and '' not in near else near
-    return f'; maps are returned by {", ".join(map(_where, near))}' if near else ''
+        taken.add((p.holder, p.name))
 
 
 class _RunPlugin:

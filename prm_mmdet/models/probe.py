@@ -1,6 +1,8 @@
 """What the submodules of a model return: found by running it once."""
 
 import contextlib
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,16 +42,18 @@ class Probe:
         self._run(module, input_shape)
 
     def _run(self, module, input_shape):
+        shapes, inputs = example_inputs(module, input_shape)
         handles = [
             m.register_forward_hook(self._recorder(name))
             for name, m in module.named_modules()
         ]
-        shapes, inputs = example_inputs(module, input_shape)
         try:
             with torch.no_grad():
                 run_as_in_inference(module, inputs)
         except Exception as error:  # whatever a model raises on an unfit input
-            self.failure = f'{self.name} on {shapes}: {type(error).__name__}: {error}'
+            # An assertion often has no words of its own: its line says more.
+            reason = str(error) or traceback.extract_tb(error.__traceback__)[-1].line
+            self.failure = f'{self.name} on {shapes}: {type(error).__name__}: {reason}'
         finally:
             for handle in handles:
                 handle.remove()
@@ -96,8 +100,8 @@ class Probe:
         if channels is None or submodule.weight is None:
             raise ValueError(
                 'its channels are not known, since the model could not be run: '
-                f'{self.failure}. Give input_shape=(C, H, W), or one for each of the '
-                'maps that the model takes'
+                f'{self.failure}. Give input_shape=(C, H, W), or for a neck, which '
+                'takes several maps, [(C, H, W), ...]'
             )
         return Level(channels, submodule.weight.device, submodule.weight.dtype)
 
@@ -133,7 +137,15 @@ def example_inputs(module, shapes=None):
 
     Returns:
         tuple: The shapes, and the input itself, one tensor or a tuple of them.
+
+    Raises:
+        ValueError: ``shapes`` is no shape, and no sequence of them.
     """
+    if not (shapes is None or _is_shape(shapes) or _is_list_of_shapes(shapes)):
+        raise ValueError(
+            'input_shape must be (C, H, W), or a sequence of those, of positive '
+            f'integers; got {shapes!r}'
+        )
     if shapes is None:
         shapes, channels = _IMAGE, getattr(module, 'in_channels', None)
         if isinstance(channels, (list, tuple)):
@@ -146,9 +158,26 @@ def example_inputs(module, shapes=None):
     def example(shape):
         return torch.randn(1, *shape, generator=generator, device='cpu').to(like)
 
-    if isinstance(shapes[0], (list, tuple)):
-        return shapes, tuple(map(example, shapes))
-    return shapes, example(shapes)
+    if _is_shape(shapes):
+        return shapes, example(shapes)
+    return shapes, tuple(map(example, shapes))
+
+
+def _is_shape(value):
+    return (
+        is_list(value)
+        and len(value) == 3
+        and all(isinstance(size, int) and size > 0 for size in value)
+    )
+
+
+def _is_list_of_shapes(value):
+    return is_list(value) and len(value) > 0 and all(map(_is_shape, value))
+
+
+def is_list(value):
+    """Whether a value is a sequence other than a string."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _described(output):

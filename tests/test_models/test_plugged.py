@@ -599,13 +599,6 @@ def test_wrong_specs(spec, words):
     assert len(str(error.value)) < 500
 
 
-def test_a_spec_that_is_none():
-    with pytest.raises(ValueError, match='must be a dict with cfg and at'):
-        attach_plugins(resnet(), [dict(cfg=SAC_CFG)])
-    with pytest.raises(ValueError, match='must be a dict with cfg and at'):
-        attach_plugins(resnet(), dict(cfg=SAC_CFG, at=''))
-
-
 def test_names_that_are_taken():
     model = resnet(depth=50, base_channels=8)
     spec = dict(cfg=SAC_CFG, at=r'layer2\.1')
