@@ -35,12 +35,22 @@ def read_checkpoint(path):
         except (URLError, FileNotFoundError):
             raise
         except Exception as error:  # what a damaged file may raise has no end
-            reason = re.sub(r'(?s).*WeightsUnpickler error: ', '', str(error))
-            reason = re.split(r'\. |\n', reason)[0] or type(error).__name__
             raise ValueError(
-                f'{path} is damaged, or holds more than weights: {reason} (of a file '
-                'that you trust, save the state dict alone)'
+                f'{path} is damaged, or holds more than weights: {_reason(error)} (of '
+                'a file that you trust, save the state dict alone)'
             ) from error
+
+
+def _reason(error):
+    """What is wrong with a file, from what PyTorch says among its advice."""
+    reason = re.sub(
+        r'(?s).*(WeightsUnpickler error:|trusted source\.)\s*', '', str(error)
+    )
+    reason = re.split(r'\. |\n', reason)[0].rstrip('.')
+    # A byte that stands for nothing, or nothing where one should be.
+    if re.fullmatch(r'(Unsupported operand )?\d*', reason):
+        return 'its content is not what torch.save writes'
+    return reason
 
 
 def read_state_dict(path):
@@ -98,8 +108,12 @@ def write_checkpoint(checkpoint, path, source):
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.tmp')
     try:
-        torch.save(checkpoint, partial)
+        with open(partial, 'wb') as file:
+            torch.save(checkpoint, file)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        cause = error.__context__
+        if isinstance(error, RuntimeError) and isinstance(cause, OSError):
+            raise cause from None  # a full disk, in PyTorch's words 'unexpected pos'
         raise

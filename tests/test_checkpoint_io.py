@@ -1,5 +1,9 @@
 """Checkpoint files that are not what they should be, and writing."""
 
+import argparse
+import errno
+import io
+import os
 import pathlib
 
 import pytest
@@ -54,6 +58,38 @@ def test_code_in_a_file_does_not_run(tmp_path, zipped):
     assert not (tmp_path / 'made').exists()
 
 
+@pytest.mark.parametrize('zipped', [True, False])
+def test_what_a_file_holds_instead_is_named(tmp_path, zipped):
+    class Runs:
+        def __reduce__(self):
+            return os.system, ('true',)
+
+    path = tmp_path / 'c.pth'
+    for content, named in (
+        (
+            Runs(),
+            r': Trying to load unsupported GLOBAL posix\.system whose .* blocked \(',
+        ),
+        (
+            argparse.Namespace(),
+            r': Unsupported global: GLOBAL argparse\.Namespace was ',
+        ),
+    ):
+        torch.save(dict(STATE, x=content), path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ValueError, match=named):
+            read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [b'', b'hello', b'<!DOCTYPE html>', b'version https://git-lfs'],
+)
+def test_files_that_are_no_checkpoint(tmp_path, content):
+    (tmp_path / 'c.pth').write_bytes(content)
+    with pytest.raises(ValueError, match=r'not what torch\.save writes \(of'):
+        read_state_dict(tmp_path / 'c.pth')
+
+
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
@@ -92,7 +128,7 @@ def test_an_older_file_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def cut_short(checkpoint, file):
-        pathlib.Path(file).write_bytes(b'half')
+        file.write(b'half')
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -102,3 +138,23 @@ def test_an_older_file_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch):
     write_checkpoint(dict(STATE, more=torch.ones(1)), path, source)
     assert list(read_state_dict(path)) == [*STATE, 'more']
     assert [p.name for p in path.parent.iterdir()] == ['out.pth']
+
+
+def test_what_cannot_be_written_is_an_os_error(tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    for path in (tmp_path, tmp_path / 'file' / 'c.pth'):
+        with pytest.raises(OSError):
+            write_checkpoint(STATE, path, 'c.pth')
+    before = list(tmp_path.iterdir())
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell() > 1000:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            return super().write(data)
+
+    monkeypatch.setattr('builtins.open', lambda *_: Full())
+    with pytest.raises(OSError, match='No space left'):
+        write_checkpoint(STATE, tmp_path / 'c.pth', 'c.pth')
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == before

@@ -61,8 +61,8 @@ def main():
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     print(f'{args.output}: {len(weights)} of {len(state)} weights')
-    if left := [key for key in state if key.startswith(tuple(args.drop))]:
-        print(f'left out: {", ".join(left)}')
+    for name in args.drop:
+        print(f'left out: {sum(key.startswith(name) for key in state)} of {name}*')
     if args.source:
         print(
             f"init_cfg=dict(type='Pretrained', checkpoint={args.output!r}, "

@@ -8,6 +8,7 @@ in each residual block a PRMLayer ``prm`` behind its last norm.
 
 import re
 
+import torch
 from mmdet.models.backbones import MobileNetV2, ResNet, ResNeXt
 from mmdet.models.backbones.resnet import BasicBlock
 from mmdet.models.layers import InvertedResidual
@@ -53,8 +54,9 @@ def to_mmdet(state, form, backbone=None, drop=()):
         unchanged, PRM's in its shapes.
 
     Raises:
-        ValueError: Weights are missing, unknown or of another shape; all are named. Or
-            the form has no names for weights of the backbone.
+        ValueError: Weights are missing, unknown, of another shape, or no dense real
+            tensors; all are named. Or the form has no names for weights of the
+            backbone. Or it is 'prm-authors', and there is no PRM.
     """
     if backbone is None:
         backbone = _infer(state, form)
@@ -107,9 +109,14 @@ def _renamed(state, table, drop):
         ],
         'unknown': [name for name in state if name not in shapes],
         'of another shape': [
-            f'{name} {tuple(state[name].shape)}, not {tuple(shape)}'
+            f'{name} {_shown(state[name].shape)}, not {_shown(shape)}'
             for name, shape in shapes.items()
             if name in state and not _fits(state[name].shape, shape)
+        ],
+        'no dense real tensors': [
+            f'{name} ({value.dtype}, {value.layout})'
+            for name, value in state.items()
+            if value.layout is not torch.strided or value.is_complex()
         ],
     }
     if any(problems.values()):
@@ -129,6 +136,10 @@ def _fits(shape, expected):
     )
 
 
+def _shown(shape):
+    return f'({", ".join("any" if size == -1 else str(size) for size in shape)})'
+
+
 def _some(names, limit=6):
     more = f' and {len(names) - limit} more' if len(names) > limit else ''
     return ', '.join(names[:limit]) + more
@@ -140,6 +151,11 @@ def _table(backbone, form):
         raise ValueError(f'form must be one of {", ".join(FORMS)}, got {form!r}')
     names, classifier, channels = _names(backbone)
     layers = _prm_layers(backbone, names) if form == 'prm-authors' else {}
+    if form == 'prm-authors' and not layers:
+        raise ValueError(
+            f'there is no PRM in this {type(backbone).__name__}; without any, the PRM '
+            "authors' names are torchvision's: use that form"
+        )
     table = []
     for key, value in backbone.state_dict().items():
         module, _, leaf = key.rpartition('.')

@@ -189,11 +189,19 @@ def test_old_weights_have_no_counters(state):
         ),
         (
             lambda s: s.update({'layer1.0.prm.theta': torch.ones(2)}),
-            r'theta \(2,\), not \(1, 2, 1, 1\)$',
+            r'theta \(2\), not \(1, 2, 1, 1\)$',
         ),
         (
             lambda s: s.update({'fc.weight': torch.ones(10, 63)}),
-            r'fc\.weight \(10, 63\), not \(-1, 64\)$',
+            r'fc\.weight \(10, 63\), not \(any, 64\)$',
+        ),
+        (
+            lambda s: s.update({'conv1.weight': s['conv1.weight'].to_sparse()}),
+            r'no dense real tensors: conv1\.weight \(torch\.float32, .*sparse_coo\)$',
+        ),
+        (
+            lambda s: s.update({'fc.bias': s['fc.bias'].to(torch.complex64)}),
+            r'no dense real tensors: fc\.bias \(torch\.complex64, torch\.strided\)$',
         ),
         (
             lambda s: [s.pop(k) for k in list(s) if '.prm.' in k],
@@ -255,6 +263,15 @@ def test_networks_that_they_do_not_have(state, backbone, message):
         from_mmdet(state, 'prm-authors', backbone)
 
 
+def test_weights_without_prm_are_torchvisions():
+    plain = theirs.ResNet(18).state_dict()
+    with pytest.raises(ValueError, match=r'no PRM in this ResNet; .* use that form'):
+        to_mmdet(plain, 'prm-authors')
+    ours = to_mmdet(plain, 'torchvision')
+    with pytest.raises(ValueError, match='no PRM in this ResNet'):
+        from_mmdet(ours, 'prm-authors', MODELS.build(dict(type='ResNet', depth=18)))
+
+
 def test_plugins_that_a_form_has_no_names_for(state):
     backbone = narrow()
     with pytest.raises(ValueError, match=r'torchvision has no names for .*prm\.alpha'):
@@ -284,10 +301,10 @@ def test_a_refusal_writes_nothing(state, convert, tmp_path):
 
 def test_what_is_dropped_is_said(convert, tmp_path):
     torch.save(theirs.MobileNetV2().state_dict(), tmp_path / 'theirs.pth')
-    arguments = ('--from', 'torchvision', '--drop', 'classifier.')
+    arguments = ('--from', 'torchvision', '--drop', 'classifier.', 'neck.')
     printed = convert(tmp_path / 'theirs.pth', tmp_path / 'ours.pth', *arguments)
     assert (
-        '312 of 314 weights\nleft out: classifier.1.weight, classifier.1.bias'
+        '312 of 314 weights\nleft out: 2 of classifier.*\nleft out: 0 of neck.*\n'
         in printed
     )
     weights = torch.load(tmp_path / 'ours.pth', weights_only=True)['state_dict']
