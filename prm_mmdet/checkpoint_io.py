@@ -78,12 +78,15 @@ def weights_of(checkpoint, path):
     state = checkpoint
     if isinstance(checkpoint, dict):
         state = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(state, dict) or not state:
+    if not isinstance(state, dict):
         raise ValueError(f'{path}: holds no state dict, but a {type(state).__name__}')
+    if not state:
+        raise ValueError(f'{path}: its state dict is empty, no weights are in it')
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise ValueError(
                 f'{path}: {key!r} is no weight, but a {type(value).__name__}'
+                + '; save what it holds under state_dict' * isinstance(value, dict)
             )
     if all(key.startswith('module.') for key in state):
         state = {key[len('module.') :]: value for key, value in state.items()}

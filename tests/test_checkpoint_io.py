@@ -94,7 +94,9 @@ def test_files_that_are_no_checkpoint(tmp_path, content):
     ('content', 'message'),
     [
         (torch.ones(3), 'holds no state dict, but a Tensor'),
-        ({}, 'holds no state dict'),
+        ({}, 'state dict is empty'),
+        (dict(state_dict={}, ema_state_dict=STATE), 'state dict is empty'),
+        (dict(model=STATE), "'model' is no .* dict; save what it holds under state_d"),
         (dict(state_dict=[STATE]), 'holds no state dict, but a list'),
         (dict(epoch=3, **STATE), "'epoch' is no weight, but a int"),
         ({0: torch.ones(3)}, '0 is no weight'),

@@ -74,7 +74,7 @@ def test_views_are_written_alone(tmp_path):
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (dict(state_dict={}), 'a.pth: holds no state dict'),
+        (dict(state_dict={}), 'a.pth: its state dict is empty'),
         (dict(state_dict=dict(w=1)), "a.pth: 'w' is no weight, but a int"),
         (dict(state_dict=dict(w=torch.tensor([1, float('nan')]))), 'not finite.* w'),
     ],

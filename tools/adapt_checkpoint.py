@@ -40,20 +40,12 @@ def main():
         cfg = Config.fromfile(args.config)
         if args.cfg_options:
             cfg.merge_from_dict(args.cfg_options)
-        outcomes = adapt_checkpoint(cfg, args.checkpoint, args.out)
+        adapted = adapt_checkpoint(cfg, args.checkpoint, args.out)
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
-    for outcome in outcomes:
+    for outcome in adapted.outcomes:
         print(outcome)
-    changed = sum(outcome.left for outcome in outcomes)
-    print(
-        f'{args.out}: {len(outcomes)} blocks, '
-        + (
-            f'{changed} of them change what the network computes'
-            if changed
-            else 'the network computes what it did'
-        )
-    )
+    print(f'{args.out}: {adapted}')
 
 
 if __name__ == '__main__':

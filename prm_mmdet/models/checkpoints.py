@@ -1,6 +1,10 @@
 """Checkpoints that know nothing of the blocks in a network: loaded so that it computes
 what it did, or rewritten for it."""
 
+import copy
+import logging
+from dataclasses import dataclass
+
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
@@ -23,17 +27,33 @@ class PreservedPretrainedInit(PretrainedInit):
             type='prm_mmdet.PreservedPretrained', checkpoint='x.pth', prefix='backbone.'
         )
 
-    What was done about each block is logged. A checkpoint that has the blocks' weights
-    is loaded as it is. In a list of several it has to be the last. Networks that load
-    their checkpoint themselves, whatever the type says (Swin, PVT), are not reached.
+    What was done about each block is logged, as a warning where the network is changed.
+    A checkpoint that has the blocks' weights is loaded as it is. What is loaded later,
+    by ``load_from`` or a ``Pretrained`` of the model around, overwrites all of it.
+    Networks that load their checkpoint themselves, whatever the type says (Swin, PVT),
+    never come here: :func:`adapt_checkpoint` is for them.
 
     Args:
         checkpoint (str): File or address, as in ``Pretrained``.
         prefix (str | None): The part of the checkpoint to load. Default: None, all.
         map_location (str): Where to load it to. Default: 'cpu'.
+
+    Raises:
+        ValueError: It is one of several in ``init_cfg``, and others come after it.
     """
 
     def __call__(self, module):
+        cfgs = getattr(module, 'init_cfg', None)
+        types = (
+            [f'{c["type"]}' for c in cfgs] if isinstance(cfgs, (list, tuple)) else []
+        )
+        ours = [i for i, t in enumerate(types) if 'PreservedPretrained' in t]
+        if ours and (ours != [len(types) - 1] or 'Pretrained' in types):
+            raise ValueError(
+                f'init_cfg of {type(module).__name__} has {", ".join(types)}, of which '
+                'others overwrite what PreservedPretrained loads; put it last, without '
+                'a Pretrained'
+            )
         # MMEngine loads a Pretrained after the submodules have started, but any other
         # type before: it would lose to their values.
         for child in module.children():
@@ -41,15 +61,60 @@ class PreservedPretrainedInit(PretrainedInit):
                 child.init_weights()
                 child.is_init = True
         missing = []
-        handle = module.register_load_state_dict_post_hook(
-            lambda _, keys: missing.extend(keys.missing_keys)
-        )
+
+        def note_mismatched(weights, prefix, *_):  # which MMEngine passes over
+            missing.extend(
+                key
+                for key, value in module.state_dict().items()
+                if key in weights and weights[key].shape != value.shape
+            )
+
+        handles = [
+            module._register_load_state_dict_pre_hook(note_mismatched),
+            module.register_load_state_dict_post_hook(
+                lambda _, keys: missing.extend(keys.missing_keys)
+            ),
+        ]
         try:
             super().__call__(module)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         for outcome in preserve(module, missing):
-            print_log(f'{type(module).__name__}: {outcome}', 'current')
+            level = logging.WARNING if outcome.left else logging.INFO
+            print_log(f'{type(module).__name__}: {outcome}', 'current', level)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What :func:`adapt_checkpoint` did.
+
+    Attributes:
+        outcomes (list[Outcome]): What was done about each block, see :func:`preserve`.
+        part (str): What the checkpoint is of, 'network' or 'backbone'.
+        others (list[str]): Keys that are not of that part, kept unseen.
+        rounding (str): The checkpoint's type, 'float16' say, if scaled weights were
+            rounded to it; else ''.
+    """
+
+    outcomes: list
+    part: str
+    others: list
+    rounding: str
+
+    def __str__(self):
+        changed = sum(outcome.left for outcome in self.outcomes)
+        claim = f'{len(self.outcomes)} blocks, '
+        if changed:
+            claim += f'{changed} of them change what the {self.part} computes'
+        else:
+            claim += f'the {self.part} computes what it did'
+            claim += f', to the rounding of {self.rounding}' * bool(self.rounding)
+        if self.part == 'backbone':
+            claim += "; taken for a backbone's checkpoint"
+            if self.others:
+                claim += f', {_listed(self.others)} not looked at'
+        return claim
 
 
 def adapt_checkpoint(cfg, source, out):
@@ -64,24 +129,27 @@ def adapt_checkpoint(cfg, source, out):
         out (str): File to write, with the weights alone.
 
     Returns:
-        list[Outcome]: What was done about each block, see :func:`preserve`.
+        Adapted: What was done. As a string: whether the network computes what it did.
 
     Raises:
         OSError: A file cannot be read or written.
-        ValueError: The checkpoint is not of this model without its blocks, holds more
-            than weights, or is ``out``; the message names keys and shapes.
+        ValueError: The config has no model; or the checkpoint is not of this model
+            without its blocks, holds more than weights, or is ``out``; the message
+            names keys and shapes.
     """
+    if 'model' not in cfg:
+        raise ValueError('the config has no model; give that of a detector')
     weights = read_state_dict(source)
     register_all_modules()
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # PRM's theta is random: the same file each time
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(copy.deepcopy(cfg.model))  # DETR changes its config
         plain = MODELS.build(_without_plugins(cfg.model))
     own, prefix = dict(weights), _backbone_prefix(weights, plain)
     if prefix is None:
-        prefix = ''
+        part, prefix = 'network', ''
     else:
-        model, plain = model.backbone, plain.backbone
+        part, model, plain = 'backbone', model.backbone, plain.backbone
         known = {k.partition('.')[0] for k in model.state_dict()}
         own = {
             k.removeprefix(prefix): v
@@ -90,15 +158,24 @@ def adapt_checkpoint(cfg, source, out):
         }
     _check_keys(source, own, plain.state_dict(), model.state_dict())
     missing = model.load_state_dict(own, strict=False).missing_keys
+    loaded = copy.deepcopy(model.state_dict())
     outcomes = preserve(model, missing)
-    scaled = {outcome.scaled for outcome in outcomes}
+    types = {v.dtype for v in own.values() if v.is_floating_point()}
+    rounding = set()
     for key, value in model.state_dict().items():
-        if key not in own:
-            weights[f'{prefix}{key}'] = value
-        elif key.rpartition('.')[0] in scaled:
-            weights[f'{prefix}{key}'] = value.to(own[key].dtype)
+        kept = value
+        if key in own:
+            if torch.equal(value, loaded[key]):
+                continue
+            kept = value.to(own[key].dtype)
+            if not torch.equal(kept.to(value.dtype), value):
+                rounding.add(f'{kept.dtype}'.removeprefix('torch.'))
+        elif value.is_floating_point() and len(types) == 1:
+            kept = value.to(*types)
+        weights[f'{prefix}{key}'] = kept
     write_checkpoint(dict(state_dict=weights), out, source)
-    return outcomes
+    others = [k for k in weights if k.removeprefix(prefix) not in model.state_dict()]
+    return Adapted(outcomes, part, others, ', '.join(sorted(rounding)))
 
 
 def _backbone_prefix(weights, plain):
@@ -136,13 +213,13 @@ def _check_keys(source, weights, plain, with_blocks):
         if k in with_blocks and v.shape != with_blocks[k].shape
     ]
     found = (('missing', missing), ('unexpected', unexpected), ('shapes', shapes))
-    problems = [
-        f'{what}: {", ".join(names[:5])}' + f', ... ({len(names)})' * (len(names) > 5)
-        for what, names in found
-        if names
-    ]
+    problems = [f'{what}: {_listed(names)}' for what, names in found if names]
     if problems:
         raise ValueError(
             f"{source} does not hold this model's weights without its blocks; "
             + '; '.join(problems)
         )
+
+
+def _listed(names):
+    return ', '.join(names[:5]) + f', ... ({len(names)})' * (len(names) > 5)

@@ -201,6 +201,12 @@ class _RunPlugin:
         return type(output)(p(x) for p, x in zip(plugin, output))
 
 
+def has_plugins(module):
+    """Whether :func:`attach_plugins` put one behind a module, or something in it."""
+    hooks = (hook for m in module.modules() for hook in m._forward_hooks.values())
+    return any(isinstance(hook, _RunPlugin) for hook in hooks)
+
+
 def _keep_through_init_weights(module, plugins):
     if not hasattr(module, 'init_weights'):
         return

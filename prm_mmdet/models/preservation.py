@@ -12,8 +12,9 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from .probe import example_inputs, run_as_in_inference
-from .trace import USED_ELSEWHERE, CannotScaleError, Trace, hooks_on, skip, tensors
+from .plugged import has_plugins
+from .probe import example_inputs, run_as_in_inference, tensors
+from .trace import USED_ELSEWHERE, CannotScaleError, Effects, Trace, hooks_on, skip
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Outcome:
     """What was done about one block.
 
     Attributes:
-        block (str): Its name in the module.
+        block (str): Its name in the module; '' is the module itself.
         text (str): What was done, or why nothing was.
         scaled (str | None): Name of the layer that was scaled, if one was.
         left (bool): Whether the block changes the network, and nothing was done.
@@ -33,7 +34,7 @@ class Outcome:
     left: bool = False
 
     def __str__(self):
-        return f'{self.block}, {self.text}'
+        return f'{self.block or "the model itself"}, {self.text}'
 
 
 def preserve(module, missing_keys, input_shape=None):
@@ -50,38 +51,42 @@ def preserve(module, missing_keys, input_shape=None):
     numbers, and every change is checked by running it again: where outputs are not what
     they were, to half of the digits of their type, the change is undone. Where nothing
     before a block can be scaled (after an addition, or an activation that is not
-    positively homogeneous, or where something else uses what the block takes), nothing
-    is changed. Blocks that start as the identity (SAC, GC) need nothing; for others
-    (SE, CBAM, BAM) nothing can be done.
+    positively homogeneous, or something else uses what the block takes, or it cannot be
+    run), nothing is changed. Blocks that start as the identity (SAC, GC) need nothing;
+    for others (SE, CBAM, BAM) nothing can be done. If no outcome is ``left``, the
+    network computes what it did.
 
     Args:
         module (nn.Module): A detector, backbone, neck or anything that can be run. If a
             detector cannot be run whole, its parts are, one by one.
         missing_keys (Sequence[str]): Names in ``module.state_dict()`` that the loaded
             weights did not contain, as ``load_state_dict`` returns them. Blocks with
-            others came with the weights, and are left as they are.
+            none of these came with the weights, and are left as they are.
         input_shape (Sequence | None): As in :func:`attach_plugins`. Default: None.
 
     Returns:
-        list[Outcome]: What was done, a block each.
+        list[Outcome]: What was done about each block, and each other submodule for
+        which weights are missing.
     """
-    fresh, outcomes = _fresh_blocks(module, missing_keys)
+    keys = [k for k in module.state_dict() if not k.endswith('num_batches_tracked')]
+    missing = set(keys).intersection(missing_keys)
+    if missing and len(missing) == len(keys):
+        text = 'no weights were loaded for it; do their names begin with a prefix?'
+        return [_left('', module, text)]
+    fresh, outcomes = _fresh_blocks(module, keys, missing)
     parts = [('', module, fresh)] if fresh else []
     for prefix, part, blocks in parts:
         try:
-            outcomes += _preserved(module, prefix, part, blocks, input_shape)
+            outcomes += _preserved(module, missing, prefix, part, blocks, input_shape)
         except _CannotRunError as error:
-            if isinstance(part, BaseModel):  # a detector, which may want annotations
-                parts += [
-                    (f'{child}.', getattr(module, child), inside)
-                    for child, inside in _by_child(blocks)
-                ]
-            else:
-                outcomes += [
-                    _outcome(name, block, f'left as it is: {error}', left=True)
-                    for name, block in blocks.items()
-                    if _is_gated(block)
-                ]
+            inside = {}  # a detector, which may want annotations: child by child
+            for name, block in blocks.items():
+                child, dot, _ = name[len(prefix) :].partition('.')
+                if dot and isinstance(part, BaseModel):
+                    inside.setdefault(child, {})[name] = block
+                else:
+                    outcomes.append(_left(name, block, f'{error}'))
+            parts += [(f'{prefix}{c}.', getattr(part, c), b) for c, b in inside.items()]
     return outcomes
 
 
@@ -89,46 +94,40 @@ class _CannotRunError(Exception):
     """The model cannot be run on the input that was made up for it."""
 
 
-def _fresh_blocks(module, missing_keys):
-    """Submodules, by name, that no weights came for and that stand among such that some
-    came for; and what can be said of other blocks at once."""
-    missing = set(missing_keys)
-    stateful, loaded = set(), set()
-    for key in module.state_dict():
-        if not key.endswith('num_batches_tracked'):
-            around = [key[:i] for i, c in enumerate(key) if c == '.'] + ['']
-            stateful.update(around)
-            if key not in missing:
-                loaded.update(around)
+def _fresh_blocks(module, keys, missing):
+    """By name: the outermost submodules that no weights came for, those with a constant
+    gate in them, and plugins that have no weights; and outcomes of others."""
+    loaded, touched, lacking = set(), set(), {}
+    for key in keys:
+        around = [key[:i] for i, c in enumerate(key) if c == '.'] + ['']
+        (touched if key in missing else loaded).update(around)
+        if key in missing:
+            owner, _, name = key.rpartition('.')
+            lacking.setdefault(owner, []).append(name)
     fresh, outcomes, outer = {}, [], None
     for name, submodule in module.named_modules():
-        text = None
-        if name in loaded:
-            text = 'its weights were loaded, too: nothing to do'
-        elif outer is not None and name.startswith(outer):
-            text = 'no weights were loaded around it: nothing to do'
-        elif isinstance(submodule, (nn.ModuleList, nn.ModuleDict)):
+        gated = _is_gated(submodule)
+        inside = outer is not None and name.startswith(outer)
+        if inside and not gated:
             continue
-        elif _is_gated(submodule) or name in stateful:
+        if name in touched:  # and not only because it holds blocks
+            is_list = isinstance(submodule, (nn.ModuleList, nn.ModuleDict))
+            whole = not is_list and not has_plugins(submodule)
+        else:
+            whole = hasattr(submodule, '_abbr_')
+        if (whole or gated) and name not in loaded:
             fresh[name] = submodule
-            outer = f'{name}.' if name else ''
-        if text and _is_gated(submodule):
+            outer = outer if inside else f'{name}.'
+        elif name in lacking:
+            text = f'no weights were loaded for its {", ".join(lacking[name])}'
+            outcomes.append(_left(name, submodule, text))
+        elif gated:
+            text = 'its weights were loaded, too: nothing to do'
             outcomes.append(_outcome(name, submodule, text))
-    fresh.pop('', None)
     return fresh, outcomes
 
 
-def _by_child(blocks):
-    """Blocks in each of a model's children; those that are children are left out."""
-    children = {}
-    for name, block in blocks.items():
-        child, _, rest = name.partition('.')
-        if rest:
-            children.setdefault(child, {})[name] = block
-    return children.items()
-
-
-def _preserved(module, prefix, part, blocks, input_shape):
+def _preserved(module, missing, prefix, part, blocks, input_shape):
     """Outcomes of the blocks in a part of a module that can be run by itself."""
     gates, others = {}, {}
     for name, block in blocks.items():
@@ -138,7 +137,7 @@ def _preserved(module, prefix, part, blocks, input_shape):
         else:
             gates[name] = gate.to('cpu', torch.float64)
     shapes, inputs = example_inputs(part, input_shape)
-    effects = _Effects()
+    effects = Effects()
     try:
         with hooks_on(others, effects.before, effects.after):
             trace = Trace(part, inputs, {name: blocks[name] for name in gates})
@@ -147,8 +146,11 @@ def _preserved(module, prefix, part, blocks, input_shape):
             f'{type(part).__name__} cannot be run on {shapes} ({type(error).__name__}: '
             f'{error})'
         ) from error
-    outcomes = list(effects.outcomes(others))
-    steps, refused = _planned(module, prefix, trace, gates)
+    outcomes = list(_outcomes_without_gate(others, effects))
+    steps, idle, refused = _planned(module, missing, prefix, trace, gates)
+    for name, layer in idle.items():
+        text = f'no weights were loaded for {layer} before it: nothing to do'
+        outcomes.append(_outcome(name, blocks[name], text))
 
     def holds(steps):
         names = [name for step in steps for name in step.blocks]
@@ -165,10 +167,11 @@ def _preserved(module, prefix, part, blocks, input_shape):
             else:
                 refused[name] = (
                     f'with {step.layer} scaled, the outputs are not what they were'
+                    + _not_finite(part, prefix, trace.outputs)
                 )
     for name, reason in refused.items():
-        text = f'left as it is, a factor of {_range(gates[name])}: {reason}'
-        outcomes.append(_outcome(name, blocks[name], text, left=True))
+        reason = f'{reason} (a factor of {_range(gates[name])})'
+        outcomes.append(_left(name, blocks[name], reason))
     return outcomes
 
 
@@ -182,16 +185,20 @@ class _Step:
     blocks: list
 
 
-def _planned(module, prefix, trace, gates):
-    """Layers to scale, and reasons for the blocks for which none can be."""
+def _planned(module, missing, prefix, trace, gates):
+    """Layers to scale; blocks behind layers that no weights came for, to those; and the
+    other blocks, to reasons."""
     owners = {}
     for name, p in module.named_parameters(remove_duplicate=False):
         owners.setdefault(p, []).append(name)
-    ways, refused = {}, {}
+    ways, idle, refused = {}, {}, {}
     for name, gate in gates.items():
         try:
             way = trace.way_to_affine(name)
             weight = way.parameters[0]
+            if missing.issuperset(owners[weight]):
+                idle[name] = owners[weight][0].rpartition('.')[0]
+                continue
             if len(weight) != len(gate):
                 raise CannotScaleError(
                     f'the layer before it has {len(weight)} channels'
@@ -219,7 +226,7 @@ def _planned(module, prefix, trace, gates):
                     refused[other] = str(error)
                     del ways[other]
         else:
-            return list(steps.values()), refused
+            return list(steps.values()), idle, refused
 
 
 def _scaled(steps, part, inputs, blocks):
@@ -252,45 +259,37 @@ def _close(a, b):
     return bool((a - b).abs().max() <= tolerance)
 
 
-class _Effects:
-    """What blocks without a constant gate do to their input."""
+def _not_finite(part, prefix, outputs):
+    """In words, if the outputs are not, for a message."""
+    if all(y.isfinite().all() for y in outputs):
+        return ''
+    names = [n for n, v in part.state_dict().items() if not v.isfinite().all()]
+    culprits = f', as {prefix}{names[0]} does' if names else ''
+    return f' (they hold NaN or infinity{culprits})'
 
-    def __init__(self):
-        self.inputs = {}
-        self.identity = {}  # names to whether each call returned its input
 
-    def before(self, name):
-        def hook(block, args):
-            is_map = len(args) == 1 and isinstance(args[0], torch.Tensor)
-            self.inputs[name] = args[0].detach().clone() if is_map else None
-
-        return hook
-
-    def after(self, name):
-        def hook(block, args, output):
-            x, y = self.inputs[name], output
-            is_map = x is not None and isinstance(y, torch.Tensor)
-            if is_map and x.shape == y.shape:  # else it is no block
-                self.identity.setdefault(name, []).append(torch.equal(x, y))
-
-        return hook
-
-    def outcomes(self, blocks):
-        for name, block in blocks.items():
-            calls = self.identity.get(name)
-            if calls and all(calls):
-                yield _outcome(name, block, 'starts as the identity: nothing to do')
-            elif calls or _is_gated(block):
-                text = 'left as it is: what it does depends on its input'
-                yield _outcome(name, block, text, left=True)
+def _outcomes_without_gate(blocks, effects):
+    for name, block in blocks.items():
+        calls = effects.identity.get(name, [])
+        if not calls:
+            yield _left(name, block, 'the model does not call it in inference')
+        elif all(calls):
+            yield _outcome(name, block, 'starts as the identity: nothing to do')
+        else:
+            yield _left(name, block, 'what it does depends on its input')
 
 
 def _is_gated(block):
     return hasattr(block, 'constant_gate')
 
 
-def _outcome(name, block, text, scaled=None, left=False):
-    return Outcome(name, f'{type(block).__name__}: {text}', scaled, left)
+def _outcome(name, block, text, scaled=None):
+    return Outcome(name, f'{type(block).__name__}: {text}', scaled)
+
+
+def _left(name, block, reason):
+    text = f'{type(block).__name__}: left as it is: {reason}'
+    return Outcome(name, text, left=True)
 
 
 def _range(values):

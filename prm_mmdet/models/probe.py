@@ -180,6 +180,19 @@ def is_list(value):
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
+def tensors(outputs):
+    """All floating-point tensors in nested sequences and dicts."""
+    if isinstance(outputs, torch.Tensor):
+        if outputs.is_floating_point():
+            yield outputs
+    elif isinstance(outputs, dict):
+        for value in outputs.values():
+            yield from tensors(value)
+    elif isinstance(outputs, (list, tuple)):
+        for value in outputs:
+            yield from tensors(value)
+
+
 def _described(output):
     """A Level, a tuple of them, or in words what the output is instead."""
     if _is_map(output):

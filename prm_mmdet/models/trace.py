@@ -7,25 +7,18 @@ from dataclasses import dataclass
 
 import torch
 
-from .probe import run_as_in_inference
+from .probe import run_as_in_inference, tensors
 
 # f(s x) = s f(x) for positive s, one for each channel.
 _HOMOGENEOUS = {
-    f'{name}Backward0'
-    for name in (
-        *('Relu', 'LeakyRelu', 'MaxPool2DWithIndices', 'AvgPool2D'),
-        *('AdaptiveAvgPool2D', 'UpsampleNearest2D', 'UpsampleBilinear2D'),
-        *('Clone', 'ToCopy', 'View', 'UnsafeView', 'ReshapeAlias'),
-        *('Permute', 'Transpose'),
-    )
+    *('Relu', 'LeakyRelu', 'MaxPool2DWithIndices', 'AvgPool2D', 'AdaptiveAvgPool2D'),
+    *('UpsampleNearest2D', 'UpsampleBilinear2D', 'Permute', 'Transpose'),
+    *('Clone', 'ToCopy', 'View', 'UnsafeView', 'ReshapeAlias'),
 }
 # Their inputs are x, weight and bias, the last two one number or row a channel.
 _AFFINE = {
-    f'{name}Backward0'
-    for name in (
-        *('NativeBatchNorm', 'CudnnBatchNorm', 'MiopenBatchNorm'),
-        *('NativeGroupNorm', 'NativeLayerNorm', 'Convolution'),
-    )
+    *('NativeBatchNorm', 'CudnnBatchNorm', 'MiopenBatchNorm'),
+    *('NativeGroupNorm', 'NativeLayerNorm', 'Convolution'),
 }
 USED_ELSEWHERE = 'what comes before it is used elsewhere, too'
 
@@ -183,15 +176,15 @@ def _parameters(node):
 
 
 def _kind(node):
-    return type(node).__name__
+    """'Relu' for a ReluBackward0; an in-place operation may have another number."""
+    return type(node).__name__.partition('Backward')[0]
 
 
 def _check_affine(node):
     if node is None or _kind(node) == 'AccumulateGrad':
         raise CannotScaleError('no layer comes before it in what was run')
-    kind = _kind(node)
-    what = kind.partition('Backward')[0]
-    if kind not in _AFFINE:
+    what = _kind(node)
+    if what not in _AFFINE:
         raise CannotScaleError(f'{what} comes before it, which passes no scale on')
     weight, bias = _parameters(node)
     if weight is None:
@@ -200,6 +193,29 @@ def _check_affine(node):
         raise CannotScaleError(f'the weight of the {what} before it is computed')
     if getattr(node, '_saved_transposed', False):
         raise CannotScaleError('a transposed convolution comes before it')
+
+
+class Effects:
+    """Whether blocks return their input: pairs of hooks for :func:`hooks_on`."""
+
+    def __init__(self):
+        self.inputs = {}
+        self.identity = {}  # names to whether each call returned its input
+
+    def before(self, name):
+        def hook(block, args):
+            is_map = len(args) == 1 and isinstance(args[0], torch.Tensor)
+            self.inputs[name] = args[0].detach().clone() if is_map else None
+
+        return hook
+
+    def after(self, name):
+        def hook(block, args, output):
+            x, y = self.inputs[name], output
+            is_map = x is not None and isinstance(y, torch.Tensor)
+            self.identity.setdefault(name, []).append(is_map and torch.equal(x, y))
+
+        return hook
 
 
 @contextlib.contextmanager
@@ -242,16 +258,3 @@ def _everything_recorded(module):
             p.requires_grad_(False)
         for m in checkpointed:
             m.with_cp = True
-
-
-def tensors(outputs):
-    """All floating-point tensors in nested sequences and dicts."""
-    if isinstance(outputs, torch.Tensor):
-        if outputs.is_floating_point():
-            yield outputs
-    elif isinstance(outputs, dict):
-        for value in outputs.values():
-            yield from tensors(value)
-    elif isinstance(outputs, (list, tuple)):
-        for value in outputs:
-            yield from tensors(value)

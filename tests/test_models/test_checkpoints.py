@@ -185,6 +185,59 @@ def test_the_scoped_name_needs_no_import(run_python):
     assert run_python('-c', NO_IMPORT).stdout.splitlines()[-1] == 'y'
 
 
+@pytest.fixture
+def resnet_file(plain, tmp_path):
+    torch.save(plain.backbone.state_dict(), tmp_path / 'resnet.pth')
+    return f'{tmp_path}/resnet.pth'
+
+
+def said(log, *words):
+    return [f'{line}' for line in log if all(w in f'{line}' for w in words)]
+
+
+def test_a_forgotten_prefix_is_named(file, log):
+    MODELS.build(with_block(init_cfg=init(file))).init_weights()
+    assert said(log, 'ResNet: left as it is: no weights were loaded', 'a prefix?')
+    assert not said(log, 'nothing to do')
+
+
+def test_blocks_of_other_shapes_do_not_count_as_loaded(plain, log, tmp_path):
+    other = MODELS.build(dict(BACKBONE, plugins=[PLUGIN]))
+    torch.save(other.state_dict(), tmp_path / 'x.pth')
+    plugin = dict(PLUGIN, cfg=dict(PLUGIN['cfg'], groups=8))
+    MODELS.build(
+        dict(BACKBONE, plugins=[plugin], init_cfg=init(f'{tmp_path}/x.pth'))
+    ).init_weights()
+    text = 'PRM: left as it is: no weights were loaded for its alpha, beta, weight, bia'
+    assert len(said(log, text)) == 3
+    assert not said(log, 'its weights were loaded, too')
+
+
+KAIMING = dict(type='Kaiming', layer='Conv2d')
+
+
+@pytest.mark.parametrize(
+    'others',
+    [
+        lambda ours: [ours, KAIMING],
+        lambda ours: [dict(type='Pretrained', checkpoint='x.pth'), ours],
+    ],
+)
+def test_what_would_be_overwritten_is_refused(others, resnet_file):
+    net = MODELS.build(with_block(init_cfg=others(init(resnet_file))))
+    with pytest.raises(ValueError, match=r'init_cfg of ResNet has .*; put it last'):
+        net.init_weights()
+
+
+def test_last_of_several(plain, resnet_file):
+    net = MODELS.build(with_block(init_cfg=[KAIMING, init(resnet_file)]))
+    net.init_weights()
+    x = torch.randn(1, 3, 64, 64)
+    net.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(net(x)[3], plain.backbone(x)[3])
+
+
 # -- files -----------------------------------------------------------------------------
 
 
@@ -194,7 +247,7 @@ def config(backbone):
 
 def test_adapted(plain, file, tmp_path):
     out = f'{tmp_path}/new/out.pth'
-    outcomes = adapt_checkpoint(config(with_block()), file, out)
+    outcomes = adapt_checkpoint(config(with_block()), file, out).outcomes
     assert [o.scaled for o in outcomes] == [
         f'backbone.layer4.{i}.bn3' for i in range(3)
     ]
@@ -226,8 +279,12 @@ def test_a_backbone_and_its_classifier(prefix, plain, tmp_path):
     torch.save(weights, tmp_path / 'in.pth')
     plugged = dict(type='prm_mmdet.Plugged', model=BACKBONE, plugins=[ELSEWHERE])
     out = f'{tmp_path}/out.pth'
-    outcomes = adapt_checkpoint(config(plugged), f'{tmp_path}/in.pth', out)
-    assert [o.scaled for o in outcomes] == [f'layer4.{i}.bn2' for i in range(3)]
+    adapted = adapt_checkpoint(config(plugged), f'{tmp_path}/in.pth', out)
+    assert str(adapted) == (
+        '3 blocks, the backbone computes what it did, to the rounding of float16; '
+        f"taken for a backbone's checkpoint, {head} not looked at"
+    )
+    assert [o.scaled for o in adapted.outcomes] == [f'layer4.{i}.bn2' for i in range(3)]
     written = torch.load(out, weights_only=True)['state_dict']
     assert torch.equal(written.pop(head), weights.pop(head))
     added = set(written) - set(weights)
@@ -236,7 +293,7 @@ def test_a_backbone_and_its_classifier(prefix, plain, tmp_path):
         for i in range(3)
         for kind in ('weight', 'bias')
     }
-    assert written[f'{prefix}layer4.1.bn2.weight'].dtype == torch.half
+    assert {v.dtype for v in written.values() if v.is_floating_point()} == {torch.half}
     ratio = (
         written[f'{prefix}layer4.1.bn2.weight']
         / weights[f'{prefix}layer4.1.bn2.weight']
@@ -287,6 +344,39 @@ def test_another_models_weights(file, tmp_path):
         ValueError, match=r'missing: backbone\.layer3\.6.*, \.\.\. \(\d+\)'
     ):
         adapt_checkpoint(other, file, f'{tmp_path}/out.pth')
+
+
+def test_a_detector_that_changes_its_config(monkeypatch, plain, file, tmp_path):
+    """As DETR does, which cannot be built from the same config again."""
+    build = MODELS.build
+
+    def build_once(cfg):
+        if cfg['type'] == 'RetinaNet':
+            assert not cfg.setdefault('built', False)
+            cfg.built = True
+            cfg = {k: v for k, v in cfg.items() if k != 'built'}
+        return build(cfg)
+
+    monkeypatch.setattr(MODELS, 'build', build_once)
+    adapted = adapt_checkpoint(config(with_block()), file, f'{tmp_path}/out.pth')
+    assert str(adapted) == '3 blocks, the network computes what it did'
+
+
+def test_a_config_without_a_model(file, tmp_path):
+    with pytest.raises(ValueError, match='has no model'):
+        adapt_checkpoint(Config(dict(a=1)), file, f'{tmp_path}/out.pth')
+
+
+def test_heads_of_other_names_are_not_looked_at(file, tmp_path):
+    weights = torch.load(file, weights_only=True)['state_dict']
+    renamed = {
+        k if k.startswith('backbone.') else f'x.{k}': v for k, v in weights.items()
+    }
+    torch.save(renamed, file)
+    adapted = str(adapt_checkpoint(config(with_block()), file, f'{tmp_path}/out.pth'))
+    others = len([k for k in renamed if k.startswith('x.')])
+    assert 'the backbone computes what it did; taken for' in adapted
+    assert adapted.endswith(f'... ({others}) not looked at')
 
 
 CONFIG = ROOT / 'configs/demo/mask-rcnn_r50-lct_fpn_demo.py'

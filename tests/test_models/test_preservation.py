@@ -380,7 +380,8 @@ def test_what_is_refused(case):
     (outcome,) = preserve(net, block_keys(net), input_shape=(3, 8, 8))
     assert words in str(outcome)
     assert outcome.left and outcome.scaled is None
-    assert str(outcome).startswith('block, PRM: left as it is, a factor of 0.')
+    assert str(outcome).startswith('block, PRM: left as it is: ')
+    assert ' (a factor of 0.' in str(outcome)
     unchanged(net, before)
 
 
@@ -483,9 +484,99 @@ def test_where_nothing_was_loaded():
     net = resnet('after_conv3').double()
     before = parameters(net)
     outcomes = preserve(net, list(net.state_dict()))
-    assert len(outcomes) == 7
-    assert all('no weights were loaded around it' in str(o) for o in outcomes)
+    assert [str(o) for o in outcomes] == [
+        'the model itself, ResNet: left as it is: no weights were loaded for it; do '
+        'their names begin with a prefix?'
+    ]
+    assert outcomes[0].left
     unchanged(net, before)
+
+
+# -- what stands where -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('build', 'at', 'scaled'),
+    [
+        (lambda: ResNet(18, base_channels=8), 'maxpool', ['bn1']),
+        (lambda: ResNet(18, base_channels=8, deep_stem=True), r'stem\.[28]', None),
+        (
+            lambda: ResNet(50, base_channels=8, avg_down=True),
+            r'layer[34]\.0\.downsample\.2',
+            ['layer3.0.downsample.2', 'layer4.0.downsample.2'],
+        ),
+    ],
+)
+def test_behind_modules_without_weights(build, at, scaled):
+    plain, net = trained(build()), attach_plugins(build(), [spec(at)])
+    outcomes = preserve(net, load(plain, net))
+    scaled = scaled or ['stem.1', 'stem.7']
+    assert [o.scaled for o in outcomes] == scaled
+    same(plain, net, image())
+
+
+def test_a_pooled_shortcut_cannot_be_preserved():
+    """It pools what the residual branch takes, too."""
+    settings = dict(depth=50, base_channels=8, avg_down=True)
+    net = attach_plugins(ResNet(**settings), [spec(r'layer3\.0\.downsample\.0')])
+    missing = load(trained(ResNet(**settings)), net)
+    (outcome,) = preserve(net, missing)
+    assert outcome.block == 'layer3.0.downsample.0.prm' and outcome.left
+
+
+@pytest.mark.parametrize(
+    ('plugin', 'left'),
+    [(dict(type='prm_mmdet.SAC'), False), (dict(type='prm_mmdet.CBAM'), True)],
+)
+def test_other_blocks_behind_modules_without_weights(plugin, left):
+    net = attach_plugins(ResNet(18), [dict(cfg=plugin, at='maxpool')])
+    (outcome,) = preserve(net, load(trained(ResNet(18)), net))
+    assert outcome.block.startswith('maxpool.') and outcome.left is left
+
+
+def test_in_place_leaky_relu():
+    act = nn.LeakyReLU(0.1, inplace=True)
+    layers = dict(a=conv(), b=norm(), act=act)
+    net = trained(Net(lambda m, x: m.block(m.act(m.b(m.a(x)))), **layers))
+    (outcome,) = preserve(net, block_keys(net), (3, 8, 8))
+    assert outcome.scaled == 'b'
+
+
+def test_a_block_without_weights():
+    plugin = dict(type='prm_mmdet.GE')
+    net = attach_plugins(ResNet(18), [dict(cfg=plugin, at=r'layer4\.1\.bn2')])
+    (outcome,) = preserve(net, load(trained(ResNet(18)), net))
+    assert 'GE: left as it is: what it does depends' in str(outcome) and outcome.left
+
+
+def test_behind_layers_that_no_weights_came_for():
+    net = trained(Net(lambda m, x: m.block(m.b(m.a(x))), a=conv(), b=norm()))
+    before = parameters(net)
+    fresh = [k for k in before if k.startswith(('block', 'b.'))]
+    gated, new = sorted(preserve(net, fresh, (3, 8, 8)), key=lambda o: o.left)
+    assert str(gated).endswith('no weights were loaded for b before it: nothing to do')
+    assert new.block == 'b' and new.left  # the network is another one all the same
+    unchanged(net, before)
+
+
+def test_weights_loaded_in_part():
+    net = trained(Net(lambda m, x: m.block(m.b(m.a(x))), a=conv(), b=norm()))
+    before = parameters(net)
+    outcomes = preserve(net, ['block.alpha', 'block.bias', 'b.weight'], (3, 8, 8))
+    assert [str(o).partition(': left as it is: ')[::2] for o in outcomes] == [
+        ('b, BatchNorm2d', 'no weights were loaded for its weight'),
+        ('block, PRM', 'no weights were loaded for its alpha, bias'),
+    ]
+    assert all(o.left for o in outcomes)
+    unchanged(net, before)
+
+
+def test_outputs_that_are_not_finite_are_named():
+    net = trained(Net(lambda m, x: m.block(m.b(m.a(x))), a=conv(), b=norm()))
+    net.a.weight.data[0] = float('nan')
+    (outcome,) = preserve(net, block_keys(net), (3, 8, 8))
+    assert 'they hold NaN or infinity, as a.weight does' in str(outcome)
+    assert outcome.left
 
 
 # -- detectors -------------------------------------------------------------------------
@@ -534,3 +625,19 @@ def test_a_detector_whole():
         for levels, others in zip(plain(x), net(x)):
             for a, b in zip(levels, others):
                 torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('plugin', ['PRM', 'CBAM', 'SAC'])
+def test_parts_that_cannot_be_run(plugin):
+    name = ROOT / 'configs/demo/mask-rcnn_r50_fpn_demo.py'
+    plain, net = detector(name, None), detector(name, None)
+    specs = [dict(cfg=dict(type=f'prm_mmdet.{plugin}'), at=r'convs\.[01]')]
+    attach_plugins(net.roi_head.mask_head, specs, (64, 14, 14))
+    net.add_module('extra', SE(8, reduction=4))  # in no part
+    outcomes = preserve(net, load(plain, net))
+    assert [o.block.rpartition('.')[0] for o in outcomes] == [
+        '',
+        'roi_head.mask_head.convs.0',
+        'roi_head.mask_head.convs.1',
+    ]
+    assert all(o.left and 'cannot be run on' in str(o) for o in outcomes)
