@@ -1,22 +1,26 @@
 # make demo: set up, train a small detector on generated data, evaluate it, show it.
 # make test: set up, run the tests.       make test-configs: a step of every config.
 # make lint: set up, run the linter.
+# STACK=onedl with any of them: the same on the maintained forks, in .venv-onedl.
 PYTHON ?= python3.11
-VENV_PYTHON := .venv/bin/python -W ignore
+STACK ?= openmmlab
+SUFFIX := $(if $(filter-out openmmlab,$(STACK)),-$(STACK))
+VENV := .venv$(SUFFIX)
+VENV_PYTHON := $(VENV)/bin/python -W ignore
 DEMO := mask-rcnn_r50-sac_fpn_demo
-DEMO_DIR := work_dirs/$(DEMO)
+DEMO_DIR := work_dirs/$(DEMO)$(SUFFIX)
 
 .PHONY: demo test test-configs lint env
 
 env:
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); \
 	install Python 3.11, or say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) tools/setup_env.py
+	@$(PYTHON) tools/setup_env.py $(STACK) $(VENV)
 
 demo: env
 	$(VENV_PYTHON) tools/make_demo_data.py --out data/demo
-	$(VENV_PYTHON) tools/train.py configs/demo/$(DEMO).py --resume
-	$(VENV_PYTHON) tools/test.py configs/demo/$(DEMO).py $(DEMO_DIR)/epoch_12.pth --out $(DEMO_DIR)/predictions.pkl
+	$(VENV_PYTHON) tools/train.py configs/demo/$(DEMO).py --work-dir $(DEMO_DIR) --resume
+	$(VENV_PYTHON) tools/test.py configs/demo/$(DEMO).py $(DEMO_DIR)/epoch_12.pth --work-dir $(DEMO_DIR) --out $(DEMO_DIR)/predictions.pkl
 	$(VENV_PYTHON) tools/show_predictions.py configs/demo/$(DEMO).py $(DEMO_DIR)/predictions.pkl --out $(DEMO_DIR)/predictions.png
 
 test: env
@@ -26,5 +30,5 @@ test-configs: env
 	$(VENV_PYTHON) -m pytest tests/test_every_config.py -m configs
 
 lint: env
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .

@@ -10,6 +10,7 @@ import mmengine
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader, load_from_http
 from mmengine.utils import digit_version
 
@@ -20,7 +21,8 @@ def _allow_mmengine_checkpoints():
     torch >= 2.6 loads weights-only by default and then refuses the training history
     (``HistoryBuffer``, NumPy arrays and scalars) in an MMEngine checkpoint. What is
     allowed here holds plain numbers. Can go when the oldest supported MMEngine
-    allows it itself (0.10.7 does not).
+    allows it itself (0.10.7 does not; onedl-mmengine 0.10.12 does, for its own loading
+    functions).
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
@@ -41,9 +43,13 @@ def load_weights_only():
 
     MMEngine 0.10.7 loads what it downloads in full, against torch's default. Can go
     when it does not. On torch < 2.6, MMEngine's own checkpoints need to be loaded so.
+    onedl-mmengine 0.10.12 lets a file call the real ``getattr``, and loads in full what
+    torch then refuses; torch's own function takes its loader's place.
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
+    if hasattr(checkpoint, '_safe_torch_load'):
+        checkpoint._safe_torch_load = torch.load
     if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:  # the user's own wish
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 

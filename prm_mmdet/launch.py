@@ -33,8 +33,8 @@ def run_tool(name):
     path = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
     if not path.is_file():
         raise FileNotFoundError(
-            f'{path} is missing: this MMDetection was installed without its tools; '
-            f'install it again with "pip install mmdet=={mmdet.__version__}"'
+            f'{path} is missing: MMDetection {mmdet.__version__} was installed without '
+            'its tools; install that release again with pip'
         )
     compat.hide_known_warnings()
     compat.load_weights_only()

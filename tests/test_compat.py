@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 import prm_mmdet.compat as compat
@@ -31,13 +32,27 @@ class _Reaches:
         return getattr, (self.owner, self.name)
 
 
-@pytest.mark.parametrize(
-    'evil', [_Reaches(HistoryBuffer, '__init__'), _Reaches(np.ndarray, 'tofile')]
-)
+EVIL = [_Reaches(HistoryBuffer, '__init__'), _Reaches(np.ndarray, 'tofile')]
+
+
+@pytest.mark.parametrize('evil', EVIL)
 def test_a_checkpoint_cannot_reach_further(tmp_path, evil):
     torch.save(dict(evil=evil), tmp_path / 'checkpoint.pth')
     with pytest.raises(pickle.UnpicklingError, match='refused'):
         torch.load(tmp_path / 'checkpoint.pth', weights_only=True)
+
+
+@pytest.mark.parametrize('evil', EVIL)
+def test_nor_can_it_through_mmengine_in_a_tool(tmp_path, monkeypatch, evil):
+    # What the call changes is put back afterwards.
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+    for name in {'_safe_torch_load'} & vars(checkpoint).keys():
+        monkeypatch.setattr(checkpoint, name, getattr(checkpoint, name))
+    compat.load_weights_only()
+    path = tmp_path / 'checkpoint.pth'
+    torch.save(dict(evil=evil), path)
+    with pytest.raises(pickle.UnpicklingError, match='refused'):
+        CheckpointLoader.load_checkpoint(str(path))
 
 
 def test_torchvision_scheme_names_a_download(monkeypatch):

@@ -1,10 +1,11 @@
-"""Make .venv in this checkout, with what requirements.txt pins. ``make`` calls it.
+"""Make an environment in this checkout with the versions that requirements/ pins.
 
-Run it again after an interruption: finished steps are not done twice, and mmcv's
-compilation goes on where it stopped. The wheel of mmcv is kept in the user's cache
-(XDG_CACHE_HOME, or ~/.cache) for the next checkout.
+"make" calls it. Run it again after an interruption: finished steps are not done twice,
+and mmcv's compilation goes on where it stopped. The wheel of mmcv is kept in the user's
+cache (XDG_CACHE_HOME, or ~/.cache) for the next checkout.
 """
 
+import argparse
 import contextlib
 import fcntl
 import hashlib
@@ -18,65 +19,78 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-VENV = ROOT / '.venv'
-PYTHON = VENV / 'bin' / 'python'
-REQUIREMENTS = ROOT / 'requirements.txt'
+COMMON = ROOT / 'requirements' / 'common.txt'
 CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'prm_mmdet'
-BUILD_TOOLS = ('torch', 'numpy', 'setuptools', 'wheel', 'ninja', 'psutil')
+BUILD_TOOLS = ('torch', 'numpy', 'packaging', 'setuptools', 'wheel', 'ninja', 'psutil')
 
 
 def main():
     if sys.version_info[:2] != (3, 11):
         sys.exit(
-            f'error: {REQUIREMENTS.name} is pinned for Python 3.11, and this is '
+            f'error: {COMMON.parent.name}/ is pinned for Python 3.11, and this is '
             f'{sys.version.split()[0]}; name another with "make PYTHON=python3.11"'
         )
-    stamp = VENV / 'complete'
-    inputs = REQUIREMENTS.read_bytes() + (ROOT / 'setup.py').read_bytes()
+    args = parse_args()
+    requirements = COMMON.with_name(f'{args.stack}.txt')
+    venv = ROOT / args.venv
+    stamp = venv / 'complete'
+    inputs = b''.join(
+        path.read_bytes() for path in (COMMON, requirements, ROOT / 'setup.py')
+    )
     state = f'{sys.version}\n{hashlib.sha256(inputs).hexdigest()}\n'
-    if stamp.is_file() and stamp.read_text() == state and serves_this_checkout():
+    python = venv / 'bin' / 'python'
+    if stamp.is_file() and stamp.read_text() == state and serves_this_checkout(python):
         return
     started = time.monotonic()
-    say(f'setting up {VENV} (once)')
-    run(sys.executable, '-m', 'venv', VENV)
+    say(f'setting up {venv} (once)')
+    run(sys.executable, '-m', 'venv', venv)
     say('installing torch and what builds mmcv')
-    pip('install', '--constraint', REQUIREMENTS, *BUILD_TOOLS)
-    wheel = mmcv_wheel()
+    pip(python, 'install', *('-c', COMMON, '-c', requirements), *BUILD_TOOLS)
+    wheel = mmcv_wheel(python, requirements)
     say('installing the other dependencies')
-    pip('install', '--no-deps', wheel)
-    pip('install', '--requirement', REQUIREMENTS)
-    pip('install', '--no-deps', '--no-build-isolation', '--editable', ROOT)
-    run(PYTHON, '-W', 'ignore', '-c', 'import mmcv.ops, prm_mmdet')
+    pip(python, 'install', '--no-deps', wheel)
+    pip(python, 'install', *('-r', COMMON, '-r', requirements))
+    pip(python, 'install', '--no-deps', '--no-build-isolation', '--editable', ROOT)
+    run(python, '-W', 'ignore', '-c', 'import mmcv.ops, prm_mmdet')
     stamp.write_text(state)
     say(f'set-up done in {(time.monotonic() - started) / 60:.1f} minutes')
 
 
-def serves_this_checkout():
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__)
+    stacks = {path.stem for path in COMMON.parent.glob('*.txt')} - {COMMON.stem}
+    parser.add_argument('stack', choices=sorted(stacks), help='whose versions')
+    parser.add_argument('venv', help='the folder, in this checkout')
+    return parser.parse_args()
+
+
+def serves_this_checkout(python):
     """Whether the environment's prm_mmdet is this one, not a copy installed since."""
     question = (
         'from importlib.util import find_spec; print(find_spec("prm_mmdet").origin)'
     )
-    answer = subprocess.run([PYTHON, '-c', question], capture_output=True, text=True)
+    answer = subprocess.run([python, '-c', question], capture_output=True, text=True)
     return answer.stdout.strip() == str(ROOT / 'prm_mmdet' / '__init__.py')
 
 
-def mmcv_wheel():
+def mmcv_wheel(python, requirements):
     """Path of a wheel of mmcv for this Python and torch; built if there is none."""
-    version = re.search(r'^mmcv==(\S+)$', REQUIREMENTS.read_text(), re.M).group(1)
+    pin = re.search(r'^(\S*mmcv)==(\S+)$', requirements.read_text(), re.M)
+    package, version = pin.groups()
     question = (
         'import platform, torch; print(torch.__version__, "cuda" if '
         'torch.cuda.is_available() else "cpu", platform.machine(), sep="-")'
     )
     # Compiled code fits one version of torch: the folder's name says which.
     answer = subprocess.run(
-        [PYTHON, '-c', question], check=True, capture_output=True, text=True
+        [python, '-c', question], check=True, capture_output=True, text=True
     )
-    folder = CACHE / f'mmcv-{version}-cp311-torch-{answer.stdout.strip()}'
+    folder = CACHE / f'{package}-{version}-cp311-torch-{answer.stdout.strip()}'
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / 'lock'):
         wheels = list(folder.glob('*.whl'))
         if wheels:
-            say(f'using the mmcv wheel in {folder}')
+            say(f'using the wheel in {folder}')
             return wheels[0]
         if not (shutil.which('c++') or shutil.which('g++')):
             sys.exit(
@@ -92,15 +106,15 @@ def mmcv_wheel():
                 f'{answer.stdout.strip()!r}, or hide the GPU: '
                 'make CUDA_VISIBLE_DEVICES='
             )
-        return build_mmcv(version, folder)
+        return build_mmcv(python, package, version, folder)
 
 
-def build_mmcv(version, folder):
-    source = folder / f'mmcv-{version}'
+def build_mmcv(python, package, version, folder):
+    source = folder / f'{package.replace("-", "_")}-{version}'
     if not source.is_dir():
         pip(
-            *('download', '--no-deps', '--no-build-isolation', '--no-binary=mmcv'),
-            *('--dest', folder, f'mmcv=={version}'),
+            *(python, 'download', '--no-deps', '--no-build-isolation'),
+            *(f'--no-binary={package}', '--dest', folder, f'{package}=={version}'),
         )
         unpacked = folder / 'unpacked'
         shutil.unpack_archive(next(folder.glob('*.tar.gz')), unpacked)
@@ -112,7 +126,7 @@ def build_mmcv(version, folder):
         # A folder is built in place, so that ninja finds what was compiled before.
         result = subprocess.run(
             [
-                *(PYTHON, '-m', 'pip', 'wheel', '-v', '--no-deps'),
+                *(python, '-m', 'pip', 'wheel', '-v', '--no-deps'),
                 *('--no-build-isolation', '--wheel-dir', built, source),
             ],
             env={**os.environ, 'MMCV_WITH_OPS': '1'},
@@ -163,8 +177,8 @@ def locked(path):
         yield
 
 
-def pip(command, *arguments):
-    run(PYTHON, '-m', 'pip', command, '--quiet', *arguments)
+def pip(python, command, *arguments):
+    run(python, '-m', 'pip', command, '--quiet', *arguments)
 
 
 def run(*command):
