@@ -119,6 +119,13 @@ class ImageNet(BaseDataset):
         # A label file may name images with their extension or without.
         stems = {name: Path(name).stem for name in present}
         found = {n: labels.get(n, labels.get(stems[n])) for n in present}
+        for name, stem in stems.items():
+            if labels.get(stem, found[name]) != found[name]:
+                raise ValueError(
+                    f'{self.ann_file} names {name!r} and {stem!r}, the same image, '
+                    f'with two classes, {classes[found[name]]} and '
+                    f'{classes[labels[stem]]}: remove the wrong one'
+                )
         unlabelled = [name for name, label in found.items() if label is None]
         missing = sorted(set(labels) - set(present) - set(stems.values()))
         for names, what in (

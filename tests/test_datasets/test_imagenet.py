@@ -145,6 +145,19 @@ def test_images_and_labels_have_to_be_the_same(root):
         build(root, 'val', ann_file='labels.txt')
 
 
+def test_an_image_of_two_labels_is_refused(root):
+    flatten(root, '{name} {label}')
+    file = root / 'labels.txt'
+    text = file.read_text()
+    name, label = text.split()[:2]
+    stem = name.removesuffix('.JPEG')
+    file.write_text(f'{text}\n{stem} {label}\n')
+    assert_right(build(root, 'val', ann_file='labels.txt'), 6)
+    file.write_text(f'{text}\n{stem} {(int(label) + 1) % 3}\n')
+    with pytest.raises(ValueError, match=f"'{name}' and '{stem}', the same image"):
+        build(root, 'val', ann_file='labels.txt')
+
+
 def spoil(path):
     path.write_bytes(path.read_bytes()[:200])
 
