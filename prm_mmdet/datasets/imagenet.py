@@ -55,7 +55,7 @@ class ImageNet(BaseDataset):
             raise FileNotFoundError(f'there is no folder of images {folder!r}')
         home = os.path.join(self.data_root, self.classes_from)
         if 'classes' not in self._metainfo:
-            names = _folders(home if os.path.isdir(home) else folder)
+            names = find_classes(home if os.path.isdir(home) else folder)
             if not names:
                 raise ValueError(self._flat(folder))
             self._metainfo['classes'] = tuple(names)
@@ -94,7 +94,7 @@ class ImageNet(BaseDataset):
         )
 
     def _in_folders(self, folder, classes):
-        names = _folders(folder)
+        names = find_classes(folder)
         if unknown := sorted(set(names) - set(classes)):
             raise ValueError(
                 f'{folder} has {len(unknown)} folder(s) that name no class, such as '
@@ -186,7 +186,8 @@ class ReportUnreadableImages(Hook):
         self._report(runner, 'test', runner.test_dataloader)
 
 
-def _folders(folder):
+def find_classes(folder):
+    """Names of the classes whose folders stand in a folder, sorted."""
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.is_dir() and not e.name.startswith('.')]
     return sorted(names)
