@@ -7,6 +7,7 @@ import mmengine.dist
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 
 from ..registry import DATASETS, HOOKS
 from .label_file import read_labels
@@ -184,6 +185,27 @@ class ReportUnreadableImages(Hook):
 
     def after_test_epoch(self, runner, metrics=None):
         self._report(runner, 'test', runner.test_dataloader)
+
+
+@HOOKS.register_module()
+class CheckNumClasses(Hook):
+    """Compare a classifier's ``num_classes`` with its training data's before training;
+    MMDetection's NumClassCheckHook names no cure.
+
+    Raises:
+        ValueError: They differ.
+    """
+
+    def before_train(self, runner):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        classes = runner.train_dataloader.dataset.metainfo['classes']
+        if model.num_classes != len(classes):
+            raise ValueError(
+                f'the model has {model.num_classes} classes, the training images '
+                f'{len(classes)} ({classes[0]}, ..., {classes[-1]}): set '
+                f'--cfg-options model.num_classes={len(classes)}, or look for folders '
+                'that are missing'
+            )
 
 
 def find_classes(folder):

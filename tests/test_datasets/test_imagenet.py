@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,7 +12,11 @@ from mmdet.utils import register_all_modules
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
-from prm_mmdet.datasets.imagenet import ImageNet, ReportUnreadableImages
+from prm_mmdet.datasets.imagenet import (
+    CheckNumClasses,
+    ImageNet,
+    ReportUnreadableImages,
+)
 
 register_all_modules()
 
@@ -202,6 +207,15 @@ class _Runner:
         self.logger = logging.Logger('test')
         self.log = _Log()
         self.logger.addHandler(self.log)
+
+
+def test_a_model_of_other_classes_is_refused_before_training(root):
+    runner = _Runner(SimpleNamespace(dataset=build(root)))
+    runner.model = SimpleNamespace(num_classes=3)
+    CheckNumClasses().before_train(runner)
+    runner.model.num_classes = 1000
+    with pytest.raises(ValueError, match=r'1000 classes.* 3 \(.*model.num_classes=3,'):
+        CheckNumClasses().before_train(runner)
 
 
 def test_images_that_workers_could_not_read_are_reported(root):
