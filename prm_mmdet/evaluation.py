@@ -1,6 +1,5 @@
 """Metrics of image classification."""
 
-import torch
 from mmengine.evaluator import BaseMetric
 
 from .registry import METRICS
@@ -9,7 +8,11 @@ from .registry import METRICS
 @METRICS.register_module()
 class Accuracy(BaseMetric):
     """Fraction of images, 0 to 1, whose class is among the k of the highest scores:
-    ``accuracy/top1`` and so on. Images of label -1 do not count.
+    ``accuracy/top1`` and so on. Images of label -1 do not count, and one whose scores
+    have a not-a-number among them is no hit.
+
+    What it reads of each image are ``logits``, (classes,), and ``gt_label``. Logits and
+    not probabilities, which are 0 alike for all that is far below the highest.
 
     Args:
         topk (Sequence[int]): The k's. Default: (1, 5).
@@ -29,16 +32,18 @@ class Accuracy(BaseMetric):
 
     def process(self, data_batch, data_samples):
         for sample in data_samples:
-            # Not-a-numbers never win.
-            scores = sample['pred_scores'].nan_to_num(nan=-torch.inf)
-            self._check(len(scores))
-            ranked = scores.topk(max(self.topk)).indices.tolist()
+            logits = sample['logits']
+            self._check(len(logits))
+            ranked = logits.topk(max(self.topk)).indices.tolist()
             label = sample['gt_label']
             hits = [label in ranked[:k] for k in self.topk]
-            self.results.append(hits if label >= 0 else None)
+            if logits.isnan().any():
+                hits = [False] * len(hits)
+            # Not None: MMEngine drops those before it tells the ranks' padding.
+            self.results.append(hits if label >= 0 else [])
 
     def compute_metrics(self, results):
-        counted = [hits for hits in results if hits is not None]
+        counted = [hits for hits in results if hits]
         if not counted:
             raise ValueError(f'none of the {len(results)} images has a label')
         return {

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from prm_mmdet.evaluation import Accuracy
+from prm_mmdet.models.classifier import ImageClassifier
 
 
 def samples(scores, labels):
     return [
-        dict(pred_scores=torch.tensor(row), gt_label=label)
+        dict(logits=torch.tensor(row), gt_label=label)
         for row, label in zip(scores, labels)
     ]
 
@@ -38,10 +39,35 @@ def test_images_without_a_label_do_not_count():
         metric.evaluate(1)
 
 
-def test_not_a_number_is_no_hit():
+@pytest.mark.parametrize('row', [[np.nan, 0.1], [0.1, np.nan], [np.nan, np.nan]])
+def test_not_a_number_is_no_hit(row):
     metric = Accuracy(topk=(1,))
-    metric.process(None, samples([[float('nan'), 0.1]], [0]))
-    assert metric.evaluate(1) == {'accuracy/top1': 0}
+    metric.process(None, samples([row, row], [0, 1]))
+    assert metric.evaluate(2) == {'accuracy/top1': 0}
+
+
+def test_scores_whose_probabilities_are_zero_are_told_apart():
+    model = ImageClassifier(dict(type='mmdet.ResNet', depth=18), num_classes=4).eval()
+    model.fc.weight.data.zero_()
+    model.fc.bias.data = torch.tensor([-300.0, -250.0, -200.0, 0.0])
+    with torch.no_grad():
+        found = model(torch.zeros(1, 3, 32, 32), torch.tensor([2]), mode='predict')
+    assert found[0]['pred_scores'].tolist() == [0, 0, 0, 1]
+    metric = Accuracy(topk=(1, 2))
+    metric.process(None, found)
+    assert metric.evaluate(1) == {'accuracy/top1': 0, 'accuracy/top2': 1}
+
+
+def test_images_without_a_label_keep_their_place_among_ranks():
+    # Two ranks share three images: 0 and 2, and 1 and the first again.
+    parts = []
+    for labels in ([0, 1], [-1, 0]):
+        metric = Accuracy(topk=(1,))
+        metric.process(None, samples([[0.9, 0.1]] * 2, labels))
+        parts.append(metric.results)
+    # As MMEngine's collect_results puts them together.
+    collected = [r for pair in zip(*parts) for r in pair if r is not None][:3]
+    assert metric.compute_metrics(collected) == {'top1': 0.5}
 
 
 def test_images_that_a_sampler_repeats_count_once():

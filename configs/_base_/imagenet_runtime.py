@@ -14,7 +14,7 @@ default_hooks = dict(
         rule='greater',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    num_classes=dict(type='NumClassCheckHook'),
+    num_classes=dict(type='prm_mmdet.CheckNumClasses'),
     unreadable=dict(type='prm_mmdet.ReportUnreadableImages'),
 )
 env_cfg = dict(cudnn_benchmark=True)  # all images have one size

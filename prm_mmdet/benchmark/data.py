@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..config import config_path
 from ..datasets.imagenet import EXTENSIONS
-from ..datasets.transforms import decode, read_shape
+from ..datasets.transforms import LoadImage, decode, read_shape
 from .measure import Spread, interleave
 
 #: Those of ImageNet's training images have 108 kB on average: 138 GB, 1.28 million.
@@ -79,7 +79,17 @@ def measure(paths, rounds):
     Returns:
         dict: Names of pipelines and steps to Spreads of seconds of the core an image.
         Waiting for a disk is not among them.
+
+    Raises:
+        ValueError: Images that cannot be read; the message names the first.
     """
+    load = LoadImage()
+    damaged = [path for path in paths if load(dict(img_path=path)) is None]
+    if damaged:
+        raise ValueError(
+            f'{len(damaged)} of {len(paths)} images cannot be read, such as '
+            f'{damaged[0]}: remove them, or name another folder'
+        )
     # As in the loaders' workers.
     opencv_threads, torch_threads = cv2.getNumThreads(), torch.get_num_threads()
     cv2.setNumThreads(0)

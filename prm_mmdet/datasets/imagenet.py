@@ -7,6 +7,7 @@ import mmengine.dist
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 
 from ..registry import DATASETS, HOOKS
 from .label_file import read_labels
@@ -55,7 +56,7 @@ class ImageNet(BaseDataset):
             raise FileNotFoundError(f'there is no folder of images {folder!r}')
         home = os.path.join(self.data_root, self.classes_from)
         if 'classes' not in self._metainfo:
-            names = _folders(home if os.path.isdir(home) else folder)
+            names = find_classes(home if os.path.isdir(home) else folder)
             if not names:
                 raise ValueError(self._flat(folder))
             self._metainfo['classes'] = tuple(names)
@@ -94,7 +95,7 @@ class ImageNet(BaseDataset):
         )
 
     def _in_folders(self, folder, classes):
-        names = _folders(folder)
+        names = find_classes(folder)
         if unknown := sorted(set(names) - set(classes)):
             raise ValueError(
                 f'{folder} has {len(unknown)} folder(s) that name no class, such as '
@@ -119,6 +120,13 @@ class ImageNet(BaseDataset):
         # A label file may name images with their extension or without.
         stems = {name: Path(name).stem for name in present}
         found = {n: labels.get(n, labels.get(stems[n])) for n in present}
+        for name, stem in stems.items():
+            if labels.get(stem, found[name]) != found[name]:
+                raise ValueError(
+                    f'{self.ann_file} names {name!r} and {stem!r}, the same image, '
+                    f'with two classes, {classes[found[name]]} and '
+                    f'{classes[labels[stem]]}: remove the wrong one'
+                )
         unlabelled = [name for name, label in found.items() if label is None]
         missing = sorted(set(labels) - set(present) - set(stems.values()))
         for names, what in (
@@ -179,7 +187,29 @@ class ReportUnreadableImages(Hook):
         self._report(runner, 'test', runner.test_dataloader)
 
 
-def _folders(folder):
+@HOOKS.register_module()
+class CheckNumClasses(Hook):
+    """Compare a classifier's ``num_classes`` with its training data's before training;
+    MMDetection's NumClassCheckHook names no cure.
+
+    Raises:
+        ValueError: They differ.
+    """
+
+    def before_train(self, runner):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        classes = runner.train_dataloader.dataset.metainfo['classes']
+        if model.num_classes != len(classes):
+            raise ValueError(
+                f'the model has {model.num_classes} classes, the training images '
+                f'{len(classes)} ({classes[0]}, ..., {classes[-1]}): set '
+                f'--cfg-options model.num_classes={len(classes)}, or look for folders '
+                'that are missing'
+            )
+
+
+def find_classes(folder):
+    """Names of the classes whose folders stand in a folder, sorted."""
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.is_dir() and not e.name.startswith('.')]
     return sorted(names)

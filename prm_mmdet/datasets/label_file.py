@@ -9,54 +9,63 @@ KNOWN = ('ILSVRC2012_val_00000001', 'n01751748')
 def read_labels(path, classes):
     """Read which class each image belongs to.
 
-    A line names an image, with or without extension, then its class; further words are
-    ignored. A space or a comma separates them, so ``LOC_val_solution.csv``, which comes
-    with ImageNet on Kaggle, can be read as it is. A class is one of ``classes``, or all
-    lines have an index into them, from 0.
+    A line names an image, with or without extension, then its class; words after the
+    name of a class are ignored. A space or a comma separates them, so that
+    ``LOC_val_solution.csv``, which comes with ImageNet on Kaggle, can be read as it is.
+    A class is one of ``classes``, or all lines have an index into them, from 0.
 
     Args:
-        path (str): The file.
+        path (str): The file, in UTF-8.
         classes (Sequence[str]): Names of the classes, by index.
 
     Returns:
         dict: Names of images, as they stand there, to indices of classes.
 
     Raises:
-        ValueError: A label is missing, unknown or could mean two classes. The
+        ValueError: A label is missing, unknown or could mean two classes, more follows
+            an index, or the file is in another encoding. The
             ``ILSVRC2012_validation_ground_truth.txt`` of ImageNet's development kit is
             refused, since its numbers count from 1 in another order.
     """
     words = {}
-    with open(path, encoding='utf-8') as file:
-        for number, line in enumerate(file, 1):
-            fields = re.split(r'[\s,]+', line.strip(' \t\r\n,'))
-            if fields == [''] or fields[:2] == ['ImageId', 'PredictionString']:
-                continue
-            if len(fields) < 2:
-                raise ValueError(
-                    f'{path}, line {number}: {line.strip()!r} is not an image and its '
-                    f'class.{_CURE}'
-                )
-            name, word = fields[:2]
-            if words.setdefault(name, word) != word:
-                raise ValueError(
-                    f'{path}, line {number}: {name} is of class {word}, but above of '
-                    f'class {words[name]}'
-                )
+    for number, line in enumerate(_read(path).split('\n'), 1):
+        fields = re.split(r'[\s,]+', line.strip(' \t\r\n,'))
+        if fields == [''] or fields[:2] == ['ImageId', 'PredictionString']:
+            continue
+        if len(fields) < 2:
+            raise ValueError(
+                f'{path}, line {number}: {line.strip()!r} is not an image and its '
+                f'class.{_CURE}'
+            )
+        name, word = fields[:2]
+        if _is_index(word) and len(fields) > 2:
+            raise ValueError(
+                f'{path}, line {number}: more follows the number of a class in '
+                f'{line.strip()!r}, which may be a column for each class.{_CURE}'
+            )
+        if words.setdefault(name, word) != word:
+            raise ValueError(
+                f'{path}, line {number}: {name} is of class {word}, but above of '
+                f'class {words[name]}'
+            )
     if not words:
         raise ValueError(f'{path} holds no labels')
     known = {c: i for i, c in enumerate(classes)}
+    if any(map(_is_index, words.values())) and any(
+        _is_index(c) and int(c) != i for c, i in known.items()
+    ):
+        raise ValueError(
+            f'{path}: names of classes are numbers, and not their own indices, so '
+            'that a label could mean two classes; rename the folders of the classes'
+        )
     if all(word in known for word in words.values()):
         labels = {name: known[word] for name, word in words.items()}
-        if any(_is_index(c) and int(c) != i for c, i in known.items()):
-            raise ValueError(
-                f'{path}: names of classes are numbers, and not their own indices, so '
-                'that a label could mean two classes; rename the folders of the classes'
-            )
     elif all(map(_is_index, words.values())):
         labels = _indices(path, words, len(classes))
     else:
-        name, word = next((n, w) for n, w in words.items() if w not in known)
+        unknown = [(n, w) for n, w in words.items() if w not in known]
+        # Indices among names are wrong only if nothing else is.
+        name, word = min(unknown, key=lambda pair: _is_index(pair[1]))
         raise ValueError(
             f'{path}: {name} is of class {word}, which is none of the {len(classes)} '
             f'classes ({classes[0]}, ..., {classes[-1]}).{_CURE}'
@@ -72,6 +81,16 @@ _CURE = (
     'ILSVRC2012_validation_ground_truth.txt counts from 1 in another order: its '
     'meta.mat has the wnids.'
 )
+
+
+def _read(path):
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{path} is not in UTF-8 ({error}): save it as such'
+        ) from error
 
 
 def _is_index(word):

@@ -61,8 +61,8 @@ class ImageClassifier(BaseModel):
 
         Returns:
             Tensor | dict | list[dict]: Logits (B, num_classes) for 'tensor'; for
-            'loss', ``loss``; for 'predict', of each image ``pred_scores``
-            (num_classes,), which sum to 1, ``pred_label`` and, if labels are given,
+            'loss', ``loss``; for 'predict', of each image ``logits`` (num_classes,),
+            ``pred_scores``, their softmax, ``pred_label`` and, if labels are given,
             ``gt_label``.
         """
         maps = self.backbone(inputs)
@@ -89,10 +89,10 @@ def _last_channels(backbone):
 
 
 def _predictions(logits, labels):
-    scores = logits.float().softmax(1)
-    found = scores.argmax(1).tolist()
+    logits = logits.float()
     results = [
-        dict(pred_scores=row, pred_label=label) for row, label in zip(scores, found)
+        dict(logits=row, pred_scores=row.softmax(0), pred_label=label)
+        for row, label in zip(logits, logits.argmax(1).tolist())
     ]
     if labels is not None:
         for result, label in zip(results, labels.tolist()):

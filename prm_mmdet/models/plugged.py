@@ -94,8 +94,14 @@ def Plugged(model, plugins, input_shape=None, **settings):
         nn.Module: The model itself.
 
     Raises:
-        ValueError: As :func:`attach_plugins`.
+        ValueError: As :func:`attach_plugins`; or ``init_cfg`` is given and ``model``
+            has its own.
     """
+    if settings.get('init_cfg') and model.get('init_cfg'):
+        raise ValueError(
+            f'init_cfg={settings["init_cfg"]} stands beside model, which has '
+            f'init_cfg={model["init_cfg"]}: set model.init_cfg'
+        )
     model = MODELS.build(model, default_args=settings)
     return attach_plugins(model, plugins, input_shape)
 

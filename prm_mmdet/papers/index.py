@@ -91,8 +91,10 @@ COLLECTIONS = (
         "PRM's tables, GC stand in every residual block before the addition (c2-c5), "
         'SK in place of its 3x3 convolution. SAC stands behind the norm of the 3x3 '
         "(before its ReLU, where a detector's stands after it; the paper does not say "
-        'which). In sac-X, SAC stands in the last block of c2, c3 and c4, GC and DA '
-        'behind that block, BAM between the stages; in sac-IX, GC and SAC stand in '
+        'which), so a detector takes such a backbone through `Plugged` with the same '
+        '`at`: see README, "Pre-training on ImageNet". In sac-X, SAC stands '
+        'in the last block of c2, c3 and c4, GC and DA behind that block, BAM between '
+        'the stages; in sac-IX, GC and SAC stand in '
         'every block of one stage. Complexity is that of all layers, at 224 x 224.',
         data='ImageNet-1k',
         start='Each block in ResNet-50, and none:',

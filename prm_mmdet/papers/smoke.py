@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..config import config_path
+from ..datasets.imagenet import find_classes
 
 
 def write_smoke_config(config, folder, ranks):
@@ -43,6 +44,9 @@ def write_smoke_config(config, folder, ranks):
         if 'ann_file' not in data:  # folders of images
             loader['batch_size'] = min(2, row['batch_size'])
             loader['dataset']['indices'] = images
+            classes = os.path.join(data['data_root'], 'train')
+            if os.path.isdir(classes):  # else train.py tells what is missing
+                model['num_classes'] = len(find_classes(classes))
             continue
         annotations = os.path.join(data['data_root'], data['ann_file'])
         subset = _write_subset(annotations, images, folder)

@@ -31,6 +31,13 @@ def test_images_of_a_folder(tmp_path):
         data.find_images('nowhere', 1)
 
 
+def test_damaged_images_are_named(tmp_path):
+    paths = data.write_photos(str(tmp_path), 2, (30, 40))
+    (tmp_path / '1.jpg').write_bytes(b'')
+    with pytest.raises(ValueError, match=rf'1 of 2 images .* {paths[1]}: remove'):
+        data.measure(paths, 1)
+
+
 def test_table():
     steps = dict.fromkeys((data.TRAINING, data.VALIDATION), Spread(0.01, 0.005, 0.02))
     steps.update(decode=Spread(0.006, 0, 0), read=Spread(0.002, 0, 0))

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,7 +12,11 @@ from mmdet.utils import register_all_modules
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 
-from prm_mmdet.datasets.imagenet import ImageNet, ReportUnreadableImages
+from prm_mmdet.datasets.imagenet import (
+    CheckNumClasses,
+    ImageNet,
+    ReportUnreadableImages,
+)
 
 register_all_modules()
 
@@ -145,6 +150,19 @@ def test_images_and_labels_have_to_be_the_same(root):
         build(root, 'val', ann_file='labels.txt')
 
 
+def test_an_image_of_two_labels_is_refused(root):
+    flatten(root, '{name} {label}')
+    file = root / 'labels.txt'
+    text = file.read_text()
+    name, label = text.split()[:2]
+    stem = name.removesuffix('.JPEG')
+    file.write_text(f'{text}\n{stem} {label}\n')
+    assert_right(build(root, 'val', ann_file='labels.txt'), 6)
+    file.write_text(f'{text}\n{stem} {(int(label) + 1) % 3}\n')
+    with pytest.raises(ValueError, match=f"'{name}' and '{stem}', the same image"):
+        build(root, 'val', ann_file='labels.txt')
+
+
 def spoil(path):
     path.write_bytes(path.read_bytes()[:200])
 
@@ -189,6 +207,15 @@ class _Runner:
         self.logger = logging.Logger('test')
         self.log = _Log()
         self.logger.addHandler(self.log)
+
+
+def test_a_model_of_other_classes_is_refused_before_training(root):
+    runner = _Runner(SimpleNamespace(dataset=build(root)))
+    runner.model = SimpleNamespace(num_classes=3)
+    CheckNumClasses().before_train(runner)
+    runner.model.num_classes = 1000
+    with pytest.raises(ValueError, match=r'1000 classes.* 3 \(.*model.num_classes=3,'):
+        CheckNumClasses().before_train(runner)
 
 
 def test_images_that_workers_could_not_read_are_reported(root):

@@ -47,7 +47,9 @@ def test_the_solution_file_of_kaggle(tmp_path):
         ('a 1\nb 3\n', ['from 1 to 3', 'from 0 or from 1']),
         ('a n01443537\nb n00000000\n', ['b is of class n00000000', 'n01440764']),
         ('a n01443537\nb 2\n', ['b is of class 2']),
-        ('a 0\nb -1\n', ['a is of class 0']),
+        ('a 0\nb -1\n', ['b is of class -1']),
+        ('a 0 0 1 0\nb 1 0 0 0\n', ['line 1', 'column for each class']),
+        ('a 1 n01443537\nb 0 n01440764\n', ['line 1', 'more follows']),
         ('a 0\na 1\n', ['line 2', 'a is of class 1', 'class 0']),
         ('\n', ['holds no labels']),
         ('ILSVRC2012_val_00000001.JPEG 3\nb 0\n', ['sea snake', 'another order']),
@@ -63,6 +65,20 @@ def test_labels_that_could_be_wrong_are_refused(tmp_path, text, words):
 
 def test_numbers_as_names_of_classes(tmp_path):
     assert read(tmp_path, 'a 2\nb 0\n', ('0', '1', '2')) == {'a': 2, 'b': 0}
+    for text in ('a 0\nb 1\n', 'a 1\nb 2\n'):
+        with pytest.raises(ValueError, match='could mean two classes'):
+            read(tmp_path, text, ('1', '2', '3'))
     # Sorted as words, ten comes before two.
     with pytest.raises(ValueError, match='could mean two classes'):
         read(tmp_path, 'a 2\n', ('0', '1', '10', '2'))
+
+
+def test_encodings(tmp_path):
+    path = tmp_path / 'labels'
+    text = 'a\u00e9 0\nb 1\n'
+    path.write_text(text, encoding='utf-8-sig')
+    assert read_labels(str(path), WNIDS) == {'a\u00e9': 0, 'b': 1}
+    for encoding in ('utf-16', 'latin-1'):
+        path.write_text(text, encoding=encoding)
+        with pytest.raises(ValueError, match=r'labels is not in UTF-8.*save it'):
+            read_labels(str(path), WNIDS)

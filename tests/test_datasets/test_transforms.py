@@ -7,8 +7,11 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
 from PIL import Image
 
+from prm_mmdet.config import config_path
 from prm_mmdet.datasets.transforms import LoadImage, LoadRandomResizedCrop, PackImage
 
 
@@ -228,3 +231,11 @@ def test_pack_image():
     assert packed['inputs'].dtype == torch.uint8
     assert packed['inputs'].is_contiguous()
     assert (packed['inputs'].numpy() == picture.transpose(2, 0, 1)).all()
+
+
+def test_validation_images_of_a_pixel_s_width_have_the_size_of_others(tmp_path):
+    pipeline = Config.fromfile(config_path('_base_/datasets/imagenet.py')).test_pipeline
+    data = encoded(np.full((6000, 1, 3), 120, np.uint8), '.png')
+    found = load(tmp_path, data, Compose(pipeline))
+    assert found['inputs'].shape == (3, 224, 224)
+    assert (found['inputs'][:, :, :160] == 120).all()

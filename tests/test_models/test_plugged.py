@@ -649,3 +649,12 @@ def test_as_many_maps_in_training_as_in_inference():
     model.train()
     with pytest.raises(ValueError, match=r'returned 2 maps, but .* it returned 1'):
         model(torch.zeros(1, 3, 4, 4))
+
+
+def test_initial_weights_beside_a_model_that_has_its_own_are_refused():
+    weights = dict(type='Pretrained', checkpoint='ours.pth')
+    resnet18 = dict(type='ResNet', depth=18)
+    cfg = dict(plugins=[dict(cfg=SAC_CFG, at='layer2')], init_cfg=weights)
+    assert Plugged(resnet18, **cfg).init_cfg == weights
+    with pytest.raises(ValueError, match=r'theirs\.pth.*set model\.init_cfg'):
+        Plugged(dict(resnet18, init_cfg=dict(weights, checkpoint='theirs.pth')), **cfg)

@@ -19,6 +19,10 @@ SECTION = README.partition('\n## Anywhere else\n')[2].partition('\n## ')[0]
 CONFIG, CALL = re.findall(r'```python\n(.*?)```', SECTION, re.S)
 EXPORT = README.partition('\n## Export\n')[2].partition('\n## ')[0]
 (EXPORT,) = re.findall(r'```python\n(.*?)```', EXPORT, re.S)
+PRETRAINING = README.partition('\n## Pre-training on ImageNet\n')[2].partition('\n## ')[
+    0
+]
+_, PRETRAINED = re.findall(r'```python\n(.*?)```', PRETRAINING, re.S)
 
 
 def test_the_config_trains_a_step(tmp_path):
@@ -40,6 +44,28 @@ def test_the_config_trains_a_step(tmp_path):
     assert losses['loss_cls'].isfinite()
     transform = model.backbone.stage4[2].sac_block.transform
     assert transform.weight.isfinite().all() and transform.weight.any()
+
+
+def test_a_detector_takes_a_pretrained_backbone_with_sac(tmp_path):
+    register_all_modules()
+    name = 'resnet50-sac-c2-c4_4xb64-100e-warmup_imagenet.py'
+    classifier = MODELS.build(
+        Config.fromfile(ROOT / 'configs' / 'imagenet' / name).model
+    )
+    for value in classifier.state_dict().values():
+        value.fill_(3)
+    torch.save(dict(state_dict=classifier.state_dict()), tmp_path / 'weights.pth')
+    text = PRETRAINED.replace("'configs/", f"'{ROOT}/configs/")
+    path = 'checkpoints/resnet50-sac_imagenet-HASH.pth'
+    assert path in text
+    (tmp_path / 'config.py').write_text(
+        text.replace(path, str(tmp_path / 'weights.pth'))
+    )
+    backbone = MODELS.build(Config.fromfile(tmp_path / 'config.py').model.backbone)
+    backbone.init_weights()
+    state = backbone.state_dict()
+    assert sum('sac_block' in key for key in state) > 3
+    assert all((value == 3).all() for value in state.values())
 
 
 def test_the_call(capsys):

@@ -195,7 +195,7 @@ def test_a_smoke_run_of_a_classifier(run_python, imagenet, tmp_path):
 
 
 def test_a_smoke_config_of_a_classifier_is_the_row_with_less(
-    place, imagenet, monkeypatch
+    place, imagenet, monkeypatch, tmp_path
 ):
     monkeypatch.setenv('IMAGENET', f'{imagenet}/')
     (config,) = choose(TABLES, ['mobilenet-v2-prm_*'])
@@ -219,6 +219,13 @@ def test_a_smoke_config_of_a_classifier_is_the_row_with_less(
     assert less.model == row.model
     for key in ('optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'val_evaluator'):
         assert less[key] == row[key]
+    # A part of ImageNet will do.
+    for i in range(7):
+        (tmp_path / 'part' / 'train' / f'n{i}').mkdir(parents=True)
+    monkeypatch.setenv('IMAGENET', f'{tmp_path}/part/')
+    write_smoke_config(config, launch.folder, launch.ranks)
+    less = Config.fromfile(launch.folder / Path(config).name)
+    assert less.model.num_classes == 7
 
 
 def test_a_failure_stops_no_other_row(stand_in, capsys):

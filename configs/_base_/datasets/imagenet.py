@@ -11,7 +11,8 @@ train_pipeline = [
 test_pipeline = [
     dict(type='prm_mmdet.LoadImage', short_edge=256),
     dict(type='Resize', scale=(1000000, 256), keep_ratio=True),  # the shorter edge
-    dict(type='CenterCrop', crop_size=224),
+    # Padded: where the scale's other bound comes first, less is left.
+    dict(type='CenterCrop', crop_size=224, auto_pad=True),
     dict(type='prm_mmdet.PackImage'),
 ]
 train_dataloader = dict(
