@@ -3,7 +3,6 @@
 import contextlib
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from ..plugins import PRM
 from ..registry import HOOKS
@@ -42,14 +41,13 @@ class BlockStatisticsHook(Hook):
         self._records = None
 
     def before_train(self, runner):
-        with capture(_unwrapped(runner.model)):
+        with capture(runner.model):
             pass  # refuses a model without blocks before the first iteration
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self._open.close()  # an iteration that raised did not get to its end
         if runner.rank == 0 and self.every_n_train_iters(runner, self.interval):
-            context = capture(_unwrapped(runner.model))
-            self._records = self._open.enter_context(context)
+            self._records = self._open.enter_context(capture(runner.model))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if self._records is None:
@@ -61,10 +59,6 @@ class BlockStatisticsHook(Hook):
                 scalars[f'blocks/{record.name}/{name}'] = value
         self._records = None
         runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
-
-
-def _unwrapped(model):
-    return model.module if is_model_wrapper(model) else model
 
 
 def _statistics(record):
