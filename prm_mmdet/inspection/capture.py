@@ -54,8 +54,7 @@ def capture(model, images=0):
     Raises:
         ValueError: The model has no such block, or one that cannot be captured.
     """
-    model = model.module if is_model_wrapper(model) else model
-    model = getattr(model, '_orig_mod', model)  # of torch.compile
+    model = unwrapped(model)
     blocks = {n: m for n, m in model.named_modules() if kind(m)}
     if not blocks:
         raise ValueError(
@@ -72,6 +71,12 @@ def capture(model, images=0):
             handle = block.register_forward_hook(observe, with_kwargs=True)
             hooks.callback(handle.remove)
         yield records
+
+
+def unwrapped(model):
+    """The model itself, out of a wrapper for distributed training or compilation."""
+    model = model.module if is_model_wrapper(model) else model
+    return getattr(model, '_orig_mod', model)  # of torch.compile
 
 
 def _uncompiled():
