@@ -1,6 +1,7 @@
 """Draw what the blocks in a model do: PNG files, and one HTML page with all of them."""
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mmengine.config import Config, DictAction
 
 import prm_mmdet
 from prm_mmdet import compat
+from prm_mmdet.inspection.figures import check_folder
 from prm_mmdet.inspection.page import write_page
 from prm_mmdet.inspection.report import figures
 from prm_mmdet.inspection.subject import Images, load_model
@@ -51,6 +53,13 @@ def parse_args():
         help='leave out predictions that score less (default: 0.3)',
     )
     parser.add_argument(
+        '--detection',
+        type=int,
+        default=1,
+        help='Grad-CAM of this detection of each image, in the order of their scores '
+        '(default: 1, the highest)',
+    )
+    parser.add_argument(
         '--out', default='work_dirs/inspection', help='folder (default: %(default)s)'
     )
     parser.add_argument(
@@ -65,23 +74,43 @@ def parse_args():
         help='override settings of both configs',
     )
     args = parser.parse_args()
-    for name in ('num', 'drawn'):
+    for name in ('num', 'drawn', 'detection'):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f'--{name} must be at least 1')
     if args.compare and len(args.compare) > 2:
         parser.error('--compare takes a config and a checkpoint')
+    try:
+        torch.empty(1, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        parser.error(f'--device {args.device} cannot be used here: {reason}')
     return args
 
 
 def prepare(args, config, checkpoint=None):
     """The model of a config, and the images as it takes them."""
-    cfg = Config.fromfile(config)
+    for what, path in (('config', config), ('checkpoint', checkpoint)):
+        if path is not None and not os.path.isfile(path):
+            raise ValueError(f'there is no {what} {path}')
+    try:
+        cfg = Config.fromfile(config)
+    except SyntaxError as error:
+        raise ValueError(f'the config {config} is no Python: {error}') from None
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     if args.split:
         check_data(cfg, args.split)
     images = Images(cfg, args.images, args.split, args.num, args.drawn)
     return load_model(cfg, checkpoint, args.device), images
+
+
+def titles(subjects):
+    """Of models: the config's name, and the weights' where that is not enough."""
+    names = [f'{Path(c).stem}{"" if w else " (untrained)"}' for c, w in subjects]
+    if len(set(names)) < len(names):
+        weights = ['/'.join(Path(w or '').parts[-2:]) for _, w in subjects]
+        names = [f'{name}\n{w}' for name, w in zip(names, weights)]
+    return names
 
 
 def main():
@@ -92,14 +121,14 @@ def main():
     if args.compare:
         subjects.append((*args.compare, None)[:2])
     try:
+        check_folder(args.out)
         prepared = [prepare(args, *subject) for subject in subjects]
         entries = figures(
             *prepared[0],
             *prepared[1:],
-            titles=[
-                f'{Path(c).stem}{"" if w else " (untrained)"}' for c, w in subjects
-            ],
+            titles=titles(subjects),
             score_thr=args.score_thr,
+            detection=args.detection - 1,
         )
         images = prepared[0][1]
         facts = {}

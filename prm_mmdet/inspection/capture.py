@@ -7,10 +7,11 @@ from typing import Optional
 
 import numpy as np
 import torch
+from mmengine.model import is_model_wrapper
 from torch import nn
 
 from ..ops.common import without_autocast
-from .geometry import Grid, Grids
+from .geometry import Grid, Grids, first
 from .quantities import adds, check, kind, quantities
 
 # A gate outside of these leaves its score less than a fifth of the gradient that it
@@ -38,7 +39,9 @@ def capture(model, images=0):
 
     Args:
         model (nn.Module): Called as a whole, directly or by ``test_step`` or
-            ``train_step``: the size of the images is learned from the call.
+            ``train_step``: the size of the images is learned from the call. Of a
+            wrapper for distributed training, the model inside is looked at. Code of
+            ``torch.compile`` runs uncompiled meanwhile, which takes PyTorch 2.6.
         images (int): Keep the maps of so many images, the first that pass. Default: 0.
 
     Yields:
@@ -51,6 +54,7 @@ def capture(model, images=0):
     Raises:
         ValueError: The model has no such block, or one that cannot be captured.
     """
+    model = unwrapped(model)
     blocks = {n: m for n, m in model.named_modules() if kind(m)}
     if not blocks:
         raise ValueError(
@@ -60,12 +64,26 @@ def capture(model, images=0):
     for name, block in blocks.items():
         check(name, block)
     records = []
-    with Grids(model) as grids, contextlib.ExitStack() as hooks:
+    with _uncompiled(), Grids(model) as grids, contextlib.ExitStack() as hooks:
         for name, block in blocks.items():
             record = Record(name, block)
             observe = _Observer(record, records, grids, images)
-            hooks.callback(block.register_forward_hook(observe).remove)
+            handle = block.register_forward_hook(observe, with_kwargs=True)
+            hooks.callback(handle.remove)
         yield records
+
+
+def unwrapped(model):
+    """The model itself, out of a wrapper for distributed training or compilation."""
+    model = model.module if is_model_wrapper(model) else model
+    return getattr(model, '_orig_mod', model)  # of torch.compile
+
+
+def _uncompiled():
+    """Compiled code knows nothing of hooks that came after it."""
+    if hasattr(getattr(torch, 'compiler', None), 'set_stance'):
+        return torch.compiler.set_stance('force_eager')
+    return contextlib.nullcontext()  # before PyTorch 2.6
 
 
 @dataclass
@@ -145,10 +163,11 @@ class _Observer:
         self._energy = [0.0, 0.0]
         self._pass = 0
 
-    def __call__(self, block, inputs, output):
-        if len(inputs[0]):
+    def __call__(self, block, inputs, keywords, output):
+        x = first(inputs, keywords)
+        if len(x):
             with torch.no_grad(), without_autocast(output):
-                self._observe(block, *(t.detach().float() for t in (inputs[0], output)))
+                self._observe(block, *(t.detach().float() for t in (x, output)))
 
     def _observe(self, block, x, y):
         record = self.record

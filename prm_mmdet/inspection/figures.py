@@ -23,6 +23,16 @@ def check_png(out):
         raise ValueError(f'out must be a .png file, got {str(out)!r}')
 
 
+def check_folder(path):
+    """Raise ValueError unless files can be written to a folder, made if missing."""
+    place = os.path.abspath(path)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
+        reason = 'cannot be written to' if os.path.isdir(place) else 'is no folder'
+        raise ValueError(f'{place} {reason}; name another folder than {path}')
+
+
 def save_png(figure, out):
     """Write a figure to a PNG file, whole or not at all.
 

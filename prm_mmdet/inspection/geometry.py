@@ -46,7 +46,8 @@ class Grids:
             hooks.callback(add(self._start, with_kwargs=True).remove)
             for layer in self.model.modules():
                 if _is_strided(layer):
-                    handle = layer.register_forward_hook(self._follow)
+                    follow = self._follow
+                    handle = layer.register_forward_hook(follow, with_kwargs=True)
                     hooks.callback(handle.remove)
             self._hooks = hooks.pop_all()
         return self
@@ -79,10 +80,10 @@ class Grids:
             self.batch, self.image = len(images[0]), tuple(images[0].shape[2:])
             self._known = {self.image: Grid((1, 1), (0, 0))}
 
-    def _follow(self, layer, inputs, output):
+    def _follow(self, layer, inputs, keywords, output):
         if output.dim() != 4 or self.image is None:
             return
-        grid, size = self.of(inputs[0].shape[2:]), tuple(output.shape[2:])
+        grid, size = self.of(first(inputs, keywords).shape[2:]), tuple(output.shape[2:])
         if size in self._known:
             return  # the shortcut beside a path that came first
         axes = zip(*(_pair(getattr(layer, name)) for name in _ATTRIBUTES))
@@ -94,6 +95,11 @@ class Grids:
             stride.append(s * step)
             offset.append(o + s * (dilation * (kernel - 1) / 2 - padding))
         self._known[size] = Grid(tuple(stride), tuple(offset))
+
+
+def first(inputs, keywords):
+    """The first argument of a call, given by its place or its name."""
+    return inputs[0] if inputs else next(iter(keywords.values()))
 
 
 _ATTRIBUTES = ('kernel_size', 'stride', 'padding')

@@ -3,11 +3,10 @@
 import contextlib
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from ..plugins import PRM
 from ..registry import HOOKS
-from .capture import capture
+from .capture import capture, unwrapped
 from .quantities import adds, contribution_rate
 
 
@@ -39,17 +38,23 @@ class BlockStatisticsHook(Hook):
             raise ValueError(f'interval must be a positive integer, got {interval!r}')
         self.interval = interval
         self._open = contextlib.ExitStack()
-        self._records = None
+        self._records, self._parameters = None, {}
 
     def before_train(self, runner):
-        with capture(_unwrapped(runner.model)):
+        with capture(runner.model):
             pass  # refuses a model without blocks before the first iteration
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self._open.close()  # an iteration that raised did not get to its end
         if runner.rank == 0 and self.every_n_train_iters(runner, self.interval):
-            context = capture(_unwrapped(runner.model))
-            self._records = self._open.enter_context(context)
+            model = unwrapped(runner.model)
+            # Before the optimiser's step, as the gates.
+            self._parameters = {
+                name: _of_parameters(module)
+                for name, module in model.named_modules()
+                if isinstance(module, PRM)
+            }
+            self._records = self._open.enter_context(capture(model))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if self._records is None:
@@ -57,17 +62,14 @@ class BlockStatisticsHook(Hook):
         self._open.close()
         scalars = {}
         for record in self._records:
-            for name, value in _statistics(record).items():
+            found = {**_of_pass(record), **self._parameters.get(record.name, {})}
+            for name, value in found.items():
                 scalars[f'blocks/{record.name}/{name}'] = value
         self._records = None
         runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
 
 
-def _unwrapped(model):
-    return model.module if is_model_wrapper(model) else model
-
-
-def _statistics(record):
+def _of_pass(record):
     block, values = record.block, {}
     for name, gate in record.gates.items():
         prefix = f'{name}_gate' if name else 'gate'
@@ -76,9 +78,12 @@ def _statistics(record):
         values[f'{prefix}_saturated'] = gate.saturated
     if adds(block):
         values['added'] = record.added
-    if isinstance(block, PRM):
-        values['contribution_rate'] = contribution_rate(block)
-        if block.theta is not None:
-            values['theta_rows'], values['theta_columns'] = block.theta.tolist()
-            values['sigma'] = block.sigma.item()
+    return values
+
+
+def _of_parameters(prm):
+    values = dict(contribution_rate=contribution_rate(prm))
+    if prm.theta is not None:
+        values['theta_rows'], values['theta_columns'] = prm.theta.tolist()
+        values['sigma'] = prm.sigma.item()
     return values

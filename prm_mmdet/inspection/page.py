@@ -61,6 +61,6 @@ def write_page(folder, title, facts, entries):
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'
         f'<h1>{title}</h1>\n<dl>\n{items}</dl>\n{"".join(parts)}</body>\n</html>\n'
-    ).encode()
+    ).encode(errors='replace')  # names of files can be any bytes
     write(f'{folder}/index.html', page)
     return len(page)

@@ -77,7 +77,7 @@ def spread(length, count):
     return np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
 
 
-def compare_predictions(images, truths, found, titles):
+def compare_predictions(images, truths, found, titles, names):
     """Ground truth, if there is any, beside the predictions of one or two models, a row
     an image. Where two models differ, lines are thick.
 
@@ -87,6 +87,7 @@ def compare_predictions(images, truths, found, titles):
         found (list): Of each model, of each image, what :func:`detections` gives, as a
             list.
         titles (list[str]): Of the models.
+        names (list[str]): Of the images, at the left of the rows.
     """
     columns = len(found) + (truths[0] is not None)
     height = PANEL * images[0].shape[0] / images[0].shape[1] + 0.3
@@ -103,6 +104,10 @@ def compare_predictions(images, truths, found, titles):
             _draw(axis, image, title if i == 0 else '', boxes, thick)
     for axis in axes.flat:
         axis.axis('off')
+    for axis, name in zip(axes[:, 0], names):
+        name = name if len(name) <= 30 else f'...{name[-27:]}'
+        look = dict(rotation=90, ha='right', va='center', fontsize=7)
+        axis.text(-0.02, 0.5, name, transform=axis.transAxes, **look)
     return figure
 
 

@@ -7,12 +7,13 @@ own methods.
 
 import contextlib
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Optional
 
 import torch
 from mmcv.cnn.bricks import ContextBlock
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.functional import batch_norm
 
 from ..ops import reference
 from ..ops.common import without_autocast
@@ -34,13 +35,15 @@ class Quantities:
 
 def quantities(block, x):
     """Compute a block's :class:`Quantities`, without gradients. Nothing of the block
-    changes, its running statistics included.
+    changes, its running statistics included. Synchronised batch normalisation in
+    training takes the statistics of this batch alone (the running ones, if they are of
+    a single value a channel).
 
     Args:
         block (nn.Module): One of those that :func:`kind` names.
         x (Tensor): Its input, (B, C, H, W).
     """
-    with torch.no_grad(), without_autocast(x), _statistics_kept(block):
+    with torch.no_grad(), without_autocast(x), _local_statistics(block):
         return _RULES[kind(block)][1](block, x.float())
 
 
@@ -187,15 +190,27 @@ _RULES = {
 
 
 @contextlib.contextmanager
-def _statistics_kept(block):
-    """Let batch normalisation in training update copies of its statistics meanwhile;
-    the backward of the pass that is observed needs the tensors untouched."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training]
-    kept = [(norm, *item) for norm in norms for item in norm.named_buffers()]
+def _local_statistics(block):
+    """Let batch normalisation in training take this batch's statistics meanwhile,
+    without updating the running ones, and without exchanging them with the other
+    ranks, which do not compute this."""
+    # Found by what it has: MMCV's SyncBatchNorm shares no base class with PyTorch's.
+    norms = [m for m in block.modules() if hasattr(m, 'running_mean') and m.training]
+    before = [vars(norm).get('forward') for norm in norms]
     try:
-        for norm, name, buffer in kept:
-            setattr(norm, name, buffer.clone())
+        for norm in norms:
+            norm.forward = partial(_normalise, norm)
         yield
     finally:
-        for norm, name, buffer in kept:
-            setattr(norm, name, buffer)
+        for norm, forward in zip(norms, before):
+            del norm.forward
+            if forward is not None:
+                norm.forward = forward
+
+
+def _normalise(norm, x):
+    one = x.numel() == x.shape[1]  # enough for a rank where the ranks are synchronised
+    running = (norm.running_mean, norm.running_var) if one else (None, None)
+    return batch_norm(
+        x, *running, norm.weight, norm.bias, training=not one, eps=norm.eps
+    )

@@ -1,5 +1,7 @@
 """Which figures a model gives, and what they show."""
 
+import os
+
 import torch
 from mmdet.structures.mask import encode_mask_results
 from tqdm import tqdm
@@ -19,7 +21,9 @@ _LCT = 'Ruan et al., AAAI 2020'
 _SAC = 'Ruan et al., IEEE TIP 2021'
 
 
-def figures(model, images, other=None, titles=('predictions',), score_thr=0.3):
+def figures(
+    model, images, other=None, titles=('predictions',), score_thr=0.3, detection=0
+):
     """Run a model on images, and draw what its blocks do and what it finds.
 
     Args:
@@ -30,6 +34,8 @@ def figures(model, images, other=None, titles=('predictions',), score_thr=0.3):
             Default: None.
         titles (Sequence[str]): Of the models, over their predictions.
         score_thr (float): Predictions under this score are left out. Default: 0.3.
+        detection (int): Which detection of each image Grad-CAM is of, in the order in
+            which the detector returns them. Default: 0.
 
     Returns:
         list[Entry]: The figures that the blocks of this model have.
@@ -46,7 +52,7 @@ def figures(model, images, other=None, titles=('predictions',), score_thr=0.3):
     with capture(model, images.drawn) as records:
         found = _predictions(model, images, score_thr, frames)
     cams = [
-        detection_cam(model, images.data(i))
+        detection_cam(model, images.data(i), detection)
         for i in tqdm(range(images.drawn), desc='Grad-CAM', unit='image')
     ]
     found = [found]
@@ -59,8 +65,10 @@ def figures(model, images, other=None, titles=('predictions',), score_thr=0.3):
         *_of_channel_gates([r for r in records if r.channel_gate is not None], seen),
         *_of_contexts(records, pixels, frames, seen),
         *_of_gates([r for r in records if r.gates], seen),
-        *_of_cams(cams, pixels, frames, images.classes),
-        _of_predictions(images, found, titles, score_thr, _without_cam(cams)),
+        *_of_cams(cams, pixels, frames, images.classes, detection),
+        _of_predictions(
+            images, found, titles, score_thr, _without_cam(cams, detection)
+        ),
     ]
 
 
@@ -171,9 +179,9 @@ def _of_contexts(records, pixels, frames, seen):
                 f"Similarity of positions' weights of the contexts: {kind}",
                 'How alike the mixtures of contexts are that two positions of an image '
                 'take, for the last block of each stage: cosine of their weights beta, '
-                'as computed, and after a softmax over the contexts (applied here to '
-                'the same weights; the paper trained a network with each), from '
-                f'{seen}, 512 evenly spaced positions of each at most. As {_SAC}, '
+                'before any softmax, and after a softmax over the contexts (applied '
+                'here to the same weights; the paper trained a network with each), '
+                f'from {seen}, 512 evenly spaced positions of each at most. As {_SAC}, '
                 'Figure 3.',
                 weight_similarity(of_kind),
             )
@@ -193,28 +201,30 @@ def _of_gates(records, seen):
     )
 
 
-def _of_cams(cams, pixels, frames, classes):
+def _of_cams(cams, pixels, frames, classes, detection):
     for i, (cam, image, frame) in enumerate(zip(cams, pixels, frames)):
         if cam is not None:
             yield Entry(
                 f'gradcam_{i + 1}',
                 f'Grad-CAM of a detection, image {i + 1}',
-                'Which places raise the class score of the box drawn, the first that '
-                'the detector returns, at each map that the backbone returns. Channels '
-                'are weighted by their mean gradient, so that places outside the box '
-                'light up, too, where the same channels are active. Each panel is '
-                f'scaled to its own maximum. As {_PRM}, Figure 5, bottom.',
+                'Which places raise the class score of the box drawn, number '
+                f'{detection + 1} that the detector returns, at each map that the '
+                'backbone returns. Channels are weighted by their mean gradient, so '
+                'that places outside the box light up, too, where the same channels '
+                'are active. Each panel is scaled to its own maximum. As '
+                f'{_PRM}, Figure 5, bottom.',
                 draw_cam(cam, image, frame, classes),
             )
 
 
-def _without_cam(cams):
+def _without_cam(cams, detection):
     missing = [str(i) for i, cam in enumerate(cams, 1) if cam is None]
     if not missing:
         return ''
     return (
-        f' There is no Grad-CAM for image {", ".join(missing)}: nothing is detected '
-        'there, or its score is at the end of the range, where it has no gradient.'
+        f' There is no Grad-CAM for image {", ".join(missing)}: it has no detection '
+        f'number {detection + 1}, or its score is at the end of the range, where it '
+        'has no gradient.'
     )
 
 
@@ -247,5 +257,11 @@ def _of_predictions(images, found, titles, score_thr, note):
             truths,
             [[of_model[i] for i in shown] for of_model in listed],
             titles,
+            [_readable(os.path.basename(images.path(i))) for i in shown],
         ),
     )
+
+
+def _readable(name):
+    """A file's name, which can be any bytes, as text that can be drawn."""
+    return os.fsencode(name).decode(errors='replace')

@@ -2,6 +2,7 @@
 
 import os
 
+import cv2
 import mmcv
 import torch
 from mmcv.transforms import Compose
@@ -26,8 +27,11 @@ def load_model(cfg, checkpoint=None, device='cpu'):
 
     Raises:
         OSError: The checkpoint cannot be opened.
-        ValueError: It is damaged, or holds weights of another model.
+        ValueError: It is damaged, or holds weights of another model, or the config has
+            no model.
     """
+    if 'model' not in cfg:
+        raise ValueError('the config has no model')
     register_all_modules()
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -78,6 +82,10 @@ class Images:
         self.dataset = None
         if split is None:
             self._sources = _files(paths)
+            if not cfg.get('test_dataloader'):
+                raise ValueError(
+                    'the config has no test_dataloader, whose pipeline prepares images'
+                )
             self._pipeline = Compose(get_test_pipeline_cfg(cfg))
             config = cfg.test_dataloader.dataset
             metainfo = DATASETS.build(dict(config, lazy_init=True)).metainfo
@@ -126,7 +134,10 @@ class Images:
         Raises:
             ValueError: The file is no image.
         """
-        image = mmcv.imread(self.path(index))
+        try:
+            image = mmcv.imread(self.path(index))
+        except cv2.error:  # of an empty file
+            image = None
         if image is None:
             raise ValueError(f'{self.path(index)} cannot be read as an image')
         return image[..., ::-1]

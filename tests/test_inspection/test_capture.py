@@ -208,6 +208,26 @@ def test_nothing_changes_to_the_bit(training, low):
     assert len(results[0]) == len(results[1])
 
 
+@pytest.mark.parametrize('batch', [1, 2])
+def test_normalisation_is_not_synchronised(batch, monkeypatch):
+    exchanges = []
+
+    class Synchronised(nn.BatchNorm2d):
+        def forward(self, x):
+            exchanges.append(self.training)
+            return x * self.weight[:, None, None]  # takes one image, as with others'
+
+    monkeypatch.setattr(nn, 'BatchNorm2d', Synchronised)
+    model = network(BAM(C, 4)).train()
+    model(torch.randn(batch, 3, 8, 8))
+    assert exchanges == [True] * 4
+    with capture(model) as records:
+        model(torch.randn(batch, 3, 8, 8))
+    assert exchanges == [True] * 8
+    assert all('forward' not in vars(m) for m in model.modules())
+    assert 0 < records[0].gates[''].mean < 1
+
+
 def hooks_of(model):
     return sum(
         len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()
@@ -222,6 +242,39 @@ def test_no_hook_is_left():
     with pytest.raises(RuntimeError, match='expected'), capture(model):
         model(torch.randn(1, 5, 8, 8))
     assert hooks_of(model) == 0
+
+
+@pytest.mark.parametrize('way', ['function', 'method', 'forward'])
+@pytest.mark.parametrize('before', [True, False])
+def test_a_compiled_model_runs_uncompiled_meanwhile(way, before):
+    plain = network(PRM(C, groups=4), SAC(C, 4)).eval()
+    images, calls = torch.randn(2, 3, 8, 8), []
+
+    def backend(graph, inputs):
+        def run(*arguments):
+            calls.append(1)
+            return graph(*arguments)
+
+        return run
+
+    model = plain
+    if way == 'function':
+        model = torch.compile(plain, backend=backend)
+    elif way == 'method':
+        plain.compile(backend=backend)
+    else:  # as MMEngine's Runner does
+        plain.forward = torch.compile(plain.forward, backend=backend)
+    with torch.no_grad():
+        if before:
+            model(images)
+        compiled = len(calls)
+        with capture(model, 1) as records:
+            model(images)
+        assert len(calls) == compiled
+        assert [r.name for r in records] == ['1', '2'] and records[0].stage == 'c1'
+        model(images)
+        assert len(calls) > compiled and records[0].images == 2
+    torch._dynamo.reset()
 
 
 def test_memory_is_bounded():
@@ -263,6 +316,31 @@ def test_a_block_that_runs_on_regions_keeps_no_maps():
     with torch.no_grad(), capture(model, images=2) as records:
         model(torch.randn(1, C, 8, 8))
     assert records[0].images == 5 and not records[0].maps
+
+
+def test_a_block_called_by_keyword():
+    class Keyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.block = nn.Conv2d(3, C, 3, 2, 1), LCT(C, groups=4)
+
+        def forward(self, x):
+            return self.block(x=self.stem(input=x))
+
+    model = Keyword()
+    with capture(model) as records:
+        model(x=torch.randn(2, 3, 8, 8))
+    assert records[0].images == 2 and records[0].stage == 'c1'
+
+
+def test_a_wrapped_model():
+    inner = network(LCT(C, groups=4))
+    model = nn.DataParallel(inner)
+    with capture(model) as records:
+        model(torch.randn(2, 3, 8, 8))
+        inner(torch.randn(1, 3, 8, 8))  # as a wrapper's test_step does
+    assert records[0].name == '1' and records[0].stage == 'c1'
+    assert records[0].images == 3 and hooks_of(model) == 0
 
 
 def test_moments_do_not_cancel():

@@ -232,11 +232,15 @@ def test_unmatched():
 
 def test_differing_predictions_are_thick():
     found = [[[instance(0), instance(30)]], [[instance(0)]]]
-    figure = compare_predictions([IMAGE], [[instance(0)]], found, ['one', 'two'])
+    figure = compare_predictions(
+        [IMAGE], [[instance(0)]], found, ['one', 'two'], ['a.jpg']
+    )
     assert [axis.get_title() for axis in figure.axes] == ['ground truth', 'one', 'two']
     widths = [[p.get_linewidth() for p in axis.patches] for axis in figure.axes]
     assert widths == [[1.5], [0.7, 2.5], [0.7]]
-    alone = compare_predictions([IMAGE], [None], found[:1], ['one'])
+    alone = compare_predictions([IMAGE], [None], found[:1], ['one'], ['b' * 40])
+    names = [t.get_text() for f in (figure, alone) for t in f.axes[0].texts]
+    assert 'a.jpg' in names and '...' + 'b' * 27 in names
     assert [p.get_linewidth() for p in alone.axes[0].patches] == [1.5, 1.5]
 
 

@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -73,6 +74,19 @@ def test_statistics_are_logged_at_the_interval(tmp_path):
     assert second['blocks/prm/theta_rows'] == pytest.approx(rows, abs=1e-3)
     assert second['blocks/prm/theta_columns'] == pytest.approx(columns, abs=1e-3)
     assert first['blocks/prm/gate_mean'] == pytest.approx(0.731, abs=0.01)
+
+
+def test_everything_logged_is_from_before_the_step():
+    hook, model, visualizer = BlockStatisticsHook(1), Model(), Mock()
+    runner = SimpleNamespace(model=model, rank=0, iter=0, visualizer=visualizer)
+    model.prm.alpha.data.fill_(0.5)
+    model.prm.beta.data.fill_(1.5)
+    hook.before_train_iter(runner, 0)
+    model(torch.rand(2, 3, 8, 8), 'loss')
+    model.prm.alpha.data.fill_(1.5)
+    hook.after_train_iter(runner, 0)
+    (scalars,) = visualizer.add_scalars.call_args.args
+    assert scalars['blocks/prm/contribution_rate'] == pytest.approx(0.25)
 
 
 def test_other_ranks_do_nothing():

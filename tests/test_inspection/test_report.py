@@ -1,15 +1,18 @@
 """tools/inspect_model.py: the page, and what it refuses."""
 
 import base64
+import os
 import re
 import runpy
 import shutil
 import sys
 from html.parser import HTMLParser
+from unittest import mock
 
 import pytest
 import torch
 from conftest import ROOT
+from matplotlib.figure import Figure
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 
@@ -89,6 +92,28 @@ def test_the_page_of_files_stands_alone(inspect, demo_data, tmp_path):
     assert ('no Grad-CAM for image 1' in captions) == ('gradcam_1' not in files)
 
 
+def test_names_that_are_no_text_and_two_checkpoints_of_one_config(
+    inspect, demo_data, tmp_path
+):
+    picture = os.fsencode(tmp_path / 'odd') + b'\xff.png'
+    shutil.copy(next((demo_data / 'val').iterdir()), picture)
+    config = DEMO.format('sac')
+    weights = [tmp_path / folder / 'last.pth' for folder in ('a', 'b')]
+    for path in weights:
+        path.parent.mkdir()
+        torch.save(load_model(Config.fromfile(config)).state_dict(), path)
+    compared = ('--compare', config, str(weights[1]))
+    files = ('--images', os.fsdecode(picture), '--detection', '2')
+    with mock.patch('prm_mmdet.inspection.report.compare_predictions') as drawn:
+        drawn.return_value = Figure()
+        said = inspect(config, str(weights[0]), *files, *compared)
+    assert 'index.html' in said
+    assert 'odd?.png' in (tmp_path / 'out/index.html').read_text(encoding='utf-8')
+    *_, titles, names = drawn.call_args.args
+    assert [t.partition('\n')[2] for t in titles] == ['a/last.pth', 'b/last.pth']
+    assert names == ['odd\ufffd.png']
+
+
 def test_figures_follow_the_blocks_in_the_model(demo_data, tmp_path):
     cfg = Config.fromfile(DEMO.format('prm'))
     cfg.val_dataloader.dataset.data_root = f'{demo_data}/'
@@ -150,13 +175,24 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
     broken.write_text('no image')
     said = inspect(config, '--images', str(broken))
     assert said == f'error: {broken} cannot be read as an image'
+    broken.write_bytes(b'')
+    said = inspect(config, '--images', str(broken))
+    assert said == f'error: {broken} cannot be read as an image'
     said = inspect(config, '--images', str(tmp_path / 'gone.png'))
     assert said == f'error: there is no image {tmp_path}/gone.png'
     (tmp_path / 'empty').mkdir()
     said = inspect(config, '--images', str(tmp_path / 'empty'))
     assert said == f'error: there are no images in {tmp_path}/empty'
     said = inspect(config, str(tmp_path / 'gone.pth'), '--images', picture)
-    assert said.startswith('error: ') and 'gone.pth' in said
+    assert said == f'error: there is no checkpoint {tmp_path}/gone.pth'
+    said = inspect(str(tmp_path / 'gone.py'), '--images', picture)
+    assert said == f'error: there is no config {tmp_path}/gone.py'
+    (tmp_path / 'slip.py').write_text('model = dict(')
+    said = inspect(str(tmp_path / 'slip.py'), '--images', picture)
+    assert said.startswith(f'error: the config {tmp_path}/slip.py is no Python')
+    said = inspect(config, '--images', picture, out=broken / 'out')
+    assert said.startswith(f'error: {broken} is no folder; name another')
+    assert inspect(config, '--images', picture, '--device', 'foo') == '2'
     said = inspect(config, str(broken), '--images', picture)
     assert said.startswith(f'error: {broken} is damaged, or holds more than weights')
     state = load_model(Config.fromfile(DEMO.format('lct'))).state_dict()
@@ -172,6 +208,9 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
     cfg.val_dataloader = None
     with pytest.raises(ValueError, match='has no val_dataloader'):
         Images(cfg, split='val')
+    cfg.test_dataloader = None
+    with pytest.raises(ValueError, match='has no test_dataloader'):
+        Images(cfg, [picture])
     assert not (tmp_path / 'out').exists()
 
 
