@@ -17,6 +17,14 @@ def new_figure(width, height, **layout):
     return figure, figure.subplots(**layout, squeeze=False)
 
 
+def row_heights(images, panel):
+    """Inches of rows of panels, with titles, that hold images (H, W, 3) at a width of
+    ``panel`` inches, tall ones at less.
+    Flat ones leave room for the label of a colour bar."""
+    shapes = [image.shape for image in images]
+    return [panel * min(max(h / w, 0.35), 1.2) + 0.3 for h, w, *_ in shapes]
+
+
 def check_png(out):
     """Raise ValueError unless a file's name ends in .png."""
     if os.path.splitext(out)[1].lower() != '.png':

@@ -94,7 +94,7 @@ def draw_cam(cam, image, frame, classes):
         frame (Frame): Of this image.
         classes (Sequence[str]): Names of the classes.
     """
-    figure, axes = image_grid(1, 1 + len(cam.maps), image, panel=2.2)
+    figure, axes = image_grid([image], 1 + len(cam.maps), panel=2.2)
     show_image(axes[0, 0], image, f'{classes[cam.label]} {cam.score:.2f}')
     for axis, (grid, values) in zip(axes[0, 1:], cam.maps):
         values = frame.resize(values, grid, panel_shape(image))

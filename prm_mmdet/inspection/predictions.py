@@ -12,7 +12,7 @@ from mmdet.evaluation import bbox_overlaps
 from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
 
-from .figures import COLOURS, check_png, new_figure, save_png
+from .figures import COLOURS, check_png, new_figure, row_heights, save_png
 
 PANEL = 3.2  # inches
 
@@ -90,9 +90,13 @@ def compare_predictions(images, truths, found, titles, names):
         names (list[str]): Of the images, at the left of the rows.
     """
     columns = len(found) + (truths[0] is not None)
-    height = PANEL * images[0].shape[0] / images[0].shape[1] + 0.3
+    heights = row_heights(images, PANEL)
     figure, axes = new_figure(
-        columns * PANEL, len(images) * height, nrows=len(images), ncols=columns
+        columns * PANEL,
+        sum(heights),
+        nrows=len(images),
+        ncols=columns,
+        height_ratios=heights,
     )
     columns_of_images = zip(axes, images, truths, *found)
     for i, (row, image, instances, *models) in enumerate(columns_of_images):

@@ -56,7 +56,7 @@ def query_points(records, index, image, frame):
         for stage, m in maps.items()
         if m.encoding is not None
     }
-    figure, axes = image_grid(2 if masks else 1, len(stages), image)
+    figure, axes = image_grid([image] * (2 if masks else 1), len(stages))
     for axis, (stage, m) in zip(axes[0], maps.items()):
         points, counts = np.unique(m.query, axis=0, return_counts=True)
         pixels = frame.to_image(m.grid, points)

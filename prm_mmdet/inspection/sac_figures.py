@@ -35,7 +35,7 @@ def attention_maps(record, images, frames, contexts=4):
         contexts (int): How many maps of an image to show, at most. Default: 4.
     """
     chosen = _different([m.attention for m in record.maps], contexts)
-    figure, axes = image_grid(len(images), 1 + len(chosen), images[0], panel=2.2)
+    figure, axes = image_grid(images, 1 + len(chosen), panel=2.2)
     drawn, top = [], 2  # equal shares, 1, are never at the end of the scale
     for row, image, frame, maps in zip(axes, images, frames, record.maps):
         show_image(row[0], image)
@@ -74,7 +74,7 @@ def feature_norms(record, images, frames):
         images (list[ndarray]): The images that were kept, RGB, (H, W, 3).
         frames (list[Frame]): Of these images.
     """
-    figure, axes = image_grid(len(images), 3, images[0], panel=2.6)
+    figure, axes = image_grid(images, 3)
     columns = (('norm_in', '|X|, before the block'), ('norm_added', '|Z - X|, added'))
     for row, image in zip(axes, images):
         show_image(row[0], image)

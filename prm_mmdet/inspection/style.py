@@ -1,20 +1,33 @@
 """How images, maps and blocks are drawn."""
 
+import textwrap
+
 import numpy as np
 
-from .figures import new_figure
+from .figures import new_figure, row_heights
 
-STAGES = {'c2': '#0072B2', 'c3': '#E69F00', 'c4': '#009E73', 'c5': '#CC79A7'}
+STAGES = {
+    'c2': '#0072B2',
+    'c3': '#E69F00',
+    'c4': '#009E73',
+    'c5': '#CC79A7',
+    'c6': '#D55E00',  # of necks, as the next
+    'c7': '#56B4E9',
+}
 MAP = 'viridis'  # lightness rises evenly, and so with any colour vision
 LONGER_SIDE = 480  # pixels of an image in a panel, at most
 
 
-def image_grid(rows, columns, image, panel=2.6):
-    """A Figure of panels in the shape of an image (H, W, 3), with a place at the right
-    for a colour bar."""
-    height = panel * image.shape[0] / image.shape[1] + 0.3
+def image_grid(images, columns, panel=2.6):
+    """A Figure with a row of panels for each image (H, W, 3), in its shape, and a place
+    at the right for a colour bar."""
+    heights = row_heights(images, panel)
     figure, axes = new_figure(
-        columns * panel + 0.9, rows * height, nrows=rows, ncols=columns
+        columns * panel + 0.9,
+        sum(heights),
+        nrows=len(images),
+        ncols=columns,
+        height_ratios=heights,
     )
     for axis in axes.flat:
         axis.axis('off')
@@ -50,6 +63,11 @@ def colour_bar(figure, drawn, axes, label, location='right'):
     place = dict(ax=axes, shrink=0.8, pad=0.02, location=location, panchor=False)
     bar = figure.colorbar(drawn, **place)
     bar.solids.set(alpha=1)
+    if location == 'right':  # about 14 letters an inch
+        rows = {axis.get_subplotspec().rowspan.start for axis in np.ravel(axes)}
+        ratios = np.ravel(axes)[0].get_gridspec().get_height_ratios()
+        share = sum(ratios[row] for row in rows) / sum(ratios)
+        label = textwrap.fill(label, max(12, int(14 * share * figure.get_figheight())))
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
 

@@ -21,7 +21,13 @@ from prm_mmdet.inspection.sac_figures import (
     shown_block,
     weight_similarity,
 )
-from prm_mmdet.inspection.style import short_names
+from prm_mmdet.inspection.style import (
+    STAGES,
+    colour_bar,
+    image_grid,
+    short_names,
+    show_map,
+)
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
 FRAME = Frame(dict(ori_shape=(40, 60), scale_factor=(2.0, 2.0)))
@@ -250,3 +256,22 @@ def test_files_are_written_whole(tmp_path):
     with pytest.raises(TypeError):
         write(str(path), 'no bytes')
     assert path.read_bytes() == b'1'
+
+
+def test_rows_take_the_shape_of_their_images():
+    shapes = [(40, 20, 3), (20, 40, 3), (10, 60, 3)]
+    images = [np.zeros(shape, np.uint8) for shape in shapes]
+    figure, axes = image_grid(images, 2)
+    drawn = [show_map(row[0], i, i[..., 0]) for row, i in zip(axes, images)]
+    colour_bar(figure, drawn[2], axes[2], 'attention over that of equal shares')
+    png(figure)
+    heights = [axis.get_position(original=True).height for axis in axes[:, 0]]
+    assert heights[0] > 1.5 * heights[1] > 1.5 * heights[2]
+    bar = figure.axes[-1].yaxis.label
+    assert bar.get_text().replace('\n', ' ') == 'attention over that of equal shares'
+    box = bar.get_window_extent()
+    assert box.y0 >= 0 and box.x1 <= figure.bbox.width
+
+
+def test_stages_of_necks_have_colours_of_their_own():
+    assert len(set(STAGES.values())) == len(STAGES) == 6
