@@ -35,7 +35,8 @@ def capture(model, images=0):
     DoubleAttention and MMCV's ContextBlock. What they compute is computed again from
     their inputs, by forward hooks, without gradients and in float32. Outputs, gradients
     and running statistics stay what they were, to the bit, and no hook is left,
-    whatever is raised.
+    whatever is raised. Copies of the model that are made meanwhile keep the hooks, and
+    pickling it whole fails; its state dict does not.
 
     Args:
         model (nn.Module): Called as a whole, directly or by ``test_step`` or

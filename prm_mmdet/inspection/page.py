@@ -2,6 +2,8 @@
 
 import base64
 import html
+import os
+import re
 from dataclasses import dataclass
 
 from .figures import png, write
@@ -29,7 +31,8 @@ class Entry:
 
 def write_page(folder, title, facts, entries):
     """Write each figure as ``<name>.png``, and ``index.html`` with all of them in it,
-    which needs no other file. Files are replaced whole.
+    which needs no other file. Files are replaced whole; pictures that only the page of
+    an earlier run shows are removed.
 
     Args:
         folder (str): Where to; made if it is missing.
@@ -62,5 +65,17 @@ def write_page(folder, title, facts, entries):
         f'<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'
         f'<h1>{title}</h1>\n<dl>\n{items}</dl>\n{"".join(parts)}</body>\n</html>\n'
     ).encode(errors='replace')  # names of files can be any bytes
+    before = _shown(f'{folder}/index.html')
     write(f'{folder}/index.html', page)
+    for name in before - {entry.name for entry in entries}:
+        if os.path.exists(f'{folder}/{name}.png'):
+            os.remove(f'{folder}/{name}.png')
     return len(page)
+
+
+def _shown(path):
+    """Names of the figures on a page that is there."""
+    if not os.path.exists(path):
+        return set()
+    with open(path, encoding='utf-8', errors='replace') as file:
+        return set(re.findall(r'^<figure id="(\w+)">$', file.read(), re.MULTILINE))

@@ -9,10 +9,11 @@ from PIL import Image
 
 from prm_mmdet import LCT, PRM, SAC
 from prm_mmdet.inspection.capture import COSINE_BINS, Maps, Moments, Record
-from prm_mmdet.inspection.figures import png, write
+from prm_mmdet.inspection.figures import new_figure, png, write
 from prm_mmdet.inspection.gate_figures import gate_statistics
 from prm_mmdet.inspection.geometry import Frame, Grid
 from prm_mmdet.inspection.lct_figures import attention_by_context, context_change
+from prm_mmdet.inspection.page import Entry, write_page
 from prm_mmdet.inspection.predictions import compare_predictions, unmatched
 from prm_mmdet.inspection.prm_figures import contribution_rates, query_points
 from prm_mmdet.inspection.sac_figures import (
@@ -256,6 +257,18 @@ def test_files_are_written_whole(tmp_path):
     with pytest.raises(TypeError):
         write(str(path), 'no bytes')
     assert path.read_bytes() == b'1'
+
+
+def test_pictures_of_an_earlier_page_are_removed(tmp_path):
+    def page(*names):
+        entries = [Entry(n, n, n, new_figure(1, 1)[0]) for n in names]
+        write_page(str(tmp_path), 'page', {}, entries)
+
+    (tmp_path / 'own.png').write_bytes(b'not of a page')
+    page('gates', 'gradcam_1')
+    page('gates')
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ['gates.png', 'index.html', 'own.png']
 
 
 def test_rows_take_the_shape_of_their_images():
