@@ -35,9 +35,9 @@ def write_coco(root, name, parameters, classes, draw):
         parameters (dict): All that the images depend on, recorded as JSON; among it
             ``num_train``, ``num_val`` and ``seed``.
         classes (Sequence[str]): Names; ``category_id`` is the position plus one.
-        draw (callable): Of a numpy Generator, which ``seed``, split and position alone
-            determine, and the position in the split: the picture, (H, W, 3) uint8 BGR,
-            a list of :class:`Instance`, and what else to record of the image, a dict.
+        draw (callable): Of a numpy Generator, from :func:`image_rng`, and the position
+            in the split: the picture, (H, W, 3) uint8 BGR, a list of
+            :class:`Instance`, and what else to record of the image, a dict.
 
     Raises:
         ValueError: ``root`` holds a data set of other parameters or files that are no
@@ -70,6 +70,11 @@ def write_coco(root, name, parameters, classes, draw):
         write_file(_json_path(root, split), text.encode())
 
 
+def image_rng(seed, split, index):
+    """The numpy Generator that the image at an index of a split is drawn with."""
+    return np.random.default_rng((seed, ('train', 'val').index(split), index))
+
+
 def _json_path(root, split):
     return os.path.join(root, 'annotations', f'instances_{split}.json')
 
@@ -98,8 +103,8 @@ def _write_images(root, name, split, count, parameters, draw):
     os.makedirs(folder, exist_ok=True)
     images, annotations = [], []
     for index in tqdm(range(count), desc=f'{name} {split}', unit='image'):
-        stream = (parameters['seed'], ('train', 'val').index(split), index)
-        picture, instances, more = draw(np.random.default_rng(stream), index)
+        rng = image_rng(parameters['seed'], split, index)
+        picture, instances, more = draw(rng, index)
         file_name, image_id = _image_name(name, index), index + 1
         data = cv2.imencode('.png', picture)[1].tobytes()
         write_file(os.path.join(folder, file_name), data)

@@ -90,7 +90,7 @@ def generate_probe(root, probe, num_train=320, num_val=100, seed=0):
         seed=(seed, 0, MAX_SEED),
     )
     parameters['probe'] = probe
-    draw = functools.partial(_draw_image, probe)
+    draw = functools.partial(draw_image, probe)
     write_coco(root, probe, parameters, CLASSES, draw)
 
 
@@ -112,7 +112,8 @@ def check_probe(probe):
         raise ValueError(f'probe must be one of {", ".join(PROBES)}, got {probe!r}')
 
 
-def _draw_image(probe, rng, index):
+def draw_image(probe, rng, index):
+    """What :func:`~prm_mmdet.datasets.generated_coco.write_coco` writes of an image."""
     scene = draw_probe(rng, probe)
     picture = scene.picture + rng.normal(0, 2.5, scene.picture.shape)
     picture = np.clip(picture, 0, 255).astype(np.uint8)

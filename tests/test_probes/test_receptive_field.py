@@ -97,7 +97,7 @@ def test_cues_are_just_beyond_the_reach_of_the_network(name):
     assert DISTANCE - 20 < farthest <= DISTANCE
 
 
-@pytest.mark.parametrize('name', ['se', 'cbam', 'gc', 'nonlocal', 'prm', 'lct', 'sac'])
+@pytest.mark.parametrize('name', ['se', 'cbam', 'gc', 'non-local', 'prm', 'lct', 'sac'])
 def test_blocks_bring_the_cue_to_the_objects(name):
     model = network(name)
     for module in model.modules():  # blocks that start as the identity would hide it
