@@ -1,10 +1,12 @@
 """Train small detectors on the context probes, and report what each block sees."""
 
 import argparse
+import logging
 
 from prm_mmdet import compat
 from prm_mmdet.datasets.probes import PROBES
 from prm_mmdet.probes.cells import NETWORKS, all_cells, main_cells
+from prm_mmdet.probes.report import write_report
 from prm_mmdet.probes.run import run_cells
 
 
@@ -34,6 +36,9 @@ def parse_args():
     parser.add_argument('--data-root', default='data/probes', help='made if missing')
     parser.add_argument('--work-dirs', default='work_dirs/probes', help='of the logs')
     parser.add_argument('--out', default='docs/probes', help='of records and report')
+    parser.add_argument(
+        '--report', action='store_true', help='run nothing, write the report anew'
+    )
     args = parser.parse_args()
     if args.jobs < 1:
         parser.error('--jobs wants a number above 0')
@@ -43,15 +48,19 @@ def parse_args():
 def main():
     args = parse_args()
     compat.hide_known_warnings()
+    logging.disable(logging.INFO)  # MMEngine names PROBE_DATA with every config
     cells = [
         cell
         for cell in (main_cells() if args.short else all_cells())
         if cell.probe in (args.probes or PROBES)
         and cell.network in (args.networks or NETWORKS)
     ]
-    records = f'{args.out}/records'
     try:
-        failed = run_cells(cells, records, args.data_root, args.work_dirs, args.jobs)
+        failed = 0
+        if not args.report:
+            run = args.data_root, args.work_dirs, args.jobs
+            failed = run_cells(cells, f'{args.out}/records', *run)
+        write_report(args.out)
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     except KeyboardInterrupt:
