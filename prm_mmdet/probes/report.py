@@ -62,12 +62,15 @@ def write_report(folder):
     folder, from its ``records``.
 
     Raises:
-        ValueError: There are no records.
+        ValueError: There are no records of the present configs.
     """
     folder = Path(folder)
     records = list(read_records(folder / 'records').values())
     if not records:
-        raise ValueError(f'{folder / "records"} holds no record: run tools/probes.py')
+        raise ValueError(
+            f'{folder / "records"} holds no record of the present configs: run '
+            'tools/probes.py'
+        )
     cells = collect(records)
     drawn = examples(records)
     if drawn is not None:

@@ -7,8 +7,10 @@ y1, x2, y2 in pixels), labels and scores.
 """
 
 import contextlib
+import copy
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -31,6 +33,7 @@ from ..config import config_path
 from ..datasets import probes as data
 from ..datasets.generated import write_file
 from ..launch import TrainRunner
+from .cells import Cell
 
 NUM_TRAIN, NUM_VAL = 320, 100
 EXAMPLE_SCORE = 0.3  # detections under it are not recorded
@@ -44,14 +47,24 @@ def cell_config(cell, data_root):
         data_root (str): Folder of the probes' folders.
     """
     os.environ['PROBE_DATA'] = os.path.join(os.path.abspath(data_root), cell.probe)
-    cfg = Config.fromfile(config_path(f'probes/{cell.network}.py'))
+    return _tuned(Config.fromfile(config_path(f'probes/{cell.network}.py')), cell)
+
+
+def _tuned(cfg, cell):
     cfg.optim_wrapper.optimizer.lr = cell.rate
     cfg.randomness = dict(seed=cell.seed)
     return cfg
 
 
-def fingerprint(cfg):
-    """Twelve hexadecimal digits that change with what a cell's result depends on."""
+@functools.cache
+def _network_config(network):
+    return Config.fromfile(config_path(f'probes/{network}.py'))
+
+
+def fingerprint(cell):
+    """Twelve hexadecimal digits that change with the model, the recipe and the version
+    of the data."""
+    cfg = _tuned(copy.deepcopy(_network_config(cell.network)), cell)
     names = 'model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'randomness'
     parts = [cfg.to_dict()[name] for name in names]
     parts += [cfg.train_dataloader.batch_size, data.VERSION, NUM_TRAIN, NUM_VAL]
@@ -60,11 +73,15 @@ def fingerprint(cfg):
 
 
 def read_records(folder):
-    """All records in a folder, by the names of their cells."""
-    return {
-        path.stem: json.loads(path.read_text(encoding='utf-8'))
-        for path in sorted(Path(folder).glob('*.json'))
-    }
+    """The records in a folder that are of their cells' present configs, by the cells'
+    names."""
+    records = {}
+    for path in sorted(Path(folder).glob('*.json')):
+        record = json.loads(path.read_text(encoding='utf-8'))
+        cell = Cell(*(record[f.name] for f in dataclasses.fields(Cell)))
+        if record['config'] == fingerprint(cell):
+            records[cell.name] = record
+    return records
 
 
 def run_cells(
@@ -87,11 +104,7 @@ def run_cells(
     """
     register_all_modules()
     done = read_records(folder)
-    waiting = []
-    for cell in cells:
-        config = fingerprint(cell_config(cell, data_root))
-        if done.get(cell.name, {}).get('config') != config:
-            waiting.append(cell)
+    waiting = [cell for cell in cells if cell.name not in done]
     _say(f'{len(cells) - len(waiting)} of {len(cells)} cells have their record')
     for probe in dict.fromkeys(cell.probe for cell in waiting):
         root = os.path.join(data_root, probe)
@@ -128,7 +141,7 @@ def run_cell(cell, data_root, work_dirs):
     """Train and evaluate a cell: its record, a dict."""
     cfg = cell_config(cell, data_root)
     record = dataclasses.asdict(cell)
-    record['config'] = fingerprint(cfg)
+    record['config'] = fingerprint(cell)
     cfg.work_dir = os.path.join(work_dirs, cell.name)
     cfg.default_hooks.checkpoint = None
     begun = time.monotonic()

@@ -1,5 +1,6 @@
 """Running cells: one record each, and none twice."""
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
@@ -60,8 +61,9 @@ def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
         ran.append(cell)
         if cell.network == 'lct':
             raise RuntimeError('out of luck')
-        config = run.fingerprint(run.cell_config(cell, data_root))
-        return dict(ap=0.4, ap50=0.5, seconds=1, config=config)
+        config = run.fingerprint(cell)
+        result = dict(ap=0.4, ap50=0.5, seconds=1, config=config)
+        return {**dataclasses.asdict(cell), **result}
 
     monkeypatch.setattr(run, 'run_cell', stand_in)
     cells = [Cell('control', name) for name in ('lct', 'none')]
@@ -85,14 +87,11 @@ def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
     assert ran == cells
 
 
-def test_fingerprint_changes_with_what_a_result_depends_on(tmp_path, monkeypatch):
-    def of(cell, root=tmp_path):
-        return run.fingerprint(run.cell_config(cell, root))
-
-    assert of(CELL) == of(CELL, tmp_path / 'elsewhere')
-    others = [Cell('far-cue', 'sac', seed=2), Cell('far-cue', 'sac', 3e-3, 1)]
-    others.append(Cell('far-cue', 'gc', seed=1))
-    assert len({of(cell) for cell in [CELL, *others]}) == 4
-    before = of(CELL)
+def test_fingerprint_changes_with_what_a_result_depends_on(monkeypatch):
+    cells = [CELL, Cell('far-cue', 'sac', seed=2), Cell('far-cue', 'sac', 3e-3, 1)]
+    cells.append(Cell('far-cue', 'gc', seed=1))
+    before = [run.fingerprint(cell) for cell in cells]
+    assert len(set(before)) == 4
+    assert [run.fingerprint(cell) for cell in cells] == before
     monkeypatch.setattr(run.data, 'VERSION', 1000)
-    assert of(CELL) != before
+    assert run.fingerprint(CELL) not in before
