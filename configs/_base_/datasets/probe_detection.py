@@ -23,7 +23,7 @@ test_pipeline = [
 # An image is read in a millisecond: workers would only take time to start.
 no_workers = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     **no_workers,
     dataset=dict(
         data_root=data_root,
@@ -34,7 +34,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     **no_workers,
     dataset=dict(
         data_root=data_root,
