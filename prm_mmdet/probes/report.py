@@ -9,7 +9,7 @@ from statistics import mean
 from ..datasets.generated import write_file
 from ..datasets.probes import PROBES
 from ..inspection.figures import save_png
-from .cells import NETWORKS, OTHER_RATE, RATE
+from .cells import NETWORKS, OTHER_RATE, RATE, all_cells
 from .figures import chart, examples
 from .predictions import CHANCE, PREDICTIONS, SEEN
 from .run import read_records
@@ -151,9 +151,10 @@ def _provenance(records):
     versions = {f'{k} {v}' for r in records for k, v in r['versions'].items()}
     hours = sum(r['seconds'] for r in records) / 3600
     seeds = ', '.join(map(str, sorted({r['seed'] for r in records})))
+    runs = f'{len(records)} of {len(all_cells())} runs'
     return (
-        f'{len(records)} runs, seeds {seeds}, {hours:.1f} hours of '
-        f'training in all; {dates[0]} to {dates[-1]}; {", ".join(sorted(versions))}. '
+        f'{runs} (seeds: {seeds}), {hours:.1f} hours of training in all; '
+        f'{dates[0]} to {dates[-1]}; {", ".join(sorted(versions))}. '
         'The network is `configs/probes/none.py`, the recipe is the same for all. Each '
         'run is a file in `records/`, `table.csv` has them all.'
     )

@@ -66,7 +66,9 @@ def test_page(folder):
     assert predicted.endswith('| not above, **not agreed** |')
     (predicted,) = (line for line in lines if line.startswith('| none | far-cue | '))
     assert predicted.endswith('| not above, agreed |')
-    assert any('5 runs, seeds 0, 1' in line and '2026-01-02' in line for line in lines)
+    assert any(
+        '5 of 216 runs (seeds: 0, 1)' in line and '2026-01-02' in line for line in lines
+    )
 
 
 def test_table_has_every_run_of_the_present_configs(folder):
