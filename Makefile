@@ -1,5 +1,6 @@
 # make demo: set up, train a small detector on generated data, evaluate it, show it.
 # make test: set up, run the tests.       make test-configs: a step of every config.
+# make probes: what each block lets a detector see, hours; make probes-short: a part.
 # make lint: set up, run the linter.
 # STACK=onedl with any of them: the same on the maintained forks, in .venv-onedl.
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ VENV_PYTHON := $(VENV)/bin/python -W ignore
 DEMO := mask-rcnn_r50-sac_fpn_demo
 DEMO_DIR := work_dirs/$(DEMO)$(SUFFIX)
 
-.PHONY: demo test test-configs lint env
+.PHONY: demo test test-configs probes probes-short lint env
 
 env:
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); \
@@ -28,6 +29,13 @@ test: env
 
 test-configs: env
 	$(VENV_PYTHON) -m pytest tests/test_every_config.py -m configs
+
+# Two runs at a time, of one thread each.
+probes: env
+	$(VENV_PYTHON) tools/probes.py --jobs 2
+
+probes-short: env
+	$(VENV_PYTHON) tools/probes.py --short --jobs 2
 
 lint: env
 	$(VENV)/bin/ruff check .

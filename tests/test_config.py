@@ -61,7 +61,7 @@ def test_blocks_stand_in_the_stages_that_the_name_says(name):
     assert set(stages) == {'layer2', 'layer3', 'layer4'} and len(stages) == 13
 
 
-DETECTORS = [n for n in CONFIGS if not n.startswith(('demo/', 'imagenet/'))]
+DETECTORS = [n for n in CONFIGS if not n.startswith(('demo/', 'imagenet/', 'probes/'))]
 CLASSIFIERS = [n for n in CONFIGS if n.startswith('imagenet/')]
 
 

@@ -36,7 +36,7 @@ def test_steps(name):
         images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
         inputs = dict(inputs=images, data_samples=torch.tensor([0, 1]))
     else:
-        inputs = demo_mm_inputs(1, [(3, 96, 128)], num_classes=4, with_mask=True)
+        inputs = demo_mm_inputs(1, [(3, 96, 128)], num_classes=2, with_mask=True)
 
     model.train()
     losses = model.train_step(inputs, optim_wrapper)

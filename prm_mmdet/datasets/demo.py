@@ -5,14 +5,9 @@ backgrounds. A small Mask R-CNN learns them in minutes, so the set serves to try
 configuration out end to end without downloading anything.
 """
 
-import json
 import math
-import os
-from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
 from .drawing import (
     SHAPES,
@@ -22,7 +17,8 @@ from .drawing import (
     random_polygon,
     texture,
 )
-from .generated import MAX_SEED, check_integers, check_recorded, is_there, write_file
+from .generated import MAX_SEED, check_integers
+from .generated_coco import Instance, write_coco
 
 #: Names of the classes; ``category_id`` is the position in this tuple plus one.
 CLASSES = SHAPES
@@ -41,16 +37,6 @@ CROWD_SIDE = (7, 9)  # pixels
 CROWD_MEMBERS = (12, 20)
 PERIOD = 12  # of these images in a row, one of each of the following kinds
 CROWD_AT, LARGE_AT, EMPTY_AT = 3, 6, 9
-
-
-@dataclass
-class _Instance:
-    """One annotation in the making; ``visible`` is a boolean (size, size) mask."""
-
-    label: int
-    is_crowd: bool
-    full_area: float  # pixels, with what is covered or outside the image
-    visible: np.ndarray
 
 
 def generate_demo(root, num_train=400, num_val=100, image_size=128, seed=0):
@@ -89,142 +75,19 @@ def generate_demo(root, num_train=400, num_val=100, image_size=128, seed=0):
         image_size=(image_size, MIN_IMAGE_SIZE, None),
         seed=(seed, 0, MAX_SEED),
     )
-    counts = {'train': parameters['num_train'], 'val': parameters['num_val']}
-    root = os.fspath(root)
-    if _is_complete(root, counts, parameters):
-        print(f'The demo data set in {root!r} is already complete.')
-        return
+    image_size = parameters['image_size']
 
-    contents = {
-        split: _write_images(root, split, count, parameters)
-        for split, count in counts.items()
-    }
-    os.makedirs(os.path.join(root, 'annotations'), exist_ok=True)
-    for split, content in contents.items():
-        text = json.dumps(content, separators=(',', ':')) + '\n'
-        write_file(_json_path(root, split), text.encode())
+    def draw(rng, index):
+        return (*_draw_scene(rng, index, image_size), {})
 
-
-# ----------------------------------------------------------------------- files
-
-
-def _json_path(root, split):
-    return os.path.join(root, 'annotations', f'instances_{split}.json')
-
-
-def _image_name(index):
-    return f'demo_{index + 1:06d}.png'
-
-
-def _is_complete(root, counts, parameters):
-    """Whether all files are there; raises ValueError if others are in their place."""
-    complete = True
-    for split, count in counts.items():
-        path = _json_path(root, split)
-        if os.path.exists(path):
-            check_recorded(path, root, parameters)
-        else:
-            complete = False
-        names = {_image_name(index) for index in range(count)}
-        complete = is_there(os.path.join(root, split), names) and complete
-    return complete
-
-
-def _write_images(root, split, count, parameters):
-    """Draw and write the images of a split; returns its COCO annotations."""
-    folder = os.path.join(root, split)
-    os.makedirs(folder, exist_ok=True)
-    size = parameters['image_size']
-    images, annotations = [], []
-    for index in tqdm(range(count), desc=f'demo {split}', unit='image'):
-        stream = (parameters['seed'], ('train', 'val').index(split), index)
-        picture, instances = _draw_scene(np.random.default_rng(stream), index, size)
-        name, image_id = _image_name(index), index + 1
-        write_file(
-            os.path.join(folder, name), cv2.imencode('.png', picture)[1].tobytes()
-        )
-        images.append(
-            {'id': image_id, 'file_name': name, 'width': size, 'height': size}
-        )
-        for instance in instances:
-            annotation = {'id': len(annotations) + 1, 'image_id': image_id}
-            annotation.update(_describe(instance))
-            annotations.append(annotation)
-    return {
-        'info': {
-            'description': f'prm_mmdet demo data set, {split} split',
-            'parameters': parameters,
-        },
-        'licenses': [],
-        'categories': [
-            {'id': label + 1, 'name': name, 'supercategory': 'shape'}
-            for label, name in enumerate(CLASSES)
-        ],
-        'images': images,
-        'annotations': annotations,
-    }
-
-
-# ----------------------------------------------------------------- annotations
-
-
-def _describe(instance):
-    """The fields of a COCO annotation that the visible mask determines."""
-    rows, columns = np.nonzero(instance.visible)
-    left, top = columns.min(), rows.min()
-    width, height = columns.max() + 1 - left, rows.max() + 1 - top
-    outline = _run_lengths if instance.is_crowd else _polygons
-    return {
-        'category_id': instance.label + 1,
-        'iscrowd': int(instance.is_crowd),
-        'area': float(len(rows)),
-        'bbox': [float(value) for value in (left, top, width, height)],
-        'segmentation': outline(instance.visible),
-    }
-
-
-def _run_lengths(mask):
-    """COCO's uncompressed RLE: column by column, beginning with a run of zeros."""
-    flat = np.concatenate([[False], mask.ravel(order='F')])
-    changes = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
-    return {'counts': counts.tolist(), 'size': list(mask.shape)}
-
-
-def _polygons(mask):
-    """Polygons along the pixel edges of a mask, as flat [x, y, x, y, ...] lists.
-
-    OpenCV traces pixel centres, half a pixel inside the edge. In a mask enlarged
-    twice, however, the two centres next to an edge tell which edge it is: the
-    centres 2x - 1 and 2x both lie beside the edge at x. COCO's polygons know no
-    holes, so a mask with one is cut in two through the hole.
-    """
-    double = mask.repeat(2, axis=0).repeat(2, axis=1).astype(np.uint8)
-    contours, hierarchy = cv2.findContours(
-        double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
-    )
-    polygons = []
-    for contour, parent in zip(contours, hierarchy.reshape(-1, 4)[:, 3]):
-        points = (contour.reshape(-1, 2) + 1) // 2
-        if parent >= 0:
-            cut = int(points[:, 0].min() + points[:, 0].max()) // 2
-            left, right = mask.copy(), mask.copy()
-            left[:, cut:] = False
-            right[:, :cut] = False
-            return _polygons(left) + _polygons(right)
-        moved = (points != np.roll(points, 1, axis=0)).any(axis=1)
-        polygons.append(points[moved].astype(float).ravel().tolist())
-    return polygons
-
-
-# --------------------------------------------------------------------- drawing
+    write_coco(root, 'demo', parameters, CLASSES, draw)
 
 
 def _draw_scene(rng, index, size):
     """Draw image ``index`` of a split.
 
     Returns:
-        tuple: The picture, (size, size, 3) uint8 BGR, and a list of _Instance.
+        tuple: The picture, (size, size, 3) uint8 BGR, and a list of Instance.
     """
     colours = random_colours(rng, (0, 360), (0.0, 0.2), (0.3, 0.8), 2)
     canvas = texture(rng, size, *colours)
@@ -257,9 +120,9 @@ def _add_shape(rng, canvas, instances, side, attempts=20):
         centre = rng.uniform(side / 2, size - side / 2, 2)
         coverage = coverage_of(random_polygon(rng, label, side, centre), size)
         inside = coverage >= 0.5
-        shape = _Instance(label, False, side**2, inside)
+        shape = Instance(label, False, side**2, inside)
         behind = [
-            _Instance(i.label, i.is_crowd, i.full_area, i.visible & ~inside)
+            Instance(i.label, i.is_crowd, i.full_area, i.visible & ~inside)
             for i in instances
         ]
         trial = [*behind, shape]
@@ -282,4 +145,4 @@ def _draw_crowd(rng, canvas):
         coverage = coverage_of(polygon, size)
         canvas = paint(rng, canvas, coverage, label, len(CLASSES))
         union |= coverage >= 0.5
-    return canvas, _Instance(label, True, float(union.sum()), union)
+    return canvas, Instance(label, True, float(union.sum()), union)

@@ -1,0 +1,4 @@
+_base_ = 'none.py'
+block = dict(type='prm_mmdet.GC', ratio=1 / 16)
+plugin = dict(cfg=block, stages=(False, True, True), position='after_conv3')
+model = dict(backbone=dict(plugins=[plugin]))

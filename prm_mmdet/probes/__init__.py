@@ -1,0 +1,1 @@
+"""The context probes: what each block lets a small detector see, measured."""

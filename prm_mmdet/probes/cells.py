@@ -1,0 +1,70 @@
+"""The experiment: which networks are trained on which probes."""
+
+from dataclasses import dataclass
+
+from ..datasets.probes import PROBES
+
+#: Networks by their config in ``configs/probes``, as the report names them.
+NETWORKS = {
+    'none': 'none',
+    'none-wide': 'none, wider',
+    'se': 'SE',
+    'cbam': 'CBAM',
+    'gc': 'GC',
+    'non-local': 'NonLocal2d',
+    'prm': 'PRM',
+    'lct': 'LCT',
+    'sac': 'SAC',
+    'prm-no-position': 'PRM, no position encoding',
+    'sac-softmax': 'SAC, softmax',
+    'sac-one-context': 'SAC, K = 1',
+}
+#: Switches are run on the probes that speak about them, and on the control.
+SWITCHES = {
+    'prm-no-position': ('far-cue', 'relative-position', 'control'),
+    'sac-softmax': ('far-cue', 'which-context', 'control'),
+    'sac-one-context': ('far-cue', 'which-context', 'control'),
+}
+MAIN_NETWORKS = ('none', 'prm', 'lct', 'sac')
+
+RATE = 1e-3  # of the configs
+OTHER_RATE = 3e-3  # one more, for all networks alike
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a network, trained and evaluated on a probe.
+
+    Args:
+        probe (str): Of :data:`prm_mmdet.datasets.probes.PROBES`.
+        network (str): Of :data:`NETWORKS`.
+        rate (float): Learning rate.
+        seed (int): Of the initial weights and the order of images.
+    """
+
+    probe: str
+    network: str
+    rate: float = RATE
+    seed: int = 0
+
+    @property
+    def name(self):
+        return f'{self.probe}_{self.network}_lr{self.rate:g}_seed{self.seed}'
+
+
+def all_cells():
+    """Every run, the most telling ones first: the first seed of all networks, the
+    other seeds, then the first seed at the other learning rate."""
+    runs = [(RATE, seed) for seed in SEEDS] + [(OTHER_RATE, SEEDS[0])]
+    return [
+        Cell(probe, network, rate, seed)
+        for rate, seed in runs
+        for network in NETWORKS
+        for probe in SWITCHES.get(network, PROBES)
+    ]
+
+
+def main_cells():
+    """One seed of no block and of the three blocks of this package, on every probe."""
+    return [Cell(probe, network) for network in MAIN_NETWORKS for probe in PROBES]

@@ -1,0 +1,58 @@
+"""Which runs there are, and what is predicted of them."""
+
+import torch
+from conftest import ROOT
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+
+from prm_mmdet.config import config_path
+from prm_mmdet.datasets.probes import PROBES
+from prm_mmdet.probes.cells import NETWORKS, SEEDS, SWITCHES, all_cells, main_cells
+from prm_mmdet.probes.predictions import PREDICTIONS
+
+
+def test_every_network_has_a_config_and_every_config_is_a_network():
+    stems = {path.stem for path in (ROOT / 'configs' / 'probes').glob('*.py')}
+    assert stems == set(NETWORKS)
+
+
+def test_cells():
+    cells = all_cells()
+    assert len({cell.name for cell in cells}) == len(cells)
+    full = len(NETWORKS) - len(SWITCHES)
+    one_seed = full * len(PROBES) + sum(map(len, SWITCHES.values()))
+    assert len(cells) == one_seed * (len(SEEDS) + 1)
+    assert len(SEEDS) >= 3
+    assert set(main_cells()) <= set(cells)
+    # What is cut short has all of the first seed before any of the others.
+    assert {cell.seed for cell in cells[:one_seed]} == {0}
+
+
+def test_every_cell_was_predicted():
+    assert set(PREDICTIONS) == {(c.network, c.probe) for c in all_cells()}
+    assert all(why for _, why in PREDICTIONS.values())
+
+
+def test_wider_network_has_the_parameters_of_the_largest_block():
+    register_all_modules()
+    counts = []
+    for name in ('none-wide', 'non-local'):
+        model = MODELS.build(Config.fromfile(config_path(f'probes/{name}.py')).model)
+        counts.append(sum(p.numel() for p in model.parameters()))
+    assert 0.95 < counts[0] / counts[1] < 1.05
+
+
+def test_blocks_that_start_as_the_identity_still_do():
+    register_all_modules()
+    x = torch.randn(2, 128, 6, 8)
+    for name in ('gc', 'non-local', 'sac'):
+        model = MODELS.build(Config.fromfile(config_path(f'probes/{name}.py')).model)
+        model.init_weights()
+        bottleneck = model.backbone.layer2[0]
+        (plugin,) = (
+            bottleneck.after_conv2_plugin_names + bottleneck.after_conv3_plugin_names
+        )
+        block = getattr(bottleneck, plugin)
+        inputs = x[:, : block.in_channels]
+        assert torch.equal(block(inputs), inputs)

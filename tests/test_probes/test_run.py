@@ -1,0 +1,97 @@
+"""Running cells: one record each, and none twice."""
+
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from prm_mmdet.probes import run
+from prm_mmdet.probes.cells import Cell
+
+CELL = Cell('far-cue', 'sac', seed=1)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Two images of each split, in this process."""
+    monkeypatch.setattr(run, 'NUM_TRAIN', 2)
+    monkeypatch.setattr(run, 'NUM_VAL', 2)
+    monkeypatch.setattr(run, 'ProcessPoolExecutor', ThreadPoolExecutor)
+
+
+def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
+    cell_config = run.cell_config
+
+    def short(cell, data_root):
+        cfg = cell_config(cell, data_root)
+        cfg.train_cfg.update(max_epochs=1)
+        cfg.param_scheduler = cfg.param_scheduler[:1]
+        # Untrained scores are low, and nothing is evaluated where nothing is found.
+        cfg.model.test_cfg.rcnn.score_thr = 0.0
+        return cfg
+
+    monkeypatch.setattr(run, 'cell_config', short)
+    folders = tmp_path / 'records', tmp_path / 'data', tmp_path / 'work_dirs'
+    assert run.run_cells([CELL], *folders) == 0
+    record = run.read_records(folders[0])[CELL.name]
+    text = (folders[0] / f'{CELL.name}.json').read_text()
+    assert json.loads(text) == record
+    assert len(text) < 20_000
+    assert {k: record[k] for k in ('probe', 'network', 'rate', 'seed')} == {
+        'probe': 'far-cue',
+        'network': 'sac',
+        'rate': 1e-3,
+        'seed': 1,
+    }
+    assert 0 <= record['ap'] <= record['ap50'] <= 1
+    assert record['parameters'] > 800_000
+    assert record['seconds'] > 0
+    assert set(record['versions']) >= {'prm_mmdet', 'mmdet', 'torch'}
+    example = record['example']
+    assert len(example['boxes']) == len(example['labels']) == len(example['scores'])
+
+
+def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
+    few, tmp_path, monkeypatch, capsys
+):
+    ran = []
+
+    def stand_in(cell, data_root, work_dirs):
+        ran.append(cell)
+        if cell.network == 'lct':
+            raise RuntimeError('out of luck')
+        config = run.fingerprint(cell)
+        result = dict(ap=0.4, ap50=0.5, seconds=1, config=config)
+        return {**dataclasses.asdict(cell), **result}
+
+    monkeypatch.setattr(run, 'run_cell', stand_in)
+    cells = [Cell('control', name) for name in ('lct', 'none')]
+    folders = tmp_path / 'records', tmp_path / 'data', tmp_path / 'work_dirs'
+    assert run.run_cells(cells, *folders) == 1
+    said = capsys.readouterr().out
+    assert f'{cells[0].name}: failed; see' in said
+    log = tmp_path / 'work_dirs' / f'{cells[0].name}.log'
+    assert 'out of luck' in log.read_text()
+    assert list(run.read_records(folders[0])) == [cells[1].name]
+
+    ran.clear()
+    assert run.run_cells(cells, *folders) == 1
+    assert ran == [cells[0]]
+    assert '1 of 2 cells have their record' in capsys.readouterr().out
+
+    record = folders[0] / f'{cells[1].name}.json'
+    record.write_text(record.read_text().replace('"config": "', '"config": "older'))
+    ran.clear()
+    run.run_cells(cells, *folders)
+    assert ran == cells
+
+
+def test_fingerprint_changes_with_what_a_result_depends_on(monkeypatch):
+    cells = [CELL, Cell('far-cue', 'sac', seed=2), Cell('far-cue', 'sac', 3e-3, 1)]
+    cells.append(Cell('far-cue', 'gc', seed=1))
+    before = [run.fingerprint(cell) for cell in cells]
+    assert len(set(before)) == 4
+    assert [run.fingerprint(cell) for cell in cells] == before
+    monkeypatch.setattr(run.data, 'VERSION', 1000)
+    assert run.fingerprint(CELL) not in before
