@@ -53,8 +53,7 @@ model = dict(
     test_cfg=dict(rpn=proposals),
 )
 
-# One recipe for all networks: six epochs of four images a step. Of eight, six epochs
-# are enough for the control (AP50 1.00).
+# One recipe for all networks.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=6, val_interval=6)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
