@@ -10,6 +10,8 @@ from urllib.error import URLError
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from .compat import allow_mmengine_checkpoints
+
 
 def read_checkpoint(path):
     """What a checkpoint holds, on the CPU; nothing in it is executed.
@@ -24,6 +26,7 @@ def read_checkpoint(path):
         ValueError: It is no checkpoint, is damaged, or holds more than numbers and
             plain objects.
     """
+    allow_mmengine_checkpoints()
     with contextlib.ExitStack() as stack:
         if '://' in str(path):
             load, source = CheckpointLoader.load_checkpoint, path

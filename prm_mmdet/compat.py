@@ -15,14 +15,14 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_from_http
 from mmengine.utils import digit_version
 
 
-def _allow_mmengine_checkpoints():
+def allow_mmengine_checkpoints():
     """Let weights-only loading read the checkpoints that MMEngine writes.
 
     torch >= 2.6 loads weights-only by default and then refuses the training history
     (``HistoryBuffer``, NumPy arrays and scalars) in an MMEngine checkpoint. What is
     allowed here holds plain numbers. Can go when the oldest supported MMEngine
     allows it itself (0.10.7 does not; onedl-mmengine 0.10.12 does, for its own loading
-    functions).
+    functions, which take the permission back when they end: ask again before a load).
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
@@ -107,5 +107,5 @@ def weights_url(name):
     return known.get(rest)
 
 
-_allow_mmengine_checkpoints()
+allow_mmengine_checkpoints()
 _find_torchvision_weights_without_torchvision()

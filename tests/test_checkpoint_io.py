@@ -8,8 +8,9 @@ import pathlib
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 
-from prm_mmdet.checkpoint_io import read_state_dict, write_checkpoint
+from prm_mmdet.checkpoint_io import read_checkpoint, read_state_dict, write_checkpoint
 
 STATE = {'conv.weight': torch.arange(1000.0), 'conv.bias': torch.ones(3)}
 
@@ -160,3 +161,16 @@ def test_what_cannot_be_written_is_an_os_error(tmp_path, monkeypatch):
         write_checkpoint(STATE, tmp_path / 'c.pth', 'c.pth')
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == before
+
+
+def test_a_training_checkpoint_is_read_after_permission_was_taken_back(tmp_path):
+    # As onedl-mmengine's loading functions leave it.
+    history = HistoryBuffer([1.0, 2.0])
+    torch.save(dict(state_dict=dict(w=torch.ones(2)), loss=history), tmp_path / 'a.pth')
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        assert read_checkpoint(tmp_path / 'a.pth')['loss'].current() == 2
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from prm_mmdet import LCT, PRM, SAC, Plugged, attach_plugins
+from prm_mmdet.checkpoint_io import read_checkpoint
 from prm_mmdet.plugins import BAM, DoubleAttention
 
 register_all_modules()
@@ -202,7 +203,7 @@ def test_the_ema_hook_averages_and_saves_the_plugins(tmp_path):
         default_scope='mmdet',
     )
     runner.train()
-    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)
+    saved = read_checkpoint(tmp_path / 'epoch_2.pth')
     trained = {
         k.removeprefix('module.'): v
         for k, v in saved['ema_state_dict'].items()
@@ -210,7 +211,7 @@ def test_the_ema_hook_averages_and_saves_the_plugins(tmp_path):
     }
     average = saved['state_dict']  # the hook swaps them
     assert set(average) == set(trained) == set(runner.model.state_dict())
-    earlier = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)['state_dict']
+    earlier = read_checkpoint(tmp_path / 'epoch_1.pth')['state_dict']
     for key in ('layer3.1.sac_block.transform.weight', 'lct.3.bias'):
         key = f'backbone.{key}'
         expected = (earlier[key] + trained[key]) / 2
