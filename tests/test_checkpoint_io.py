@@ -165,7 +165,7 @@ def test_what_cannot_be_written_is_an_os_error(tmp_path, monkeypatch):
 
 def test_a_training_checkpoint_is_read_after_permission_was_taken_back(tmp_path):
     # As onedl-mmengine's loading functions leave it.
-    history = HistoryBuffer([1.0, 2.0])
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
     torch.save(dict(state_dict=dict(w=torch.ones(2)), loss=history), tmp_path / 'a.pth')
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()

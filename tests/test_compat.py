@@ -12,6 +12,11 @@ from mmengine.runner.checkpoint import CheckpointLoader
 import prm_mmdet.compat as compat
 
 
+@pytest.fixture(autouse=True)
+def allowed():
+    compat.allow_mmengine_checkpoints()  # which onedl-mmengine's loading takes back
+
+
 def test_a_training_history_survives_weights_only_loading(tmp_path):
     history = HistoryBuffer([1.0, 3.0], [1, 1])
     history.update(np.float64(5.0))
