@@ -96,20 +96,21 @@ def weights_of(checkpoint, path):
     return dict(state)
 
 
-def write_checkpoint(checkpoint, path, source):
+def write_checkpoint(checkpoint, path, source=None):
     """Write a checkpoint, in place of an older one only when it is whole.
 
     Args:
         checkpoint (dict): What to write.
         path (str | Path): Where to; folders on the way are made.
-        source (str | Path): What it was made from: a file is not overwritten.
+        source (str | Path, optional): What it was made from: a file is not
+            overwritten. Default: None, nothing.
 
     Raises:
         OSError: It cannot be written.
         ValueError: ``path`` is ``source``.
     """
     path = Path(path)
-    if path.exists() and os.path.exists(source) and path.samefile(source):
+    if source and path.exists() and os.path.exists(source) and path.samefile(source):
         raise ValueError(f'{path} is the file to be read; name another one to write')
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'{path.name}.tmp')

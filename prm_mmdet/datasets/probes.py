@@ -20,13 +20,13 @@ from .generated_coco import Instance, write_coco
 CLASSES = ('first', 'second')
 
 #: Raised by one whenever the drawing changes.
-VERSION = 1
+VERSION = 2
 
 HEIGHT, WIDTH = 96, 384  # of the images, in pixels
 #: Pixels between the box of an object and the nearest pixel that tells its class.
 DISTANCE = 170
 SIDE = (16, 21)  # pixels; the square root of an object's area
-MARKER_SIDE = 12  # pixels
+MARKER_SIDE = 14  # pixels
 LANDMARK_SIDE = 18  # pixels
 OBJECTS = (2, 3)  # in an image
 MARGIN = 2  # pixels between objects, and to the image's border
@@ -45,8 +45,8 @@ LEFT_EDGES = (330, 346)  # of objects
 
 # scene
 TILE = 12  # pixels
-LOCAL_SHARE = (0.42, 0.58)  # of tiles of one tint, near the objects
-SHARES = (0.43, 0.57)  # of that tint in the whole image, by class
+LOCAL_SHARE = (0.47, 0.53)  # of tiles of one tint, near the objects
+SHARES = (0.38, 0.62)  # of that tint in the whole image, by class
 
 
 @dataclass
@@ -213,8 +213,8 @@ PROBES = {
 
 
 def _background(rng):
-    colours = random_colours(rng, (0, 360), (0.0, 0.2), (0.3, 0.8), 2)
-    return texture(rng, WIDTH, *colours)[:HEIGHT]
+    greys = random_colours(rng, (0, 0), (0, 0), (0.4, 0.7), 2)
+    return texture(rng, WIDTH, *greys)[:HEIGHT]
 
 
 def _count(rng):

@@ -18,16 +18,22 @@ NETWORKS = {
     'prm-no-position': 'PRM, no position encoding',
     'sac-softmax': 'SAC, softmax',
     'sac-one-context': 'SAC, K = 1',
+    'sac-bottleneck': 'SAC, bottleneck, after the last 1x1',
 }
+#: What networks start from, if not from the first one.
+BASES = {'none-wide': 'base-wide'}
+BASE = 'base'
 #: Switches are run on the probes that speak about them, and on the control.
 SWITCHES = {
     'prm-no-position': ('far-cue', 'relative-position', 'control'),
     'sac-softmax': ('far-cue', 'which-context', 'control'),
     'sac-one-context': ('far-cue', 'which-context', 'control'),
+    'sac-bottleneck': ('far-cue', 'which-context', 'control'),
 }
 MAIN_NETWORKS = ('none', 'prm', 'lct', 'sac')
 
-RATE = 1e-3  # of the configs
+RATE = 1e-3  # of the networks' configs
+BASE_RATE = 2e-3  # of the bases' configs
 OTHER_RATE = 3e-3  # one more, for all networks alike
 SEEDS = (0, 1, 2)
 
@@ -38,7 +44,7 @@ class Cell:
 
     Args:
         probe (str): Of :data:`prm_mmdet.datasets.probes.PROBES`.
-        network (str): Of :data:`NETWORKS`.
+        network (str): Of :data:`NETWORKS`, or a base.
         rate (float): Learning rate.
         seed (int): Of the initial weights and the order of images.
     """
@@ -51,6 +57,14 @@ class Cell:
     @property
     def name(self):
         return f'{self.probe}_{self.network}_lr{self.rate:g}_seed{self.seed}'
+
+    @property
+    def base(self):
+        """The cell whose weights this one starts from; None if it is a base."""
+        if self.network not in NETWORKS:
+            return None
+        network = BASES.get(self.network, BASE)
+        return Cell('control', network, BASE_RATE, self.seed)
 
 
 def all_cells():

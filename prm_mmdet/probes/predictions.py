@@ -116,6 +116,11 @@ _predict(
     which_context=(True, 'weights that sum to 1 still choose a context'),
 )
 _predict(
+    'sac-bottleneck',
+    far_cue=(True, 'as SAC'),
+    which_context=(True, 'as SAC'),
+)
+_predict(
     'sac-one-context',
     far_cue=(True, 'one context is enough'),
     which_context=(True, f'{_SHARED}; the weight of the context depends on the kind'),

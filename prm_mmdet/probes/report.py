@@ -65,7 +65,8 @@ def write_report(folder):
         ValueError: There are no records of the present configs.
     """
     folder = Path(folder)
-    records = list(read_records(folder / 'records').values())
+    found = read_records(folder / 'records').values()
+    records = [r for r in found if r['network'] in NETWORKS]  # bases are left out
     if not records:
         raise ValueError(
             f'{folder / "records"} holds no record of the present configs: run '

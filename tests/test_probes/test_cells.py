@@ -8,13 +8,21 @@ from mmengine.config import Config
 
 from prm_mmdet.config import config_path
 from prm_mmdet.datasets.probes import PROBES
-from prm_mmdet.probes.cells import NETWORKS, SEEDS, SWITCHES, all_cells, main_cells
+from prm_mmdet.probes.cells import (
+    BASE,
+    BASES,
+    NETWORKS,
+    SEEDS,
+    SWITCHES,
+    all_cells,
+    main_cells,
+)
 from prm_mmdet.probes.predictions import PREDICTIONS
 
 
 def test_every_network_has_a_config_and_every_config_is_a_network():
     stems = {path.stem for path in (ROOT / 'configs' / 'probes').glob('*.py')}
-    assert stems == set(NETWORKS)
+    assert stems == {*NETWORKS, BASE, *BASES.values()}
 
 
 def test_cells():

@@ -67,7 +67,7 @@ def test_page(folder):
     (predicted,) = (line for line in lines if line.startswith('| none | far-cue | '))
     assert predicted.endswith('| not above, agreed |')
     assert any(
-        '5 of 216 runs (seeds: 0, 1)' in line and '2026-01-02' in line for line in lines
+        '5 of 228 runs (seeds: 0, 1)' in line and '2026-01-02' in line for line in lines
     )
 
 

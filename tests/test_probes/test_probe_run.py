@@ -5,6 +5,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from prm_mmdet.probes import run
 from prm_mmdet.probes.cells import Cell
@@ -23,8 +24,11 @@ def few(monkeypatch):
 def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
     cell_config = run.cell_config
 
-    def short(cell, data_root):
-        cfg = cell_config(cell, data_root)
+    starts = {}
+
+    def short(cell, data_root, work_dirs):
+        cfg = cell_config(cell, data_root, work_dirs)
+        starts[cell] = cfg.load_from
         cfg.train_cfg.update(max_epochs=1)
         cfg.param_scheduler = cfg.param_scheduler[:1]
         # Untrained scores are low, and nothing is evaluated where nothing is found.
@@ -45,11 +49,18 @@ def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
         'seed': 1,
     }
     assert 0 <= record['ap'] <= record['ap50'] <= 1
-    assert record['parameters'] > 800_000
+    assert record['parameters'] > 700_000
     assert record['seconds'] > 0
     assert set(record['versions']) >= {'prm_mmdet', 'mmdet', 'torch'}
     example = record['example']
     assert len(example['boxes']) == len(example['labels']) == len(example['scores'])
+
+    # Its base went before it, without the block.
+    assert starts[CELL.base] is None
+    weights = torch.load(starts[CELL], weights_only=True)['state_dict']
+    assert 'backbone.layer1.0.conv1.weight' in weights
+    assert not any('sac' in name for name in weights)
+    assert run.read_records(folders[0])[CELL.base.name]['network'] == 'base'
 
 
 def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
@@ -61,6 +72,8 @@ def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
         ran.append(cell)
         if cell.network == 'lct':
             raise RuntimeError('out of luck')
+        if not cell.base:
+            run.weights_path(cell, work_dirs).touch()
         config = run.fingerprint(cell)
         result = dict(ap=0.4, ap50=0.5, seconds=1, config=config)
         return {**dataclasses.asdict(cell), **result}
@@ -73,7 +86,8 @@ def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
     assert f'{cells[0].name}: failed; see' in said
     log = tmp_path / 'work_dirs' / f'{cells[0].name}.log'
     assert 'out of luck' in log.read_text()
-    assert list(run.read_records(folders[0])) == [cells[1].name]
+    assert ran == [cells[0].base, *cells]  # one base for both
+    assert set(run.read_records(folders[0])) == {ran[0].name, cells[1].name}
 
     ran.clear()
     assert run.run_cells(cells, *folders) == 1
@@ -90,8 +104,15 @@ def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
 def test_fingerprint_changes_with_what_a_result_depends_on(monkeypatch):
     cells = [CELL, Cell('far-cue', 'sac', seed=2), Cell('far-cue', 'sac', 3e-3, 1)]
     cells.append(Cell('far-cue', 'gc', seed=1))
+    cells += [CELL.base, Cell('far-cue', 'none-wide', seed=1).base]
     before = [run.fingerprint(cell) for cell in cells]
-    assert len(set(before)) == 4
+    assert len(set(before)) == 6
     assert [run.fingerprint(cell) for cell in cells] == before
-    monkeypatch.setattr(run.data, 'VERSION', 1000)
-    assert run.fingerprint(CELL) not in before
+    with monkeypatch.context() as patch:
+        patch.setattr(run.data, 'VERSION', 1000)
+        assert run.fingerprint(CELL) not in before
+    run._network_config('base').optim_wrapper.optimizer.weight_decay = 0.1
+    try:
+        assert run.fingerprint(CELL) not in before
+    finally:
+        run._network_config.cache_clear()

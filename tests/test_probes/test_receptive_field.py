@@ -25,6 +25,7 @@ def network(name):
     model.init_weights()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # as if it were trained
+            module.weight.data.uniform_(0.5, 1.5)
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
     return model.eval()

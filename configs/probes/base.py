@@ -1,0 +1,67 @@
+# What all networks of the probes start from, as detectors start from a pretrained
+# network: the demo's network, narrower, without masks and cut after c4, so that it sees
+# 154 pixels to either side of an object, and no farther (tests/test_probes holds the
+# data to it), trained on the probe that needs no context.
+_base_ = '../demo/mask-rcnn_r50_fpn_demo.py'
+
+width = 32
+proposals = dict(nms_pre=200, max_per_img=50)
+model = dict(
+    type='FasterRCNN',
+    backbone=dict(
+        stem_channels=16,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(0, 1, 2),
+    ),
+    neck=dict(in_channels=[64, 128, 256], out_channels=width, num_outs=3),
+    rpn_head=dict(
+        in_channels=width,
+        feat_channels=width,
+        anchor_generator=dict(strides=[4, 8, 16]),
+    ),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=width, featmap_strides=[4, 8, 16]),
+        bbox_head=dict(
+            in_channels=width,
+            conv_out_channels=width,
+            fc_out_channels=4 * width,
+            num_classes=2,
+        ),
+        mask_roi_extractor=None,
+        mask_head=None,
+    ),
+    train_cfg=dict(rpn_proposal=proposals, rcnn=dict(sampler=dict(num=24))),
+    test_cfg=dict(rpn=proposals),
+)
+
+# What tools/make_probe_data.py writes. The probe is named from outside:
+# PROBE_DATA=data/probes/scene/ python tools/train.py configs/probes/...
+data_root = '{{$PROBE_DATA:data/probes/control/}}'.rstrip('/') + '/'
+scale = (384, 96)
+train_pipeline = _base_.train_pipeline
+test_pipeline = _base_.test_pipeline
+train_pipeline[2].scale = test_pipeline[1].scale = scale
+data = dict(data_root=data_root, metainfo=dict(classes=('first', 'second')))
+# An image is read in a millisecond: workers would only take time to start.
+no_workers = dict(num_workers=0, persistent_workers=False)
+train_dataloader = dict(
+    batch_size=4, **no_workers, dataset=dict(**data, pipeline=train_pipeline)
+)
+val_dataloader = dict(
+    batch_size=4, **no_workers, dataset=dict(**data, pipeline=test_pipeline)
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    ann_file=data_root + 'annotations/instances_val.json', metric='bbox'
+)
+test_evaluator = val_evaluator
+
+epochs = 6
+train_cfg = dict(max_epochs=epochs, val_interval=epochs)
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].end = 20
+param_scheduler[1].T_max = epochs
+default_hooks = dict(logger=dict(interval=20))
+auto_scale_lr = dict(base_batch_size=4)
