@@ -69,12 +69,13 @@ class Cell:
 
 def all_cells():
     """Every run, the most telling ones first: the first seed of all networks, the
-    other seeds, then the first seed at the other learning rate."""
+    other seeds, then the first seed at the other learning rate; of each, those of
+    :data:`MAIN_NETWORKS` before the others."""
     runs = [(RATE, seed) for seed in SEEDS] + [(OTHER_RATE, SEEDS[0])]
     return [
         Cell(probe, network, rate, seed)
         for rate, seed in runs
-        for network in NETWORKS
+        for network in sorted(NETWORKS, key=lambda name: name not in MAIN_NETWORKS)
         for probe in SWITCHES.get(network, PROBES)
     ]
 

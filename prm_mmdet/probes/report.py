@@ -26,9 +26,16 @@ _PAGE = """# What each block lets a detector see
 | which-context | the hue of the far marker of its kind; there are two kinds |
 | control | its own hue |
 
+Each network starts from the weights of a small Faster R-CNN without blocks that was
+trained on the control, as detectors start from a pretrained network. Blocks stand in
+its last two stages, where their papers have them, and start as they do there.
+
 Whatever tells the class in the first four lies at least 170 pixels from every object.
 The network without a block sees 154 pixels: changing the cue leaves its outputs at the
-objects the same bit for bit (`tests/test_probes/test_receptive_field.py`).
+objects the same bit for bit (`tests/test_probes/test_receptive_field.py`). In
+relative-position the objects stand near one end of the image, so that the landmark's
+distance from the other end tells the class as well, to a network that brings it to the
+objects.
 
 {tables}
 ![AP50 by block and probe](ap50.png)
@@ -52,8 +59,8 @@ make probes-short   # one seed of no block, PRM, LCT and SAC
 
 _INTRO = (
     'Small detectors, trained on generated images in which the class of an object is '
-    'told far away from it. COCO AP, mean over seeds, and the least and largest of '
-    'them where there are several.'
+    'told far away from it. COCO AP50 and AP, mean over seeds, and the least and '
+    'largest AP50 where there are several.'
 )
 
 
@@ -115,11 +122,13 @@ def _table(cells, rate):
     if not any(key[2] == rate for key in cells):
         return ''
     lines = [f'AP50 (AP) at a learning rate of {rate:g}:', '']
-    lines.append(f'| | {" | ".join(PROBES)} |')
-    lines.append('|---' * (len(PROBES) + 1) + '|')
+    lines.append(f'| | {" | ".join(PROBES)} | parameters |')
+    lines.append('|---' * (len(PROBES) + 2) + '|')
     for network, title in NETWORKS.items():
-        texts = [_cell(cells.get((probe, network, rate))) for probe in PROBES]
-        if any(texts):
+        found = [cells.get((probe, network, rate)) for probe in PROBES]
+        if any(found):
+            size = next(records for records in found if records)[0]['parameters']
+            texts = [*map(_cell, found), f'{size / 1e6:.2f} M']
             lines.append(f'| {title} | {" | ".join(texts)} |')
     return '\n'.join(lines) + '\n\n'
 
@@ -156,8 +165,9 @@ def _provenance(records):
     return (
         f'{runs} (seeds: {seeds}), {hours:.1f} hours of training in all; '
         f'{dates[0]} to {dates[-1]}; {", ".join(sorted(versions))}. '
-        'The network is `configs/probes/none.py`, the recipe is the same for all. Each '
-        'run is a file in `records/`, `table.csv` has them all.'
+        'The configs are those of `configs/probes`; the recipe is the same for all, '
+        'and so is the base, one for each seed. Each run is a file in `records/`, '
+        '`table.csv` has them all.'
     )
 
 

@@ -18,6 +18,7 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -131,7 +132,7 @@ def run_cells(
         data.generate_probe(root, probe, NUM_TRAIN, NUM_VAL)
     # Processes that run several cells: each takes seconds to start.
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(jobs, context) as pool:
+    with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_parent) as pool:
         where = dict(folder=folder, data_root=data_root, work_dirs=work_dirs)
         run = functools.partial(_run_cell, **where, jobs=jobs)
         try:
@@ -139,7 +140,13 @@ def run_cells(
             return _run_all(pool, run, waiting, work_dirs)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
             raise
+
+
+def _leave_interrupts_to_parent():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_all(pool, run, cells, work_dirs):

@@ -20,7 +20,7 @@ def record(cell, ap50):
         seed=cell.seed,
         ap=ap50 - 0.1,
         ap50=ap50,
-        parameters=1000,
+        parameters=1_250_000,
         seconds=90.0,
         date='2026-01-02',
         versions=dict(torch='2.6.0'),
@@ -59,8 +59,8 @@ def test_verdicts_are_of_the_mean_at_the_rate_of_the_configs():
 
 def test_page(folder):
     lines = (folder / 'README.md').read_text().splitlines()
-    assert '| SAC | 0.85 (0.75), 0.80-0.90 | 0.60 (0.50) |  |  |  |' in lines
-    assert '| SAC |  | 0.95 (0.85) |  |  |  |' in lines  # the other rate
+    assert '| SAC | 0.85 (0.75), 0.80-0.90 | 0.60 (0.50) |  |  |  | 1.25 M |' in lines
+    assert '| SAC |  | 0.95 (0.85) |  |  |  | 1.25 M |' in lines  # the other rate
     (predicted,) = (line for line in lines if line.startswith('| SAC | scene | '))
     assert predicted.startswith('| SAC | scene | above |')
     assert predicted.endswith('| not above, **not agreed** |')

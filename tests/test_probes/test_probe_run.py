@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 
 import pytest
 import torch
@@ -13,12 +13,24 @@ from prm_mmdet.probes.cells import Cell
 CELL = Cell('far-cue', 'sac', seed=1)
 
 
+class Here(Executor):
+    """Runs what is submitted at once, in this process, whose output it redirects."""
+
+    def __init__(self, *_):
+        pass
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
 @pytest.fixture
 def few(monkeypatch):
     """Two images of each split, in this process."""
     monkeypatch.setattr(run, 'NUM_TRAIN', 2)
     monkeypatch.setattr(run, 'NUM_VAL', 2)
-    monkeypatch.setattr(run, 'ProcessPoolExecutor', ThreadPoolExecutor)
+    monkeypatch.setattr(run, 'ProcessPoolExecutor', Here)
 
 
 def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
