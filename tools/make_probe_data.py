@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from prm_mmdet.datasets.probes import PROBES, generate_probe
+from prm_mmdet.datasets.probes import PROBES, check_probe, generate_probe
 
 
 def parse_args():
@@ -24,6 +24,8 @@ def main():
     args = parse_args()
     counts = dict(num_train=args.num_train, num_val=args.num_val, seed=args.seed)
     try:
+        for probe in args.probes:
+            check_probe(probe)
         for probe in args.probes or PROBES:
             generate_probe(os.path.join(args.out, probe), probe, **counts)
     except (ValueError, OSError) as error:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 
 from prm_mmdet import compat
 from prm_mmdet.datasets.probes import PROBES
@@ -42,6 +43,16 @@ def parse_args():
     args = parser.parse_args()
     if args.jobs < 1:
         parser.error('--jobs wants a number above 0')
+    if args.report and (args.short or args.probes or args.networks):
+        parser.error('--report is of all records; leave --short and names out')
+    args.cells = [
+        cell
+        for cell in (main_cells() if args.short else all_cells())
+        if cell.probe in (args.probes or PROBES)
+        and cell.network in (args.networks or NETWORKS)
+    ]
+    if not args.cells:
+        parser.error('there is no run of these networks on these probes')
     return args
 
 
@@ -49,17 +60,13 @@ def main():
     args = parse_args()
     compat.hide_known_warnings()
     logging.disable(logging.INFO)  # MMEngine names PROBE_DATA with every config
-    cells = [
-        cell
-        for cell in (main_cells() if args.short else all_cells())
-        if cell.probe in (args.probes or PROBES)
-        and cell.network in (args.networks or NETWORKS)
-    ]
+    # Ends the runs as an interrupt does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         failed = 0
         if not args.report:
             run = args.data_root, args.work_dirs, args.jobs
-            failed = run_cells(cells, f'{args.out}/records', *run)
+            failed = run_cells(args.cells, f'{args.out}/records', *run)
         write_report(args.out)
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None

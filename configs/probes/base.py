@@ -15,14 +15,16 @@ model = dict(
         dilations=(1, 1, 1),
         out_indices=(0, 1, 2),
     ),
-    neck=dict(in_channels=[64, 128, 256], out_channels=width, num_outs=3),
+    neck=dict(
+        in_channels=[64, 128, 256], start_level=1, out_channels=width, num_outs=2
+    ),
     rpn_head=dict(
         in_channels=width,
         feat_channels=width,
-        anchor_generator=dict(strides=[4, 8, 16]),
+        anchor_generator=dict(scales=[2], strides=[8, 16]),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width, featmap_strides=[4, 8, 16]),
+        bbox_roi_extractor=dict(out_channels=width, featmap_strides=[8, 16]),
         bbox_head=dict(
             in_channels=width,
             conv_out_channels=width,
@@ -39,7 +41,7 @@ model = dict(
 # What tools/make_probe_data.py writes. The probe is named from outside:
 # PROBE_DATA=data/probes/scene/ python tools/train.py configs/probes/...
 data_root = '{{$PROBE_DATA:data/probes/control/}}'.rstrip('/') + '/'
-scale = (384, 96)
+scale = (576, 96)  # limits that leave the images as they are
 train_pipeline = _base_.train_pipeline
 test_pipeline = _base_.test_pipeline
 train_pipeline[2].scale = test_pipeline[1].scale = scale

@@ -1,9 +1,10 @@
 # One recipe for all networks, from the weights of the base, which has no block.
 _base_ = 'base.py'
 load_from = '{{$PROBE_BASE:work_dirs/base/epoch_6.pth}}'
-# Blocks keep their own initial weights, as beside a pretrained backbone.
-model = dict(backbone=dict(init_cfg=[]))
-epochs = 3
+# As with a pretrained backbone: c1 and c2 are frozen, blocks keep their own initial
+# weights.
+model = dict(backbone=dict(frozen_stages=1, init_cfg=[]))
+epochs = 6
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = _base_.param_scheduler

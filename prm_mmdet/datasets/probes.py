@@ -20,11 +20,12 @@ from .generated_coco import Instance, write_coco
 CLASSES = ('first', 'second')
 
 #: Raised by one whenever the drawing changes.
-VERSION = 2
+VERSION = 3
 
-HEIGHT, WIDTH = 96, 384  # of the images, in pixels
+HEIGHT, WIDTH = 96, 384  # of the images, in pixels, but of those of
+WIDE = 576  # relative-position
 #: Pixels between the box of an object and the nearest pixel that tells its class.
-DISTANCE = 170
+DISTANCE = 195
 SIDE = (16, 21)  # pixels; the square root of an object's area
 MARKER_SIDE = 14  # pixels
 LANDMARK_SIDE = 18  # pixels
@@ -35,18 +36,22 @@ MARGIN = 2  # pixels between objects, and to the image's border
 HUES = 6
 OBJECT_HUE = 2
 CLASS_HUES = (0, 4)
+# control, by class. Those that cues are told apart by are of one class here, so that a
+# network that has learned this set has not learned what cues mean.
+CONTROL_HUES = ((0, 4), (1, 3))
 # which-context: by the object's kind its own hue, and that of its marker by class.
 KIND_HUES = (2, 5)
 KIND_CLASS_HUES = ((0, 4), (1, 3))
 
 # relative-position, pixels from the landmark to the nearest object, by class.
-NEAR, FAR = (DISTANCE, 200), (245, 290)
-LEFT_EDGES = (330, 346)  # of objects
+NEAR, FAR = (DISTANCE, 220), (265, 290)
+LEFT_EDGES = (320, 530)  # of the nearest object, and others up to SPREAD to its right
+SPREAD = 20
 
 # scene
 TILE = 12  # pixels
-LOCAL_SHARE = (0.47, 0.53)  # of tiles of one tint, near the objects
-SHARES = (0.38, 0.62)  # of that tint in the whole image, by class
+LOCAL_SHARE = (0.48, 0.52)  # of tiles of one tint, near the objects
+SHARES = (0.44, 0.56)  # of that tint in the whole image, by class
 
 
 @dataclass
@@ -54,7 +59,7 @@ class Scene:
     """A drawn image.
 
     Args:
-        picture (ndarray): (HEIGHT, WIDTH, 3) floats from 0 to 255, BGR.
+        picture (ndarray): (H, W, 3) floats from 0 to 255, BGR.
         instances (list[Instance]): The objects.
         cues (list[tuple]): Boxes, x, y, width, height in pixels, outside which nothing
             tells the objects' classes; empty if the objects themselves do.
@@ -102,7 +107,8 @@ def draw_probe(rng, probe):
         scene.picture = scene.picture[:, ::-1]
         for instance in scene.instances:
             instance.visible = instance.visible[:, ::-1]
-        scene.cues = [(WIDTH - x - w, y, w, h) for x, y, w, h in scene.cues]
+        width = scene.picture.shape[1]
+        scene.cues = [(width - x - w, y, w, h) for x, y, w, h in scene.cues]
     return scene
 
 
@@ -162,18 +168,19 @@ def _scene(rng):
 
 
 def _relative_position(rng):
-    """The class of all objects is whether the landmark is near or far; how far they are
-    from the image's border does not depend on it."""
-    canvas = _background(rng)
-    low, high = LEFT_EDGES
-    canvas, objects = _add_objects(rng, canvas, (low, WIDTH), [OBJECT_HUE] * 2, high)
+    """The class of all objects is whether the landmark is near or far. The image is so
+    wide that where it lies, by itself, tells less."""
+    canvas = _background(rng, WIDE)
+    low = rng.uniform(*LEFT_EDGES)
+    hues = [OBJECT_HUE] * 2
+    canvas, objects = _add_objects(rng, canvas, (low, WIDE), hues, low + SPREAD)
     label = int(rng.integers(2))
     nearest = min(_box(visible)[0] for visible in objects)
     edge = nearest - int(rng.integers(*(NEAR, FAR)[label]))
     polygon = random_polygon(rng, SHAPES.index('circle'), LANDMARK_SIDE, (0, 0))
     polygon = _put(rng, polygon, edge - np.ptp(polygon[:, 0]) - 1)
     covered = _add(rng, canvas, polygon, CLASS_HUES[0]) > 0
-    return Scene(canvas, _instances(objects, [label] * 2), [_box(covered)])
+    return Scene(canvas, _instances(objects, [label] * len(objects)), [_box(covered)])
 
 
 def _which_context(rng):
@@ -191,12 +198,12 @@ def _which_context(rng):
 
 
 def _control(rng):
-    """The class of an object is its own hue; the far marker's says nothing."""
+    """An object has one of its class's two hues; the far marker's says nothing."""
     canvas = _background(rng)
     labels = rng.integers(2, size=_count(rng)).tolist()
-    hues = [CLASS_HUES[label] for label in labels]
+    hues = [int(rng.choice(CONTROL_HUES[label])) for label in labels]
     canvas, objects = _add_objects(rng, canvas, (260, WIDTH), hues)
-    _add_markers(rng, canvas, objects, [CLASS_HUES[int(rng.integers(2))]])
+    _add_markers(rng, canvas, objects, [int(rng.choice(sum(CONTROL_HUES, ())))])
     return Scene(canvas, _instances(objects, labels[: len(objects)]), [])
 
 
@@ -212,9 +219,9 @@ PROBES = {
 # --------------------------------------------------------------------- drawing
 
 
-def _background(rng):
+def _background(rng, width=WIDTH):
     greys = random_colours(rng, (0, 0), (0, 0), (0.4, 0.7), 2)
-    return texture(rng, WIDTH, *greys)[:HEIGHT]
+    return texture(rng, width, *greys)[:HEIGHT]
 
 
 def _count(rng):
@@ -228,12 +235,12 @@ def _colours(rng, hue, shape):
     return random_colours(rng, *limits, math.prod(shape)).reshape(*shape, 3)
 
 
-def _add_objects(rng, canvas, within, hues, highest=WIDTH, attempts=200):
+def _add_objects(rng, canvas, within, hues, highest=WIDE, attempts=200):
     """Draw an object of each hue, as far as places are found, between two x in pixels;
     its left edge is at ``highest`` at most. Returns the canvas and the objects' masks,
     the ones of the first hues."""
     masks = []
-    taken = np.zeros((HEIGHT, WIDTH), bool)
+    taken = np.zeros(canvas.shape[:2], bool)
     for hue in hues:
         for _ in range(attempts):
             shape = int(rng.integers(len(SHAPES)))
@@ -241,7 +248,7 @@ def _add_objects(rng, canvas, within, hues, highest=WIDTH, attempts=200):
             width = np.ptp(polygon[:, 0])
             last = min(highest, within[1] - width - MARGIN)
             polygon = _put(rng, polygon, rng.uniform(within[0] + MARGIN, last))
-            x, y, w, h = _outline(polygon, MARGIN)
+            x, y, w, h = _outline(polygon, MARGIN, canvas)
             if not taken[y : y + h, x : x + w].any():
                 break
         else:
@@ -274,22 +281,23 @@ def _put(rng, polygon, left):
 
 def _add(rng, canvas, polygon, hue):
     """Paint a polygon onto the canvas; returns how much of every pixel it covers."""
-    x, y, w, h = _outline(polygon, 1)
+    height, width = canvas.shape[:2]
+    x, y, w, h = _outline(polygon, 1, canvas)
     size = max(w, h)
-    x, y = min(x, WIDTH - size), min(y, HEIGHT - size)
+    x, y = min(x, width - size), min(y, height - size)
     patch = slice(y, y + size), slice(x, x + size)
     covered = coverage_of(polygon - (x, y), size)
     canvas[patch] = paint(rng, canvas[patch], covered, hue, HUES)
-    coverage = np.zeros((HEIGHT, WIDTH))
+    coverage = np.zeros((height, width))
     coverage[patch] = covered
     return coverage
 
 
-def _outline(polygon, margin):
-    """Box around a polygon: x, y, w, h, whole pixels inside the image."""
+def _outline(polygon, margin, canvas):
+    """Box around a polygon: x, y, w, h, whole pixels inside the canvas."""
     low = np.maximum(np.floor(polygon.min(0)).astype(int) - margin, 0)
     high = np.ceil(polygon.max(0)).astype(int) + margin
-    high = np.minimum(high, (WIDTH, HEIGHT))
+    high = np.minimum(high, canvas.shape[1::-1])
     return (*low.tolist(), *(high - low).tolist())
 
 

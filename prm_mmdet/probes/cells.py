@@ -23,6 +23,8 @@ NETWORKS = {
 #: What networks start from, if not from the first one.
 BASES = {'none-wide': 'base-wide'}
 BASE = 'base'
+#: Names of the configs in ``configs/probes``.
+CONFIGS = {*NETWORKS, BASE, *BASES.values()}
 #: Switches are run on the probes that speak about them, and on the control.
 SWITCHES = {
     'prm-no-position': ('far-cue', 'relative-position', 'control'),

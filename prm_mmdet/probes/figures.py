@@ -17,7 +17,8 @@ SHOWN = ('none', 'sac')
 
 
 def chart(cells):
-    """AP50 by probe and network: bars are means over seeds, dots are seeds.
+    """AP50 by probe and network, AP on the control: bars are means over seeds, dots
+    are seeds.
 
     Args:
         cells (dict): From :func:`prm_mmdet.probes.report.collect`.
@@ -29,15 +30,21 @@ def chart(cells):
         2.3 * len(probes) + 1.2, height, ncols=len(probes), sharey=True
     )
     for axis, probe in zip(axes[0], probes):
+        metric = 'ap' if probe == 'control' else 'ap50'
         for row, network in enumerate(networks):
-            found = [r['ap50'] for r in cells.get((probe, network, RATE), [])]
+            found = [r[metric] for r in cells.get((probe, network, RATE), [])]
             if found:
                 axis.barh(row, mean(found), 0.7, color=COLOURS[1])
                 axis.plot(found, [row] * len(found), 'o', color='black', markersize=3)
-        axis.axvline(CHANCE, color=COLOURS[5], linestyle='--', linewidth=1)
-        axis.set_xlim(0, 1)
+            else:
+                axis.text(0.02, row, 'not run', fontsize=7, va='center', color='grey')
+        axis.set_xlim(0, 1.03)
         axis.set_title(probe, fontsize=9)
-        axis.set_xlabel('AP50; dashed: guessing', fontsize=8)
+        if probe == 'control':
+            axis.set_xlabel('AP', fontsize=8)
+        else:
+            axis.axvline(CHANCE, color=COLOURS[5], linestyle='--', linewidth=1)
+            axis.set_xlabel('AP50; dashed: guessing', fontsize=8)
         axis.tick_params(labelsize=8)
     axes[0, 0].set_yticks(range(len(networks)), [NETWORKS[n] for n in networks])
     axes[0, 0].invert_yaxis()
@@ -83,8 +90,15 @@ def _draw(axis, picture, found):
         )
         axis.add_patch(frame)
         if score is not None:
-            style = dict(color=colour, fontsize=6, va='bottom')
-            axis.text(x1, y1 - 1, f'{score:.2f}', **style)
+            axis.annotate(
+                f'{score:.2f}',
+                # One class above its box, the other below: guesses are of both.
+                (x1, y2 if label else y1),
+                va='top' if label else 'bottom',
+                fontsize=7,
+                bbox=dict(boxstyle='square,pad=0.1', facecolor=colour, linewidth=0),
+                annotation_clip=False,
+            )
 
 
 def _corners(mask):

@@ -1,19 +1,32 @@
-"""What the blocks' equations predict, written before the runs.
+"""What the blocks' equations predict, written before any block was trained here.
 
-Known then was one trial with other images and settings, of the far cue alone: no block
-AP 0.43, SAC 0.85, PRM 0.43, LCT 0.45 (chance: about 0.43). The equations are those of
-:mod:`prm_mmdet.ops.reference`, those of the compared blocks are in their docstrings.
-The question is put to AP50, mean over seeds at the configs' learning rate: it is above
-:data:`SEEN`, or it is not. Guessing gives :data:`CHANCE`.
+The equations are those of :mod:`prm_mmdet.ops.reference`, those of the compared blocks
+are in their docstrings. Known then was one trial with other images and settings, of the
+far cue alone: no block AP 0.43, SAC 0.85, PRM 0.43, LCT 0.45 (chance: about 0.43).
+
+Before the runs that the page shows there were others: networks trained from nothing,
+and networks that started from a base which knew the cues' hues by class, with images
+that have been changed since. After them some reasons below were corrected, the lines of
+``sac-bottleneck`` were added and :data:`SEEN` was raised from 0.65 to what blunter
+strategies do not reach; no prediction was changed.
+
+The question is put to the mean over seeds at the configs' learning rate: AP50 is above
+:data:`SEEN`, or it is not; on the control, AP is at most :data:`HARM` below that of the
+network without a block, or it is not.
 """
 
-#: Every object is found, and its class is guessed: half of the detections of a class
-#: are right, at any recall.
-CHANCE = 0.5
-SEEN = 0.65
+#: AP50 where every object is found and its class is guessed. Half of the detections of
+#: a class are right, but the precision that COCO counts at a recall is the best at any
+#: higher one.
+CHANCE = 0.54
+#: In which-context, to heed one kind's marker and guess for the other kind gives 0.89.
+SEEN = 0.92
+HARM = 0.05
 
 _BLIND = 'its outputs at an object do not depend on the cue (tests/test_probes)'
-_VISIBLE = 'the class is in the object; the block starts without harm to features'
+_VISIBLE = (
+    'the class is in the object, and what a gate scales, training can make up for'
+)
 _MEAN = 'its gate is a function of the mean over all positions'
 _NO_PLACE = (
     'neither its weights nor its contexts contain positions; what zero padding tells '
@@ -44,16 +57,27 @@ for _network in ('none', 'none-wide'):
     )
 _predict(
     'se',
-    far_cue=(True, f'{_MEAN}; a marker is a few hundredths of it, but nothing else is'),
+    far_cue=(
+        True,
+        f'{_MEAN}, a small part of which is the marker, and two layers can enlarge it',
+    ),
     scene=(True, f'{_MEAN}, which is what tells the class'),
     relative_position=(False, _NO_PLACE),
     which_context=(True, _SHARED),
 )
 _predict(
     'cbam',
-    far_cue=(True, 'its channel gate takes the maximum, which a marker can be'),
+    far_cue=(
+        True,
+        'its channel gate takes the maximum, which a marker can be; the 7x7 of its '
+        'spatial gates reaches farther block by block, too',
+    ),
     scene=(True, f'{_MEAN}, which is what tells the class'),
-    relative_position=(False, _NO_PLACE),
+    relative_position=(
+        False,
+        'its channel gate has no positions; its spatial gates reach the landmark only '
+        'through all ten blocks',
+    ),
     which_context=(True, _SHARED),
 )
 _predict(
@@ -81,18 +105,22 @@ _predict(
     scene=(True, 'beta starts at 1: the similarity to the mean differs with the tint'),
     relative_position=(
         False,
-        'Eq. 5 is a Gaussian of theta times cells: at 11 and more cells of c4, with '
-        'theta from 0 to 1 and sigma 1, it and its gradient are zero, unless theta '
-        'happens to start below about 0.1',
+        'Eq. 5 is a Gaussian of theta times cells: at 12 and more columns of c4, with '
+        "theta from 0 to 1 and sigma 1, its half along x and that half's gradient are "
+        'zero in a block, unless its theta happens to start below about 0.2',
     ),
-    which_context=(False, 'a group of channels has one query'),
+    which_context=(
+        False,
+        'a group of channels has one query; several groups can have several, but see '
+        'far-cue',
+    ),
 )
 _predict(
     'lct',
     far_cue=(
         False,
-        f'{_MEAN}, of the channel alone: the marker moves it by a few hundredths, and '
-        'the gain starts at 0',
+        f'{_MEAN}, of the channel itself within its group: the marker is a small part '
+        'of it, no layer enlarges that, and the gain starts at 0',
     ),
     scene=(True, 'within a group, the channels of either tint differ in their means'),
     relative_position=(False, _NO_PLACE),

@@ -6,13 +6,17 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
+from mmengine.config import Config
+
+from ..config import config_path
 from ..datasets.generated import write_file
-from ..datasets.probes import PROBES
+from ..datasets.probes import DISTANCE, PROBES
 from ..inspection.figures import save_png
 from .cells import NETWORKS, OTHER_RATE, RATE, all_cells
 from .figures import chart, examples
-from .predictions import CHANCE, PREDICTIONS, SEEN
-from .run import read_records
+from .findings import FINDINGS
+from .predictions import CHANCE, HARM, PREDICTIONS, SEEN
+from .run import NUM_TRAIN, read_records
 
 _PAGE = """# What each block lets a detector see
 
@@ -21,21 +25,23 @@ _PAGE = """# What each block lets a detector see
 | probe | an object's class is |
 |---|---|
 | far-cue | the hue of a small far marker |
-| scene | the tint that most tiles of the image have |
+| scene | the tint of more of the tiles; near the objects both have as many |
 | relative-position | whether a far landmark is nearer or farther |
 | which-context | the hue of the far marker of its kind; there are two kinds |
-| control | its own hue |
+| control | its own hue, of two for each class |
+
+Whatever tells the class in the first four lies at least {distance} pixels from every
+object. The network without a block sees 158 pixels from a region: changing the cue
+leaves its outputs at the objects the same bit for bit, in inference
+(`tests/test_probes/test_receptive_field.py`).
 
 Each network starts from the weights of a small Faster R-CNN without blocks that was
-trained on the control, as detectors start from a pretrained network. Blocks stand in
-its last two stages, where their papers have them, and start as they do there.
-
-Whatever tells the class in the first four lies at least 170 pixels from every object.
-The network without a block sees 154 pixels: changing the cue leaves its outputs at the
-objects the same bit for bit (`tests/test_probes/test_receptive_field.py`). In
-relative-position the objects stand near one end of the image, so that the landmark's
-distance from the other end tells the class as well, to a network that brings it to the
-objects.
+trained on the control, as detectors start from a pretrained network; the hues that tell
+cues apart are of one class there. c1 and c2 are frozen, blocks stand in c3 and c4,
+where their papers have them, and start as they do there: SAC, GC and NonLocal2d as the
+identity, the gates of the others by scaling the features. What is not seen was not
+learned in {steps} steps; at a learning rate of {rate:g} these move a number by about
+{budget:.2f} at most, and the gates of PRM and LCT start from numbers that are zero.
 
 {tables}
 ![AP50 by block and probe](ap50.png)
@@ -43,11 +49,14 @@ objects.
 {examples}
 ## What the equations predict
 
-Written before the runs, with the reasons, in `prm_mmdet/probes/predictions.py`: whether
-AP50 will be above {seen} (guessing gives {chance}).
+Written before any block was trained, in `prm_mmdet/probes/predictions.py`: whether the
+cue is seen, which is a mean AP50 above {seen} (guessing gives {chance}); on the
+control, whether a block does no harm, which is an AP at most {harm} below that without
+one.
 
 {predictions}
-## How it was measured
+{reasons}
+{findings}## How it was measured
 
 ```bash
 make probes         # all runs; goes on where it was stopped
@@ -60,7 +69,8 @@ make probes-short   # one seed of no block, PRM, LCT and SAC
 _INTRO = (
     'Small detectors, trained on generated images in which the class of an object is '
     'told far away from it. COCO AP50 and AP, mean over seeds, and the least and '
-    'largest AP50 where there are several.'
+    'largest AP50 where there are several. Seeds are of the initial weights, those of '
+    'the base included, and of the order of images; the images are the same.'
 )
 
 
@@ -89,9 +99,14 @@ def write_report(folder):
         intro=_INTRO,
         tables=''.join(_table(cells, rate) for rate in (RATE, OTHER_RATE)),
         examples='' if drawn is None else f'{_EXAMPLES}\n\n',
+        distance=DISTANCE,
+        **_budget(),
         seen=SEEN,
         chance=CHANCE,
+        harm=HARM,
         predictions=_predictions(cells),
+        reasons=_reasons(),
+        findings=_findings(cells),
         provenance=_provenance(records),
     )
     write_file(str(folder / 'README.md'), page.encode())
@@ -112,10 +127,16 @@ def collect(records):
 
 
 def verdict(cells, probe, network):
-    """Whether the cue is seen, by mean AP50 at the configs' learning rate; None if that
-    was not measured."""
-    found = cells.get((probe, network, RATE))
-    return mean(r['ap50'] for r in found) > SEEN if found else None
+    """Whether the cue is seen, or no harm is done on the control, by the mean at the
+    configs' learning rate; None if that was not measured."""
+    found, plain = (cells.get((probe, name, RATE)) for name in (network, 'none'))
+    if not found:
+        return None
+    if probe != 'control':
+        return mean(r['ap50'] for r in found) > SEEN
+    if not plain:
+        return None
+    return mean(r['ap'] for r in found) >= mean(r['ap'] for r in plain) - HARM
 
 
 def _table(cells, rate):
@@ -144,16 +165,61 @@ def _cell(records):
 
 
 def _predictions(cells):
-    lines = ['| network | probe | predicted | because | measured |', '|---' * 5 + '|']
-    words = {True: 'above', False: 'not above', None: 'not run'}
-    for (network, probe), (predicted, why) in PREDICTIONS.items():
-        measured = verdict(cells, probe, network)
-        text = words[measured]
-        if measured is not None:
-            text += ', agreed' if measured == predicted else ', **not agreed**'
-        title = NETWORKS[network]
-        lines.append(f'| {title} | {probe} | {words[predicted]} | {why} | {text} |')
+    lines = [f'| | {" | ".join(PROBES)} |', '|---' * (len(PROBES) + 1) + '|']
+    for network, title in NETWORKS.items():
+        texts = []
+        for probe in PROBES:
+            predicted, _ = PREDICTIONS.get((network, probe), (None, ''))
+            texts.append(_compared(predicted, verdict(cells, probe, network), probe))
+        lines.append(f'| {title} | {" | ".join(texts)} |')
     return '\n'.join(lines) + '\n'
+
+
+def _compared(predicted, measured, probe):
+    if predicted is None:
+        return ''
+    yes, no = ('no harm', 'harm') if probe == 'control' else ('seen', 'not seen')
+    text = yes if predicted else no
+    if measured is None:
+        return f'{text}; not measured'
+    return f'{text}; agreed' if measured == predicted else f'{text}; **not agreed**'
+
+
+def _reasons():
+    """The reasons of the predictions, each with the networks that it is given for."""
+    lines = []
+    for probe in PROBES:
+        titles = defaultdict(list)
+        for (network, name), (_, why) in PREDICTIONS.items():
+            if name == probe:
+                titles[why].append(NETWORKS[network])
+        parts = [f'  - {"; ".join(names)}: {why}.' for why, names in titles.items()]
+        lines += [f'- {probe}', *parts]
+    return '\n'.join(lines) + '\n'
+
+
+def _findings(cells):
+    """What is to be said of predictions that the runs do not agree with."""
+    lines = []
+    for (network, probe), (predicted, _) in PREDICTIONS.items():
+        if verdict(cells, probe, network) in (None, predicted):
+            continue
+        found = FINDINGS.get((network, probe), 'not looked into.')
+        lines.append(f'- {NETWORKS[network]}, {probe}: {found}')
+        largest = cells[probe, network, RATE][0]['largest']
+        numbers = ', '.join(f'{name} {value:g}' for name, value in largest.items())
+        lines.append(f'  Largest magnitudes after training: {numbers}.')
+    if not lines:
+        return ''
+    return '\n'.join(['### Where they did not agree', '', *lines]) + '\n\n'
+
+
+def _budget():
+    """How many steps there are, and the sum of their learning rates."""
+    cfg = Config.fromfile(config_path('probes/none.py'))
+    steps = NUM_TRAIN // cfg.train_dataloader.batch_size * cfg.train_cfg.max_epochs
+    # Half of the rate on average: a cosine.
+    return dict(steps=steps, rate=RATE, budget=steps * RATE / 2)
 
 
 def _provenance(records):
@@ -162,12 +228,13 @@ def _provenance(records):
     hours = sum(r['seconds'] for r in records) / 3600
     seeds = ', '.join(map(str, sorted({r['seed'] for r in records})))
     runs = f'{len(records)} of {len(all_cells())} runs'
+    bases = len({r['base'] for r in records})
     return (
-        f'{runs} (seeds: {seeds}), {hours:.1f} hours of training in all; '
+        f'{runs} (seeds: {seeds}) from {bases} bases, {hours:.1f} hours of one core in '
+        'all, without the bases; '
         f'{dates[0]} to {dates[-1]}; {", ".join(sorted(versions))}. '
-        'The configs are those of `configs/probes`; the recipe is the same for all, '
-        'and so is the base, one for each seed. Each run is a file in `records/`, '
-        '`table.csv` has them all.'
+        'The configs are those of `configs/probes`, the recipe is the same for all. '
+        'Each run is a file in `records/`, `table.csv` has them all.'
     )
 
 

@@ -3,9 +3,11 @@
 Cells start from the weights of a base, which is trained once and kept beside the logs.
 
 A record is a JSON file: the cell, ``ap`` and ``ap50``, the number of ``parameters``,
-``seconds``, ``date``, ``versions``, ``config``, a hash of all that the result depends
-on, and ``example``, what the network finds in the first validation image: boxes (x1,
-y1, x2, y2 in pixels), labels and scores.
+``seconds``, ``date``, ``versions``, ``config``, a hash of the config and the data, of
+cells also ``base``, a hash of the weights that it started from, and ``largest``, by
+name the largest magnitude among a block's parameters after training, and ``example``,
+what the network finds in the first validation image: boxes (x1, y1, x2, y2 in pixels),
+labels and scores.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ import signal
 import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import mmcv
@@ -32,12 +35,12 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 from .. import __version__, compat
-from ..checkpoint_io import write_checkpoint
+from ..checkpoint_io import read_checkpoint, read_state_dict, write_checkpoint
 from ..config import config_path
 from ..datasets import probes as data
 from ..datasets.generated import write_file
 from ..launch import TrainRunner
-from .cells import Cell
+from .cells import CONFIGS, Cell
 
 NUM_TRAIN, NUM_VAL = 320, 100
 EXAMPLE_SCORE = 0.3  # detections under it are not recorded
@@ -75,26 +78,45 @@ def _network_config(network):
 
 
 def fingerprint(cell):
-    """Twelve hexadecimal digits that change with the model, the recipe, the version of
-    the data and the base."""
+    """Twelve hexadecimal digits that change with the cell's config, the version of the
+    data and the base's config."""
     cfg = _tuned(copy.deepcopy(_network_config(cell.network)), cell)
-    names = 'model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'randomness'
-    parts = [cfg.to_dict()[name] for name in names]
-    parts += [cfg.train_dataloader.batch_size, data.VERSION, NUM_TRAIN, NUM_VAL]
+    parts = [data.VERSION, NUM_TRAIN, NUM_VAL]
+    for name in ('train_dataloader', 'val_dataloader'):
+        del cfg[name].dataset.data_root  # wherever it lies
+    for name in _DECIDES:
+        parts.append(cfg.to_dict()[name])
     if cell.base:
         parts.append(fingerprint(cell.base))
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _digits(json.dumps(parts, sort_keys=True, default=str).encode())
+
+
+_DECIDES = (
+    *('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'randomness'),
+    *('train_dataloader', 'val_dataloader'),
+)
+
+
+def _digits(content):
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def read_records(folder):
     """The records in a folder that are of their cells' present configs, by the cells'
-    names."""
+    names.
+
+    Raises:
+        ValueError: A file is no record.
+    """
     records = {}
     for path in sorted(Path(folder).glob('*.json')):
-        record = json.loads(path.read_text(encoding='utf-8'))
-        cell = Cell(*(record[f.name] for f in dataclasses.fields(Cell)))
-        if record['config'] == fingerprint(cell):
+        try:
+            record = json.loads(path.read_text(encoding='utf-8'))
+            cell = Cell(*(record[f.name] for f in dataclasses.fields(Cell)))
+            config = record['config']
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f'{path} is no record of a run: remove it') from error
+        if cell.network in CONFIGS and config == fingerprint(cell):
             records[cell.name] = record
     return records
 
@@ -103,7 +125,8 @@ def run_cells(
     cells, folder, data_root='data/probes', work_dirs='work_dirs/probes', jobs=1
 ):
     """Run the cells that have no record of their present config, and before them the
-    bases that they start from; a failure stops no other. Says what comes of each.
+    bases that they start from. A failure stops no other, but those that start from it.
+    Says what comes of each.
 
     Args:
         cells (Sequence[Cell]): From :mod:`prm_mmdet.probes.cells`.
@@ -116,16 +139,21 @@ def run_cells(
             Default: 1.
 
     Returns:
-        int: How many failed.
+        int: How many failed, or could not begin.
+
+    Raises:
+        OSError: A folder cannot be written, or a process was killed.
+        ValueError: A file among the records or the data is none.
     """
     register_all_modules()
+    os.makedirs(folder, exist_ok=True)
     done = read_records(folder)
     waiting = [cell for cell in cells if cell.name not in done]
     _say(f'{len(cells) - len(waiting)} of {len(cells)} cells have their record')
     bases = [
         base
         for base in dict.fromkeys(cell.base for cell in waiting)
-        if not weights_path(base, work_dirs).exists()
+        if not _is_trained(base, work_dirs)
     ]
     for probe in dict.fromkeys(cell.probe for cell in bases + waiting):
         root = os.path.join(data_root, probe)
@@ -137,7 +165,16 @@ def run_cells(
         run = functools.partial(_run_cell, **where, jobs=jobs)
         try:
             _run_all(pool, run, bases, work_dirs)
-            return _run_all(pool, run, waiting, work_dirs)
+            ready = [cell for cell in waiting if _is_trained(cell.base, work_dirs)]
+            left_out = len(waiting) - len(ready)
+            if left_out:
+                _say(f'{left_out} cells are left out: their base failed')
+            return left_out + _run_all(pool, run, ready, work_dirs)
+        except BrokenProcessPool as error:
+            raise OSError(
+                'a process of the runs was killed, which happens where memory runs '
+                'out; the same command goes on, with fewer --jobs in less memory'
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
@@ -147,6 +184,15 @@ def run_cells(
 
 def _leave_interrupts_to_parent():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _is_trained(base, work_dirs):
+    """Whether the weights of a base are there; damaged ones are not."""
+    try:
+        read_checkpoint(weights_path(base, work_dirs))
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def _run_all(pool, run, cells, work_dirs):
@@ -180,8 +226,10 @@ def run_cell(cell, data_root, work_dirs):
     runner.train()
     record['seconds'] = round(time.monotonic() - begun, 1)
     scalars = runner.message_hub.log_scalars
-    record['ap'] = float(scalars['val/coco/bbox_mAP'].current())
-    record['ap50'] = float(scalars['val/coco/bbox_mAP_50'].current())
+    for name, metric in (('ap', 'bbox_mAP'), ('ap50', 'bbox_mAP_50')):
+        # Nothing is evaluated where nothing was found.
+        value = scalars.get(f'val/coco/{metric}')
+        record[name] = float(value.current()) if value else 0.0
     record['parameters'] = sum(p.numel() for p in runner.model.parameters())
     record['date'] = datetime.date.today().isoformat()
     record['versions'] = dict(
@@ -193,10 +241,26 @@ def run_cell(cell, data_root, work_dirs):
         python=platform.python_version(),
     )
     record['example'] = _example(runner)
-    if not cell.base:
+    if cell.base:
+        path = weights_path(cell.base, work_dirs)
+        record['base'] = _digits(path.read_bytes())
+        record['largest'] = _largest(runner.model, read_state_dict(path))
+    else:
         weights = {'state_dict': runner.model.state_dict()}
         write_checkpoint(weights, weights_path(cell, work_dirs))
     return record
+
+
+def _largest(model, base):
+    """The largest magnitude of the parameters that the base lacks, by their name in the
+    block: ``backbone.layer2.0.prm_block.alpha`` is alpha."""
+    largest = {}
+    for name, parameter in model.named_parameters():
+        if name not in base:
+            short = name.split('.', 4)[-1]
+            value = float(f'{parameter.abs().max().item():.3g}')
+            largest[short] = max(value, largest.get(short, 0))
+    return largest
 
 
 @torch.no_grad()
@@ -227,7 +291,6 @@ def _run_cell(cell, folder, data_root, work_dirs, jobs):
         except Exception:  # of any kind: the next cell is another matter
             traceback.print_exc(file=file)
             return None
-    os.makedirs(folder, exist_ok=True)
     text = json.dumps(record, indent=1) + '\n'
     write_file(os.path.join(folder, f'{cell.name}.json'), text.encode())
     return record

@@ -12,6 +12,7 @@ from prm_mmdet.datasets.probes import (
     PROBES,
     SHARES,
     TILE,
+    WIDE,
     WIDTH,
     draw_probe,
     generate_probe,
@@ -53,7 +54,8 @@ def columns_of(scene):
 @pytest.mark.parametrize('probe', PROBES)
 def test_objects_are_whole_apart_and_of_both_classes(scenes, probe):
     for scene in scenes[probe]:
-        assert scene.picture.shape == (HEIGHT, WIDTH, 3)
+        width = WIDE if probe == 'relative-position' else WIDTH
+        assert scene.picture.shape == (HEIGHT, width, 3)
         assert 1 <= len(scene.instances) <= 3
         masks = [i.visible for i in scene.instances]
         assert np.sum(masks, axis=0).max() == 1
@@ -61,8 +63,9 @@ def test_objects_are_whole_apart_and_of_both_classes(scenes, probe):
         assert not any(m[[0, -1]].any() or m[:, [0, -1]].any() for m in masks)
     labels = [i.label for scene in scenes[probe] for i in scene.instances]
     assert 0.35 < np.mean(labels) < 0.65
-    sides = [columns_of(scene)[0][0] < WIDTH / 2 for scene in scenes[probe]]
-    assert 0.3 < np.mean(sides) < 0.7  # both ends of images
+    if probe != 'relative-position':
+        sides = [columns_of(scene)[0][0] < WIDTH / 2 for scene in scenes[probe]]
+        assert 0.3 < np.mean(sides) < 0.7  # both ends of images
 
 
 @pytest.mark.parametrize('probe', FAR)
@@ -83,7 +86,7 @@ def test_objects_do_not_tell_their_class(scenes, probe):
         for i, columns in zip(scene.instances, columns_of(scene)):
             pixels = scene.picture[i.visible]
             rows = np.flatnonzero(i.visible.any(1))
-            border = min(columns[0], WIDTH - 1 - columns[-1])
+            border = min(columns[0], scene.picture.shape[1] - 1 - columns[-1])
             size = (len(rows), len(columns), i.visible.sum(), rows[0], border)
             looks.append([*pixels.mean(0), *pixels.std(0), *size])
             labels.append(i.label)
@@ -139,27 +142,40 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
     assert np.ptp(nearby[0]) > 0.05
 
 
-def test_relative_position_is_told_by_the_distance_alone(scenes):
-    left = {0: [], 1: []}
-    for scene in scenes['relative-position']:
+def test_relative_position_is_told_by_the_distance_alone():
+    """Where the objects lie tells nothing, and where the landmark lies little."""
+    objects, landmarks = {0: [], 1: []}, {0: [], 1: []}
+    for index in range(300):
+        scene = draw_probe(np.random.default_rng(index), 'relative-position')
         ((x, _, w, _),) = scene.cues
         (label,) = {i.label for i in scene.instances}
         columns = np.concatenate(columns_of(scene))
         gap = max(columns.min() - x - w, x - columns.max() - 1)
-        assert (gap < 202) == (label == 0)
-        assert gap < 202 or gap > 242
-        left[label].append(min(columns.min(), WIDTH - 1 - columns.max()))
-    assert abs(np.mean(left[0]) - np.mean(left[1])) < 4
+        assert (gap < 225) == (label == 0)
+        assert gap < 225 or gap > 260
+        objects[label].append(min(columns.min(), WIDE - 1 - columns.max()))
+        landmarks[label].append(min(x, WIDE - x - w))
+    assert abs(np.mean(objects[0]) - np.mean(objects[1])) < 20
+    # The best threshold between the classes, which more than half would pass anyway.
+    right = [
+        (np.mean(np.array(landmarks[0]) > t) + np.mean(np.array(landmarks[1]) <= t)) / 2
+        for t in range(WIDE)
+    ]
+    assert max(right) < 0.8
 
 
 def test_control_shows_the_class_in_the_object(scenes):
-    said_by_marker = []
+    classes, hues = [], {0: set(), 1: set()}
     for scene in scenes['control']:
         assert scene.cues == []
         for i in scene.instances:
-            assert near(hue(scene.picture[i.visible]), (0, 240)[i.label])
-        said_by_marker.append(len({i.label for i in scene.instances}))
-    assert np.mean(said_by_marker) > 1.3  # classes differ within an image
+            found = hue(scene.picture[i.visible])
+            (number,) = (n for n in (0, 1, 3, 4) if near(found, 60 * n))
+            hues[i.label].add(number)
+        classes.append(len({i.label for i in scene.instances}))
+    # What is of one class here is told apart elsewhere.
+    assert hues == {0: {0, 4}, 1: {1, 3}}
+    assert np.mean(classes) > 1.3  # classes differ within an image
 
 
 def test_files(tmp_path, capsys):

@@ -1,28 +1,33 @@
 """Which runs there are, and what is predicted of them."""
 
+import contextlib
+import io
+
+import numpy as np
 import torch
 from conftest import ROOT
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from prm_mmdet.config import config_path
 from prm_mmdet.datasets.probes import PROBES
 from prm_mmdet.probes.cells import (
-    BASE,
-    BASES,
+    CONFIGS,
     NETWORKS,
     SEEDS,
     SWITCHES,
     all_cells,
     main_cells,
 )
-from prm_mmdet.probes.predictions import PREDICTIONS
+from prm_mmdet.probes.predictions import CHANCE, PREDICTIONS
 
 
 def test_every_network_has_a_config_and_every_config_is_a_network():
     stems = {path.stem for path in (ROOT / 'configs' / 'probes').glob('*.py')}
-    assert stems == {*NETWORKS, BASE, *BASES.values()}
+    assert stems == CONFIGS
 
 
 def test_cells():
@@ -64,3 +69,44 @@ def test_blocks_that_start_as_the_identity_still_do():
         block = getattr(bottleneck, plugin)
         inputs = x[:, : block.in_channels]
         assert torch.equal(block(inputs), inputs)
+
+
+def test_guessing_gives_the_chance_that_the_figure_shows():
+    """COCO's own evaluation of whole boxes with random classes and scores."""
+    rng = np.random.default_rng(0)
+    found = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for _ in range(20):
+            truths, guesses = [], []
+            for image in range(100):
+                for _ in range(int(rng.integers(2, 4))):
+                    box = [30.0 * len(truths), 10.0, 20.0, 20.0]
+                    which = dict(image_id=image, bbox=box)
+                    truths.append(
+                        dict(
+                            **which,
+                            id=len(truths) + 1,
+                            category_id=int(rng.integers(2)),
+                            area=400.0,
+                            iscrowd=0,
+                        )
+                    )
+                    score, label = float(rng.uniform()), int(rng.integers(2))
+                    # Both classes are proposed, as detectors do.
+                    guesses.append(dict(**which, category_id=label, score=score))
+                    guesses.append(
+                        dict(**which, category_id=1 - label, score=1 - score)
+                    )
+            coco = COCO()
+            coco.dataset = dict(
+                images=[dict(id=image) for image in range(100)],
+                categories=[dict(id=0), dict(id=1)],
+                annotations=truths,
+            )
+            coco.createIndex()
+            evaluation = COCOeval(coco, coco.loadRes(guesses), 'bbox')
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            found.append(evaluation.stats[1])
+    assert abs(np.mean(found) - CHANCE) < 0.03

@@ -26,13 +26,18 @@ def record(cell, ap50):
         versions=dict(torch='2.6.0'),
         config=fingerprint(cell),
         example=example,
+        base='0123456789ab',
+        largest={'attention.weight': 0.25},
     )
 
 
 RECORDS = [
     record(Cell('far-cue', 'none'), 0.5),
-    record(Cell('far-cue', 'sac', seed=1), 0.8),
-    record(Cell('far-cue', 'sac'), 0.9),
+    record(Cell('far-cue', 'sac', seed=1), 0.9),
+    record(Cell('far-cue', 'sac'), 1.0),
+    record(Cell('control', 'none'), 0.9),
+    record(Cell('control', 'gc'), 0.86),
+    record(Cell('control', 'se'), 0.84),
     record(Cell('scene', 'sac'), 0.6),
     record(Cell('scene', 'sac', 3e-3), 0.95),
 ]
@@ -55,19 +60,34 @@ def test_verdicts_are_of_the_mean_at_the_rate_of_the_configs():
     assert verdict(cells, 'far-cue', 'none') is False
     assert verdict(cells, 'scene', 'sac') is False
     assert verdict(cells, 'control', 'sac') is None
+    assert verdict(cells, 'control', 'gc') is True  # beside the network without a block
+    assert verdict(cells, 'control', 'se') is False
+    alone = {k: v for k, v in cells.items() if k[1] != 'none'}
+    assert verdict(alone, 'control', 'gc') is None
 
 
 def test_page(folder):
     lines = (folder / 'README.md').read_text().splitlines()
-    assert '| SAC | 0.85 (0.75), 0.80-0.90 | 0.60 (0.50) |  |  |  | 1.25 M |' in lines
+    assert '| SAC | 0.95 (0.85), 0.90-1.00 | 0.60 (0.50) |  |  |  | 1.25 M |' in lines
     assert '| SAC |  | 0.95 (0.85) |  |  |  | 1.25 M |' in lines  # the other rate
-    (predicted,) = (line for line in lines if line.startswith('| SAC | scene | '))
-    assert predicted.startswith('| SAC | scene | above |')
-    assert predicted.endswith('| not above, **not agreed** |')
-    (predicted,) = (line for line in lines if line.startswith('| none | far-cue | '))
-    assert predicted.endswith('| not above, agreed |')
+    assert (
+        '| SAC | seen; agreed | seen; **not agreed** | not seen; not measured | '
+        'seen; not measured | no harm; not measured |'
+    ) in lines
     assert any(
-        '5 of 228 runs (seeds: 0, 1)' in line and '2026-01-02' in line for line in lines
+        line.startswith('| SE |') and 'no harm; **not agreed**' in line
+        for line in lines
+    )
+    # What disagrees is followed by what was found.
+    (position,) = (
+        i for i, line in enumerate(lines) if line.startswith('- SAC, scene: ')
+    )
+    assert 'attention.weight 0.25' in lines[position + 1]
+    assert not any(line.startswith('- SAC, far-cue: ') for line in lines)
+    assert any(line.startswith('  - SAC: Eq. 2 selects') for line in lines)
+    assert any(
+        '8 of 228 runs (seeds: 0, 1) from 1 bases' in line and '2026-01-02' in line
+        for line in lines
     )
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import Executor, Future
 import pytest
 import torch
 
+from prm_mmdet.checkpoint_io import write_checkpoint
 from prm_mmdet.probes import run
 from prm_mmdet.probes.cells import Cell
 
@@ -73,6 +74,13 @@ def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
     assert 'backbone.layer1.0.conv1.weight' in weights
     assert not any('sac' in name for name in weights)
     assert run.read_records(folders[0])[CELL.base.name]['network'] == 'base'
+    assert len(record['base']) == 12
+    assert set(record['largest']) == {
+        f'{layer}.{kind}'
+        for layer in ('attention', 'customization', 'transform')
+        for kind in ('weight', 'bias')
+    }
+    assert record['largest']['transform.weight'] > 0  # it starts at zero
 
 
 def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
@@ -85,7 +93,7 @@ def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
         if cell.network == 'lct':
             raise RuntimeError('out of luck')
         if not cell.base:
-            run.weights_path(cell, work_dirs).touch()
+            write_checkpoint({'state_dict': {}}, run.weights_path(cell, work_dirs))
         config = run.fingerprint(cell)
         result = dict(ap=0.4, ap50=0.5, seconds=1, config=config)
         return {**dataclasses.asdict(cell), **result}
@@ -111,6 +119,38 @@ def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
     ran.clear()
     run.run_cells(cells, *folders)
     assert ran == cells
+
+    # A base whose weights are damaged is trained again.
+    run.weights_path(cells[0].base, folders[2]).write_bytes(b'half')
+    ran.clear()
+    run.run_cells(cells, *folders)
+    assert ran == [cells[0].base, cells[0]]
+
+
+def test_cells_of_a_failed_base_are_left_out(few, tmp_path, monkeypatch, capsys):
+    def stand_in(cell, data_root, work_dirs):
+        raise RuntimeError('out of luck')
+
+    monkeypatch.setattr(run, 'run_cell', stand_in)
+    cells = [Cell('control', name) for name in ('lct', 'none')]
+    folders = tmp_path / 'records', tmp_path / 'data', tmp_path / 'work_dirs'
+    assert run.run_cells(cells, *folders) == 2
+    assert '2 cells are left out: their base failed' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{}', '{"probe": "far-cue"}'])
+def test_files_that_are_no_records_are_named(tmp_path, content):
+    (tmp_path / 'some.json').write_text(content)
+    with pytest.raises(
+        ValueError, match=r'some\.json is no record of a run: remove it'
+    ):
+        run.read_records(tmp_path)
+
+
+def test_records_of_networks_that_are_no_more_are_left_out(tmp_path):
+    content = dict(dataclasses.asdict(CELL), network='former', config='0')
+    (tmp_path / 'some.json').write_text(json.dumps(content))
+    assert run.read_records(tmp_path) == {}
 
 
 def test_fingerprint_changes_with_what_a_result_depends_on(monkeypatch):

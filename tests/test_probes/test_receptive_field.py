@@ -16,6 +16,11 @@ from prm_mmdet.config import config_path
 from prm_mmdet.datasets.probes import DISTANCE, HEIGHT, PROBES, WIDTH, draw_probe
 
 FAR = [probe for probe in PROBES if probe != 'control']
+WIDEST = 37  # pixels, of objects
+
+
+def draw(index, probe):
+    return draw_probe(np.random.default_rng(index), probe)
 
 
 def network(name):
@@ -81,7 +86,7 @@ def without_cues(scene, fill):
 @torch.no_grad()
 def test_outputs_at_objects_do_not_depend_on_the_cue(plain, probe):
     for index in range(8):
-        scene = draw_probe(np.random.default_rng(index), probe)
+        scene = draw(index, probe)
         boxes = object_boxes(scene)
         before = seen(plain, as_input(scene.picture), boxes)
         for fill in (lambda pixels: 255 - pixels, lambda pixels: 1e6 * pixels):
@@ -91,11 +96,19 @@ def test_outputs_at_objects_do_not_depend_on_the_cue(plain, probe):
 
 
 @pytest.mark.parametrize('name', ['none', 'none-wide'])
-def test_cues_are_just_beyond_the_reach_of_the_network(name):
+def test_cues_are_beyond_the_reach_of_regions_at_objects(name):
     lefts = range(WIDTH - 64, WIDTH - 48)  # all phases of its strides
     boxes = [[x, 30, x + 28, 58] for x in lefts]
     farthest = reach(network(name).double(), boxes)
-    assert DISTANCE - 20 < farthest <= DISTANCE
+    assert farthest <= 158  # what the page says
+    # A region that overlaps an object by half may extend by the object's width.
+    assert DISTANCE - 20 < farthest + WIDEST <= DISTANCE
+
+
+def test_objects_are_not_wider_than_that_takes_them_to_be():
+    for index in range(200):
+        for x1, _, x2, _ in object_boxes(draw(index, 'far-cue')).tolist():
+            assert x2 - x1 <= WIDEST
 
 
 @pytest.mark.parametrize('name', ['se', 'cbam', 'gc', 'non-local', 'prm', 'lct', 'sac'])
@@ -105,7 +118,7 @@ def test_blocks_bring_the_cue_to_the_objects(name):
         if type(module).__module__.startswith(('prm_mmdet.', 'mmcv.cnn.bricks.')):
             for parameter in module.parameters():
                 parameter.data += 0.3 * torch.randn_like(parameter)
-    scene = draw_probe(np.random.default_rng(0), 'far-cue')
+    scene = draw(0, 'far-cue')
     boxes = object_boxes(scene)
     other = without_cues(scene, lambda pixels: 255 - pixels)
     with torch.no_grad():
