@@ -20,7 +20,7 @@ from .generated_coco import Instance, write_coco
 CLASSES = ('first', 'second')
 
 #: Raised by one whenever the drawing changes.
-VERSION = 3
+VERSION = 4
 
 HEIGHT, WIDTH = 96, 384  # of the images, in pixels, but of those of
 WIDE = 576  # relative-position
@@ -36,9 +36,9 @@ MARGIN = 2  # pixels between objects, and to the image's border
 HUES = 6
 OBJECT_HUE = 2
 CLASS_HUES = (0, 4)
-# control, by class. Those that cues are told apart by are of one class here, so that a
-# network that has learned this set has not learned what cues mean.
-CONTROL_HUES = ((0, 4), (1, 3))
+# control, by class: the other way round than those of cues, so that a network that has
+# learned this set tells cues apart, but is wrong about what they mean.
+CONTROL_HUES = ((3, 4), (0, 1))
 # which-context: by the object's kind its own hue, and that of its marker by class.
 KIND_HUES = (2, 5)
 KIND_CLASS_HUES = ((0, 4), (1, 3))
@@ -51,7 +51,7 @@ SPREAD = 20
 # scene
 TILE = 12  # pixels
 LOCAL_SHARE = (0.48, 0.52)  # of tiles of one tint, near the objects
-SHARES = (0.44, 0.56)  # of that tint in the whole image, by class
+SHARES = (0.41, 0.59)  # of that tint in the whole image, by class
 
 
 @dataclass
