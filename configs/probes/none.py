@@ -6,6 +6,6 @@ load_from = '{{$PROBE_BASE:work_dirs/base/epoch_6.pth}}'
 model = dict(backbone=dict(frozen_stages=1, init_cfg=[]))
 epochs = 6
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+optim_wrapper = dict(optimizer=dict(lr=3e-3))
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].T_max = epochs

@@ -34,9 +34,9 @@ SWITCHES = {
 }
 MAIN_NETWORKS = ('none', 'prm', 'lct', 'sac')
 
-RATE = 1e-3  # of the networks' configs
+RATE = 3e-3  # of the networks' configs
 BASE_RATE = 2e-3  # of the bases' configs
-OTHER_RATE = 3e-3  # one more, for all networks alike
+OTHER_RATE = 1e-3  # one more, for all networks alike
 SEEDS = (0, 1, 2)
 
 

@@ -36,8 +36,8 @@ leaves its outputs at the objects the same bit for bit, in inference
 (`tests/test_probes/test_receptive_field.py`).
 
 Each network starts from the weights of a small Faster R-CNN without blocks that was
-trained on the control, as detectors start from a pretrained network; the hues that tell
-cues apart are of one class there. c1 and c2 are frozen, blocks stand in c3 and c4,
+trained on the control, as detectors start from a pretrained network; there the hues of
+cues are those of the other class. c1 and c2 are frozen, blocks stand in c3 and c4,
 where their papers have them, and start as they do there: SAC, GC and NonLocal2d as the
 identity, the gates of the others by scaling the features. What is not seen was not
 learned in {steps} steps; at a learning rate of {rate:g} these move a number by about

@@ -39,7 +39,7 @@ RECORDS = [
     record(Cell('control', 'gc'), 0.86),
     record(Cell('control', 'se'), 0.84),
     record(Cell('scene', 'sac'), 0.6),
-    record(Cell('scene', 'sac', 3e-3), 0.95),
+    record(Cell('scene', 'sac', 1e-3), 0.95),
 ]
 
 

@@ -58,7 +58,7 @@ def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
     assert {k: record[k] for k in ('probe', 'network', 'rate', 'seed')} == {
         'probe': 'far-cue',
         'network': 'sac',
-        'rate': 1e-3,
+        'rate': 3e-3,
         'seed': 1,
     }
     assert 0 <= record['ap'] <= record['ap50'] <= 1
@@ -154,7 +154,7 @@ def test_records_of_networks_that_are_no_more_are_left_out(tmp_path):
 
 
 def test_fingerprint_changes_with_what_a_result_depends_on(monkeypatch):
-    cells = [CELL, Cell('far-cue', 'sac', seed=2), Cell('far-cue', 'sac', 3e-3, 1)]
+    cells = [CELL, Cell('far-cue', 'sac', seed=2), Cell('far-cue', 'sac', 1e-3, 1)]
     cells.append(Cell('far-cue', 'gc', seed=1))
     cells += [CELL.base, Cell('far-cue', 'none-wide', seed=1).base]
     before = [run.fingerprint(cell) for cell in cells]
