@@ -120,17 +120,21 @@ def _write_images(root, name, split, count, parameters, draw):
 
 def _describe(instance):
     """The fields of a COCO annotation that the visible mask determines."""
-    rows, columns = np.nonzero(instance.visible)
-    left, top = columns.min(), rows.min()
-    width, height = columns.max() + 1 - left, rows.max() + 1 - top
     outline = _run_lengths if instance.is_crowd else _polygons
     return {
         'category_id': instance.label + 1,
         'iscrowd': int(instance.is_crowd),
-        'area': float(len(rows)),
-        'bbox': [float(value) for value in (left, top, width, height)],
+        'area': float(instance.visible.sum()),
+        'bbox': [float(value) for value in box_of(instance.visible)],
         'segmentation': outline(instance.visible),
     }
+
+
+def box_of(mask):
+    """Box of a boolean mask: x, y, width, height in pixels, ints."""
+    rows, columns = np.nonzero(mask)
+    x, y = int(columns.min()), int(rows.min())
+    return x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y
 
 
 def _run_lengths(mask):

@@ -15,7 +15,7 @@ import numpy as np
 
 from .drawing import SHAPES, coverage_of, paint, random_colours, random_polygon, texture
 from .generated import MAX_SEED, check_integers
-from .generated_coco import Instance, write_coco
+from .generated_coco import Instance, box_of, write_coco
 
 CLASSES = ('first', 'second')
 
@@ -175,12 +175,12 @@ def _relative_position(rng):
     hues = [OBJECT_HUE] * 2
     canvas, objects = _add_objects(rng, canvas, (low, WIDE), hues, low + SPREAD)
     label = int(rng.integers(2))
-    nearest = min(_box(visible)[0] for visible in objects)
+    nearest = min(box_of(visible)[0] for visible in objects)
     edge = nearest - int(rng.integers(*(NEAR, FAR)[label]))
     polygon = random_polygon(rng, SHAPES.index('circle'), LANDMARK_SIDE, (0, 0))
     polygon = _put(rng, polygon, edge - np.ptp(polygon[:, 0]) - 1)
     covered = _add(rng, canvas, polygon, CLASS_HUES[0]) > 0
-    return Scene(canvas, _instances(objects, [label] * len(objects)), [_box(covered)])
+    return Scene(canvas, _instances(objects, [label] * len(objects)), [box_of(covered)])
 
 
 def _which_context(rng):
@@ -261,14 +261,14 @@ def _add_objects(rng, canvas, within, hues, highest=WIDE, attempts=200):
 def _add_markers(rng, canvas, objects, hues):
     """Draw a disc of each hue, apart from each other and at least DISTANCE from the
     objects; returns their boxes. The hue changes nothing else."""
-    limit = min(_box(visible)[0] for visible in objects) - DISTANCE
+    limit = min(box_of(visible)[0] for visible in objects) - DISTANCE
     boxes = []
     width = limit // len(hues)  # each has its own part of what is left
     for part, hue in zip(rng.permutation(len(hues)), hues):
         polygon = random_polygon(rng, SHAPES.index('circle'), MARKER_SIDE, (0, 0))
         room = width - np.ptp(polygon[:, 0]) - 2
         polygon = _put(rng, polygon, part * width + rng.uniform(1, room))
-        boxes.append(_box(_add(rng, canvas, polygon, hue) > 0))
+        boxes.append(box_of(_add(rng, canvas, polygon, hue) > 0))
     return boxes
 
 
@@ -299,13 +299,6 @@ def _outline(polygon, margin, canvas):
     high = np.ceil(polygon.max(0)).astype(int) + margin
     high = np.minimum(high, canvas.shape[1::-1])
     return (*low.tolist(), *(high - low).tolist())
-
-
-def _box(mask):
-    """Box of a boolean mask: x, y, w, h."""
-    rows, columns = np.nonzero(mask)
-    x, y = int(columns.min()), int(rows.min())
-    return x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y
 
 
 def _instances(masks, labels):

@@ -2,10 +2,9 @@
 
 from statistics import mean
 
-import numpy as np
 from matplotlib.patches import Rectangle
 
-from ..datasets.generated_coco import image_rng
+from ..datasets.generated_coco import box_of, image_rng
 from ..datasets.probes import PROBES, draw_image
 from ..inspection.figures import COLOURS, new_figure
 from .cells import NETWORKS, RATE, SEEDS, Cell
@@ -70,7 +69,7 @@ def examples(records):
     for row, (probe, found) in zip(axes, shown.items()):
         picture, instances, _ = draw_image(probe, image_rng(0, 'val', 0), 0)
         truth = dict(
-            boxes=[_corners(i.visible) for i in instances],
+            boxes=[_corners(*box_of(i.visible)) for i in instances],
             labels=[i.label for i in instances],
         )
         for axis, title, boxes in zip(row, titles, (truth, *found)):
@@ -101,6 +100,5 @@ def _draw(axis, picture, found):
             )
 
 
-def _corners(mask):
-    rows, columns = np.nonzero(mask)
-    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+def _corners(x, y, width, height):
+    return x, y, x + width, y + height
