@@ -1,6 +1,6 @@
 # What all networks of the probes start from, as detectors start from a pretrained
 # network: the demo's network, narrower, without masks and cut after c4, so that it sees
-# 154 pixels to either side of an object, and no farther (tests/test_probes holds the
+# 158 pixels to either side of a region, and no farther (tests/test_probes holds the
 # data to it), trained on the probe that needs no context.
 _base_ = '../demo/mask-rcnn_r50_fpn_demo.py'
 
