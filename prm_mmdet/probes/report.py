@@ -16,7 +16,7 @@ from .cells import NETWORKS, OTHER_RATE, RATE, all_cells
 from .figures import chart, examples
 from .findings import FINDINGS
 from .predictions import CHANCE, HARM, PREDICTIONS, SEEN
-from .run import NUM_TRAIN, read_records
+from .records import NUM_TRAIN, read_records
 
 _PAGE = """# What each block lets a detector see
 

@@ -1,21 +1,12 @@
 """Training and evaluating cells, each into a small record of its own.
 
 Cells start from the weights of a base, which is trained once and kept beside the logs.
-
-A record is a JSON file: the cell, ``ap`` and ``ap50``, the number of ``parameters``,
-``seconds``, ``date``, ``versions``, ``config``, a hash of the config and the data, of
-cells also ``base``, a hash of the weights that it started from, and ``largest``, by
-name the largest magnitude among a block's parameters after training, and ``example``,
-what the network finds in the first validation image: boxes (x1, y1, x2, y2 in pixels),
-labels and scores.
 """
 
 import contextlib
-import copy
 import dataclasses
 import datetime
 import functools
-import hashlib
 import json
 import multiprocessing
 import os
@@ -32,93 +23,15 @@ import mmdet
 import mmengine
 import torch
 from mmdet.utils import register_all_modules
-from mmengine.config import Config
 
 from .. import __version__, compat
 from ..checkpoint_io import read_checkpoint, read_state_dict, write_checkpoint
-from ..config import config_path
-from ..datasets import probes as data
 from ..datasets.generated import write_file
+from ..datasets.probes import generate_probe
 from ..launch import TrainRunner
-from .cells import CONFIGS, Cell
+from . import records
 
-NUM_TRAIN, NUM_VAL = 320, 100
 EXAMPLE_SCORE = 0.3  # detections under it are not recorded
-
-
-def cell_config(cell, data_root, work_dirs):
-    """The config of a cell.
-
-    Args:
-        cell (Cell): The cell.
-        data_root (str): Folder of the probes' folders.
-        work_dirs (str): Folder of the bases' weights.
-    """
-    os.environ['PROBE_DATA'] = os.path.join(os.path.abspath(data_root), cell.probe)
-    cfg = Config.fromfile(config_path(f'probes/{cell.network}.py'))
-    if cell.base:
-        cfg.load_from = str(weights_path(cell.base, work_dirs))
-    return _tuned(cfg, cell)
-
-
-def weights_path(base, work_dirs):
-    """Where the weights of a base are kept, by what they depend on."""
-    return Path(work_dirs, f'{base.name}_{fingerprint(base)}.pth')
-
-
-def _tuned(cfg, cell):
-    cfg.optim_wrapper.optimizer.lr = cell.rate
-    cfg.randomness = dict(seed=cell.seed)
-    return cfg
-
-
-@functools.cache
-def _network_config(network):
-    return Config.fromfile(config_path(f'probes/{network}.py'))
-
-
-def fingerprint(cell):
-    """Twelve hexadecimal digits that change with the cell's config, the version of the
-    data and the base's config."""
-    cfg = _tuned(copy.deepcopy(_network_config(cell.network)), cell)
-    parts = [data.VERSION, NUM_TRAIN, NUM_VAL]
-    for name in ('train_dataloader', 'val_dataloader'):
-        del cfg[name].dataset.data_root  # wherever it lies
-    for name in _DECIDES:
-        parts.append(cfg.to_dict()[name])
-    if cell.base:
-        parts.append(fingerprint(cell.base))
-    return _digits(json.dumps(parts, sort_keys=True, default=str).encode())
-
-
-_DECIDES = (
-    *('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'randomness'),
-    *('train_dataloader', 'val_dataloader'),
-)
-
-
-def _digits(content):
-    return hashlib.sha256(content).hexdigest()[:12]
-
-
-def read_records(folder):
-    """The records in a folder that are of their cells' present configs, by the cells'
-    names.
-
-    Raises:
-        ValueError: A file is no record.
-    """
-    records = {}
-    for path in sorted(Path(folder).glob('*.json')):
-        try:
-            record = json.loads(path.read_text(encoding='utf-8'))
-            cell = Cell(*(record[f.name] for f in dataclasses.fields(Cell)))
-            config = record['config']
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'{path} is no record of a run: remove it') from error
-        if cell.network in CONFIGS and config == fingerprint(cell):
-            records[cell.name] = record
-    return records
 
 
 def run_cells(
@@ -147,7 +60,7 @@ def run_cells(
     """
     register_all_modules()
     os.makedirs(folder, exist_ok=True)
-    done = read_records(folder)
+    done = records.read_records(folder)
     waiting = [cell for cell in cells if cell.name not in done]
     _say(f'{len(cells) - len(waiting)} of {len(cells)} cells have their record')
     bases = [
@@ -157,7 +70,7 @@ def run_cells(
     ]
     for probe in dict.fromkeys(cell.probe for cell in bases + waiting):
         root = os.path.join(data_root, probe)
-        data.generate_probe(root, probe, NUM_TRAIN, NUM_VAL)
+        generate_probe(root, probe, records.NUM_TRAIN, records.NUM_VAL)
     # Processes that run several cells: each takes seconds to start.
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_parent) as pool:
@@ -189,7 +102,7 @@ def _leave_interrupts_to_parent():
 def _is_trained(base, work_dirs):
     """Whether the weights of a base are there; damaged ones are not."""
     try:
-        read_checkpoint(weights_path(base, work_dirs))
+        read_checkpoint(records.weights_path(base, work_dirs))
     except (ValueError, OSError):
         return False
     return True
@@ -216,9 +129,9 @@ def _run_all(pool, run, cells, work_dirs):
 
 def run_cell(cell, data_root, work_dirs):
     """Train and evaluate a cell: its record, a dict. A base's weights are kept."""
-    cfg = cell_config(cell, data_root, work_dirs)
+    cfg = records.cell_config(cell, data_root, work_dirs)
     record = dataclasses.asdict(cell)
-    record['config'] = fingerprint(cell)
+    record['config'] = records.fingerprint(cell)
     cfg.work_dir = os.path.join(work_dirs, cell.name)
     cfg.default_hooks.checkpoint = None
     begun = time.monotonic()
@@ -242,12 +155,12 @@ def run_cell(cell, data_root, work_dirs):
     )
     record['example'] = _example(runner)
     if cell.base:
-        path = weights_path(cell.base, work_dirs)
-        record['base'] = _digits(path.read_bytes())
+        path = records.weights_path(cell.base, work_dirs)
+        record['base'] = records.digits(path.read_bytes())
         record['largest'] = _largest(runner.model, read_state_dict(path))
     else:
         weights = {'state_dict': runner.model.state_dict()}
-        write_checkpoint(weights, weights_path(cell, work_dirs))
+        write_checkpoint(weights, records.weights_path(cell, work_dirs))
     return record
 
 

@@ -7,8 +7,8 @@ import matplotlib.image
 import pytest
 
 from prm_mmdet.probes.cells import Cell
+from prm_mmdet.probes.records import fingerprint
 from prm_mmdet.probes.report import collect, verdict, write_report
-from prm_mmdet.probes.run import fingerprint
 
 
 def record(cell, ap50):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from prm_mmdet.checkpoint_io import write_checkpoint
-from prm_mmdet.probes import run
+from prm_mmdet.probes import records, run
 from prm_mmdet.probes.cells import Cell
 
 CELL = Cell('far-cue', 'sac', seed=1)
@@ -29,13 +29,13 @@ class Here(Executor):
 @pytest.fixture
 def few(monkeypatch):
     """Two images of each split, in this process."""
-    monkeypatch.setattr(run, 'NUM_TRAIN', 2)
-    monkeypatch.setattr(run, 'NUM_VAL', 2)
+    monkeypatch.setattr(records, 'NUM_TRAIN', 2)
+    monkeypatch.setattr(records, 'NUM_VAL', 2)
     monkeypatch.setattr(run, 'ProcessPoolExecutor', Here)
 
 
 def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
-    cell_config = run.cell_config
+    cell_config = records.cell_config
 
     starts = {}
 
@@ -48,10 +48,10 @@ def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
         cfg.model.test_cfg.rcnn.score_thr = 0.0
         return cfg
 
-    monkeypatch.setattr(run, 'cell_config', short)
+    monkeypatch.setattr(records, 'cell_config', short)
     folders = tmp_path / 'records', tmp_path / 'data', tmp_path / 'work_dirs'
     assert run.run_cells([CELL], *folders) == 0
-    record = run.read_records(folders[0])[CELL.name]
+    record = records.read_records(folders[0])[CELL.name]
     text = (folders[0] / f'{CELL.name}.json').read_text()
     assert json.loads(text) == record
     assert len(text) < 20_000
@@ -73,7 +73,7 @@ def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
     weights = torch.load(starts[CELL], weights_only=True)['state_dict']
     assert 'backbone.layer1.0.conv1.weight' in weights
     assert not any('sac' in name for name in weights)
-    assert run.read_records(folders[0])[CELL.base.name]['network'] == 'base'
+    assert records.read_records(folders[0])[CELL.base.name]['network'] == 'base'
     assert len(record['base']) == 12
     assert set(record['largest']) == {
         f'{layer}.{kind}'
@@ -93,8 +93,8 @@ def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
         if cell.network == 'lct':
             raise RuntimeError('out of luck')
         if not cell.base:
-            write_checkpoint({'state_dict': {}}, run.weights_path(cell, work_dirs))
-        config = run.fingerprint(cell)
+            write_checkpoint({'state_dict': {}}, records.weights_path(cell, work_dirs))
+        config = records.fingerprint(cell)
         result = dict(ap=0.4, ap50=0.5, seconds=1, config=config)
         return {**dataclasses.asdict(cell), **result}
 
@@ -107,7 +107,7 @@ def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
     log = tmp_path / 'work_dirs' / f'{cells[0].name}.log'
     assert 'out of luck' in log.read_text()
     assert ran == [cells[0].base, *cells]  # one base for both
-    assert set(run.read_records(folders[0])) == {ran[0].name, cells[1].name}
+    assert set(records.read_records(folders[0])) == {ran[0].name, cells[1].name}
 
     ran.clear()
     assert run.run_cells(cells, *folders) == 1
@@ -121,7 +121,7 @@ def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
     assert ran == cells
 
     # A base whose weights are damaged is trained again.
-    run.weights_path(cells[0].base, folders[2]).write_bytes(b'half')
+    records.weights_path(cells[0].base, folders[2]).write_bytes(b'half')
     ran.clear()
     run.run_cells(cells, *folders)
     assert ran == [cells[0].base, cells[0]]
@@ -144,27 +144,27 @@ def test_files_that_are_no_records_are_named(tmp_path, content):
     with pytest.raises(
         ValueError, match=r'some\.json is no record of a run: remove it'
     ):
-        run.read_records(tmp_path)
+        records.read_records(tmp_path)
 
 
 def test_records_of_networks_that_are_no_more_are_left_out(tmp_path):
     content = dict(dataclasses.asdict(CELL), network='former', config='0')
     (tmp_path / 'some.json').write_text(json.dumps(content))
-    assert run.read_records(tmp_path) == {}
+    assert records.read_records(tmp_path) == {}
 
 
 def test_fingerprint_changes_with_what_a_result_depends_on(monkeypatch):
     cells = [CELL, Cell('far-cue', 'sac', seed=2), Cell('far-cue', 'sac', 1e-3, 1)]
     cells.append(Cell('far-cue', 'gc', seed=1))
     cells += [CELL.base, Cell('far-cue', 'none-wide', seed=1).base]
-    before = [run.fingerprint(cell) for cell in cells]
+    before = [records.fingerprint(cell) for cell in cells]
     assert len(set(before)) == 6
-    assert [run.fingerprint(cell) for cell in cells] == before
+    assert [records.fingerprint(cell) for cell in cells] == before
     with monkeypatch.context() as patch:
-        patch.setattr(run.data, 'VERSION', 1000)
-        assert run.fingerprint(CELL) not in before
-    run._network_config('base').optim_wrapper.optimizer.weight_decay = 0.1
+        patch.setattr(records.data, 'VERSION', 1000)
+        assert records.fingerprint(CELL) not in before
+    records._network_config('base').optim_wrapper.optimizer.weight_decay = 0.1
     try:
-        assert run.fingerprint(CELL) not in before
+        assert records.fingerprint(CELL) not in before
     finally:
-        run._network_config.cache_clear()
+        records._network_config.cache_clear()
