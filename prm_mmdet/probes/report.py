@@ -49,10 +49,10 @@ learned in {steps} steps; at a learning rate of {rate:g} these move a number by 
 {examples}
 ## What the equations predict
 
-Written before any block was trained, in `prm_mmdet/probes/predictions.py`: whether the
-cue is seen, which is a mean AP50 above {seen} (guessing gives {chance}); on the
-control, whether a block does no harm, which is an AP at most {harm} below that without
-one.
+Written before any block was trained, in `prm_mmdet/probes/predictions.py`, which says
+what was corrected since: whether the cue is seen, which is a mean AP50 above {seen}
+(guessing gives {chance}); on the control, whether a block does no harm, which is an AP
+at most {harm} below that without one.
 
 {predictions}
 {reasons}
