@@ -20,7 +20,7 @@ NETWORKS = {
     'sac-one-context': 'SAC, K = 1',
     'sac-bottleneck': 'SAC, bottleneck, after the last 1x1',
 }
-#: What networks start from, if not from the first one.
+#: What networks start from, if not from :data:`BASE`.
 BASES = {'none-wide': 'base-wide'}
 BASE = 'base'
 #: Names of the configs in ``configs/probes``.
@@ -48,7 +48,7 @@ class Cell:
         probe (str): Of :data:`prm_mmdet.datasets.probes.PROBES`.
         network (str): Of :data:`NETWORKS`, or a base.
         rate (float): Learning rate.
-        seed (int): Of the initial weights and the order of images.
+        seed (int): Of the initial weights, the base's too, and the order of images.
     """
 
     probe: str

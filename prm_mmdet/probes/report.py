@@ -37,10 +37,12 @@ leaves its outputs at the objects the same bit for bit, in inference
 
 Each network starts from the weights of a small Faster R-CNN without blocks that was
 trained on the control, as detectors start from a pretrained network; there the hues of
-cues are those of the other class. c1 and c2 are frozen, blocks stand in c3 and c4,
-where their papers have them, and start as they do there: SAC, GC and NonLocal2d as the
-identity, the gates of the others by scaling the features. What is not seen was not
-learned in {steps} steps; at a learning rate of {rate:g} these move a number by about
+cues are those of the other class. That it tells these hues apart matters: from a base
+that did not, SAC did not learn which-context. c1 and c2 are frozen. Blocks stand in the
+bottlenecks of c3 and c4, SAC after the 3x3 and the others after the last 1x1; SAC, GC
+and NonLocal2d start as the identity, the gates of the others scale the features.
+
+What is not seen was not learned in {steps} steps; at a learning rate of {rate:g} these move a number by about
 {budget:.2f} at most, and the gates of PRM and LCT start from numbers that are zero.
 
 {tables}
