@@ -12,8 +12,8 @@ from a base for which the two hues of every cue were of one class SAC saw the fa
 0.56 neither SE nor SAC saw the scene (0.56, 0.52).
 
 After them some reasons below were corrected, the lines of ``sac-bottleneck`` were added
-and :data:`SEEN` was raised from 0.65 to 0.92; after the
-first seed to 0.95, which changed no verdict. No prediction was changed.
+and :data:`SEEN` was raised from 0.65 to 0.92; after the first seed to 0.95, which
+changed no verdict. No prediction was changed.
 
 The question is put to the mean over seeds at the configs' learning rate: AP50 is above
 :data:`SEEN`, or it is not; on the control, AP is at most :data:`HARM` below that of the

@@ -42,8 +42,9 @@ that did not, SAC did not learn which-context. c1 and c2 are frozen. Blocks stan
 bottlenecks of c3 and c4, SAC after the 3x3 and the others after the last 1x1; SAC, GC
 and NonLocal2d start as the identity, the gates of the others scale the features.
 
-What is not seen was not learned in {steps} steps; at a learning rate of {rate:g} these move a number by about
-{budget:.2f} at most, and the gates of PRM and LCT start from numbers that are zero.
+What is not seen was not learned in {steps} steps; at a learning rate of {rate:g} these
+move a number by about {budget:.2f} at most, and the gates of PRM and LCT start from
+numbers that are zero.
 
 {tables}
 ![AP50 by block and probe](ap50.png)
