@@ -52,6 +52,7 @@ setup(
     packages=find_packages(include=['prm_mmdet', 'prm_mmdet.*']),
     # mmcv is left out as in MMDetection: a source build must be the user's choice.
     install_requires=[
+        'filelock',
         'matplotlib',
         'mmdet>=3.2,<4',
         'mmengine>=0.10,<1',

@@ -33,11 +33,26 @@ SWITCHES = {
     'sac-bottleneck': ('far-cue', 'which-context', 'control'),
 }
 MAIN_NETWORKS = ('none', 'prm', 'lct', 'sac')
+#: Run for twice the epochs, too, by the first seed: what that seed did not show in
+#: time, of this package's blocks, and of the others where it was predicted.
+LONGER = {
+    'prm': ('far-cue', 'scene', 'relative-position', 'which-context'),
+    'lct': ('far-cue', 'scene', 'relative-position', 'which-context'),
+    'sac': ('relative-position', 'which-context'),
+    'se': ('far-cue', 'which-context'),
+    'cbam': ('scene', 'which-context'),
+    'gc': ('which-context',),
+    'non-local': ('which-context',),
+    'sac-softmax': ('which-context',),
+    'sac-one-context': ('which-context',),
+    'sac-bottleneck': ('which-context',),
+}
 
 RATE = 3e-3  # of the networks' configs
 BASE_RATE = 2e-3  # of the bases' configs
 OTHER_RATE = 1e-3  # one more, for all networks alike
 SEEDS = (0, 1, 2)
+EPOCHS = 6  # of all configs
 
 
 @dataclass(frozen=True)
@@ -49,16 +64,19 @@ class Cell:
         network (str): Of :data:`NETWORKS`, or a base.
         rate (float): Learning rate.
         seed (int): Of the initial weights, the base's too, and the order of images.
+        epochs (int): Of training.
     """
 
     probe: str
     network: str
     rate: float = RATE
     seed: int = 0
+    epochs: int = EPOCHS
 
     @property
     def name(self):
-        return f'{self.probe}_{self.network}_lr{self.rate:g}_seed{self.seed}'
+        name = f'{self.probe}_{self.network}_lr{self.rate:g}_seed{self.seed}'
+        return name if self.epochs == EPOCHS else f'{name}_epochs{self.epochs}'
 
     @property
     def base(self):
@@ -72,13 +90,18 @@ class Cell:
 def all_cells():
     """Every run, the most telling ones first: the first seed of all networks, the
     other seeds, then the first seed at the other learning rate; of each, those of
-    :data:`MAIN_NETWORKS` before the others."""
+    :data:`MAIN_NETWORKS` before the others. Then those of :data:`LONGER`."""
     runs = [(RATE, seed) for seed in SEEDS] + [(OTHER_RATE, SEEDS[0])]
-    return [
+    cells = [
         Cell(probe, network, rate, seed)
         for rate, seed in runs
         for network in sorted(NETWORKS, key=lambda name: name not in MAIN_NETWORKS)
         for probe in SWITCHES.get(network, PROBES)
+    ]
+    return cells + [
+        Cell(probe, network, epochs=2 * EPOCHS)
+        for network, probes in LONGER.items()
+        for probe in probes
     ]
 
 

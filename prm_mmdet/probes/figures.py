@@ -7,8 +7,9 @@ from matplotlib.patches import Rectangle
 from ..datasets.generated_coco import box_of, image_rng
 from ..datasets.probes import PROBES, draw_image
 from ..inspection.figures import COLOURS, new_figure
-from .cells import NETWORKS, RATE, SEEDS, Cell
+from .cells import NETWORKS, Cell
 from .predictions import CHANCE
+from .records import cell_of
 
 CLASS_COLOURS = ('#E69F00', '#56B4E9')
 #: Whose predictions are shown, the ones without a block and with the widest sight.
@@ -22,8 +23,8 @@ def chart(cells):
     Args:
         cells (dict): From :func:`prm_mmdet.probes.report.collect`.
     """
-    probes = [p for p in PROBES if any(k[0] == p and k[2] == RATE for k in cells)]
-    networks = [n for n in NETWORKS if any(k[1] == n and k[2] == RATE for k in cells)]
+    probes = [p for p in PROBES if any(Cell(p, n) in cells for n in NETWORKS)]
+    networks = [n for n in NETWORKS if any(Cell(p, n) in cells for p in PROBES)]
     height = 1.1 + 0.22 * len(networks)
     figure, axes = new_figure(
         2.3 * len(probes) + 1.2, height, ncols=len(probes), sharey=True
@@ -31,7 +32,7 @@ def chart(cells):
     for axis, probe in zip(axes[0], probes):
         metric = 'ap' if probe == 'control' else 'ap50'
         for row, network in enumerate(networks):
-            found = [r[metric] for r in cells.get((probe, network, RATE), [])]
+            found = [r[metric] for r in cells.get(Cell(probe, network), [])]
             if found:
                 axis.barh(row, mean(found), 0.7, color=COLOURS[1])
                 axis.plot(found, [row] * len(found), 'o', color='black', markersize=3)
@@ -53,13 +54,9 @@ def chart(cells):
 def examples(records):
     """The first validation image of each probe, ground truth beside what two networks
     find there; None if there are no probes that both were run on."""
-    by_cell = {
-        Cell(r['probe'], r['network'], r['rate'], r['seed']): r['example']
-        for r in records
-    }
+    by_cell = {cell_of(record): record['example'] for record in records}
     shown = {
-        probe: [by_cell.get(Cell(probe, name, RATE, SEEDS[0])) for name in SHOWN]
-        for probe in PROBES
+        probe: [by_cell.get(Cell(probe, name)) for name in SHOWN] for probe in PROBES
     }
     shown = {probe: found for probe, found in shown.items() if None not in found}
     if not shown:

@@ -5,7 +5,9 @@ A record is a JSON file: the cell, ``ap`` and ``ap50``, the number of ``paramete
 cells also ``base``, a hash of the weights that it started from, and ``largest``, by
 name the largest magnitude among a block's parameters after training, and ``example``,
 what the network finds in the first validation image: boxes (x1, y1, x2, y2 in pixels),
-labels and scores.
+labels and scores. Longer runs also have their ``epochs``, and ``right``: for images
+whose objects are of ``one`` class and for those of ``two``, how many of these objects
+the best detection calls by their class, and how many objects there are.
 """
 
 import copy
@@ -48,6 +50,8 @@ def weights_path(base, work_dirs):
 def _tuned(cfg, cell):
     cfg.optim_wrapper.optimizer.lr = cell.rate
     cfg.randomness = dict(seed=cell.seed)
+    cfg.train_cfg.update(max_epochs=cell.epochs, val_interval=cell.epochs)
+    cfg.param_scheduler[1].T_max = cell.epochs
     return cfg
 
 
@@ -81,6 +85,12 @@ def digits(content):
     return hashlib.sha256(content).hexdigest()[:12]
 
 
+def cell_of(record):
+    """The cell that a record is of."""
+    names = [field.name for field in dataclasses.fields(Cell)]
+    return Cell(**{name: record[name] for name in names if name in record})
+
+
 def read_records(folder):
     """The records in a folder that are of their cells' present configs, by the cells'
     names.
@@ -92,7 +102,7 @@ def read_records(folder):
     for path in sorted(Path(folder).glob('*.json')):
         try:
             record = json.loads(path.read_text(encoding='utf-8'))
-            cell = Cell(*(record[f.name] for f in dataclasses.fields(Cell)))
+            cell = cell_of(record)
             config = record['config']
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f'{path} is no record of a run: remove it') from error

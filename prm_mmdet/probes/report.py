@@ -1,6 +1,7 @@
 """The page of the probes, drawn from the records alone."""
 
 import csv
+import dataclasses
 import io
 from collections import defaultdict
 from pathlib import Path
@@ -12,11 +13,11 @@ from ..config import config_path
 from ..datasets.generated import write_file
 from ..datasets.probes import DISTANCE, PROBES
 from ..inspection.figures import save_png
-from .cells import NETWORKS, OTHER_RATE, RATE, all_cells
+from .cells import EPOCHS, NETWORKS, OTHER_RATE, RATE, SEEDS, Cell, all_cells
 from .figures import chart, examples
 from .findings import FINDINGS
 from .predictions import CHANCE, HARM, PREDICTIONS, SEEN
-from .records import NUM_TRAIN, read_records
+from .records import NUM_TRAIN, cell_of, read_records
 
 _PAGE = """# What each block lets a detector see
 
@@ -100,7 +101,7 @@ def write_report(folder):
     write_file(str(folder / 'table.csv'), _csv(records).encode())
     page = _PAGE.format(
         intro=_INTRO,
-        tables=''.join(_table(cells, rate) for rate in (RATE, OTHER_RATE)),
+        tables=''.join(_table(cells, *recipe) for recipe in _RECIPES),
         examples='' if drawn is None else f'{_EXAMPLES}\n\n',
         distance=DISTANCE,
         **_budget(),
@@ -122,17 +123,17 @@ _EXAMPLES = (
 
 
 def collect(records):
-    """Records by (probe, network, rate), a list in the order of seeds."""
+    """Records by the cell of the first seed, a list in the order of seeds."""
     cells = defaultdict(list)
     for record in sorted(records, key=lambda r: r['seed']):
-        cells[record['probe'], record['network'], record['rate']].append(record)
+        cells[dataclasses.replace(cell_of(record), seed=SEEDS[0])].append(record)
     return dict(cells)
 
 
 def verdict(cells, probe, network):
-    """Whether the cue is seen, or no harm is done on the control, by the mean at the
-    configs' learning rate; None if that was not measured."""
-    found, plain = (cells.get((probe, name, RATE)) for name in (network, 'none'))
+    """Whether the cue is seen, or no harm is done on the control, by the mean of
+    the configs' recipe; None if that was not measured."""
+    found, plain = (cells.get(Cell(probe, name)) for name in (network, 'none'))
     if not found:
         return None
     if probe != 'control':
@@ -142,14 +143,17 @@ def verdict(cells, probe, network):
     return mean(r['ap'] for r in found) >= mean(r['ap'] for r in plain) - HARM
 
 
-def _table(cells, rate):
-    if not any(key[2] == rate for key in cells):
+_RECIPES = ((RATE, EPOCHS), (OTHER_RATE, EPOCHS), (RATE, 2 * EPOCHS))
+
+
+def _table(cells, rate, epochs):
+    if not any((cell.rate, cell.epochs) == (rate, epochs) for cell in cells):
         return ''
-    lines = [f'AP50 (AP) at a learning rate of {rate:g}:', '']
+    lines = [f'AP50 (AP) in {epochs} epochs at a learning rate of {rate:g}:', '']
     lines.append(f'| | {" | ".join(PROBES)} | parameters |')
     lines.append('|---' * (len(PROBES) + 2) + '|')
     for network, title in NETWORKS.items():
-        found = [cells.get((probe, network, rate)) for probe in PROBES]
+        found = [cells.get(Cell(p, network, rate, epochs=epochs)) for p in PROBES]
         if any(found):
             size = next(records for records in found if records)[0]['parameters']
             texts = [*map(_cell, found), f'{size / 1e6:.2f} M']
@@ -209,12 +213,24 @@ def _findings(cells):
             continue
         found = FINDINGS.get((network, probe), 'not looked into.')
         lines.append(f'- {NETWORKS[network]}, {probe}: {found}')
-        largest = cells[probe, network, RATE][0]['largest']
+        largest = cells[Cell(probe, network)][0]['largest']
         numbers = ', '.join(f'{name} {value:g}' for name, value in largest.items())
         lines.append(f'  Largest magnitudes after training: {numbers}.')
+        lines += map(_longer, cells.get(Cell(probe, network, epochs=2 * EPOCHS), []))
     if not lines:
         return ''
     return '\n'.join(['### Where they did not agree', '', *lines]) + '\n\n'
+
+
+def _longer(record):
+    """A longer run in words."""
+    (right, all_right), (mixed, all_mixed) = record['right'].values()
+    text = f'  In {record["epochs"]} epochs: AP50 {record["ap50"]:.2f}; '
+    if all_right:
+        text += f'{right} of {all_right} objects right in images of one class'
+    if all_mixed:
+        text += f', {mixed} of {all_mixed} in images of two'
+    return f'{text}.'
 
 
 def _budget():

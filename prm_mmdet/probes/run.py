@@ -18,10 +18,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import filelock
 import mmcv
 import mmdet
 import mmengine
 import torch
+from mmdet.structures.bbox import bbox_overlaps
 from mmdet.utils import register_all_modules
 
 from .. import __version__, compat
@@ -30,6 +32,7 @@ from ..datasets.generated import write_file
 from ..datasets.probes import generate_probe
 from ..launch import TrainRunner
 from . import records
+from .cells import EPOCHS
 
 EXAMPLE_SCORE = 0.3  # detections under it are not recorded
 
@@ -55,7 +58,8 @@ def run_cells(
         int: How many failed, or could not begin.
 
     Raises:
-        OSError: A folder cannot be written, or a process was killed.
+        OSError: A folder cannot be written, another run uses ``work_dirs``, or a
+            process was killed.
         ValueError: A file among the records or the data is none.
     """
     register_all_modules()
@@ -73,7 +77,8 @@ def run_cells(
         generate_probe(root, probe, records.NUM_TRAIN, records.NUM_VAL)
     # Processes that run several cells: each takes seconds to start.
     context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(jobs, context, _leave_interrupts_to_parent) as pool:
+    how = jobs, context, _leave_interrupts_to_parent
+    with _alone(work_dirs), ProcessPoolExecutor(*how) as pool:
         where = dict(folder=folder, data_root=data_root, work_dirs=work_dirs)
         run = functools.partial(_run_cell, **where, jobs=jobs)
         try:
@@ -93,6 +98,18 @@ def run_cells(
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+@contextlib.contextmanager
+def _alone(work_dirs):
+    os.makedirs(work_dirs, exist_ok=True)
+    try:
+        with filelock.FileLock(os.path.join(work_dirs, 'lock'), timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise OSError(
+            f'{work_dirs} is in use by another run: let it end, or name another folder'
+        ) from error
 
 
 def _leave_interrupts_to_parent():
@@ -154,6 +171,8 @@ def run_cell(cell, data_root, work_dirs):
         python=platform.python_version(),
     )
     record['example'] = _example(runner)
+    if cell.epochs != EPOCHS:
+        record['right'] = _right(runner)
     if cell.base:
         path = records.weights_path(cell.base, work_dirs)
         record['base'] = records.digits(path.read_bytes())
@@ -185,6 +204,27 @@ def _example(runner):
         labels=found.labels.tolist(),
         scores=[round(score, 3) for score in found.scores.tolist()],
     )
+
+
+@torch.no_grad()
+def _right(runner):
+    """How many objects the best detection calls by their class, and how many there are,
+    in images whose objects are of one class and of two. The best is the one with the
+    highest score among those of IoU above 0.5."""
+    counts = dict(one=[0, 0], two=[0, 0])
+    for batch in runner.val_dataloader:
+        for sample in runner.model.test_step(batch):
+            truth, found = sample.gt_instances, sample.pred_instances
+            overlaps = bbox_overlaps(truth.bboxes.tensor, found.bboxes)
+            scores = found.scores * (overlaps > 0.5)
+            # A first column for objects that nothing was found at.
+            scores = torch.nn.functional.pad(scores, (1, 0))
+            labels = torch.nn.functional.pad(found.labels, (1, 0), value=-1)
+            right = labels[scores.argmax(1)] == truth.labels
+            count = counts['one' if len(set(truth.labels.tolist())) == 1 else 'two']
+            count[0] += int(right.sum())
+            count[1] += len(right)
+    return counts
 
 
 def _run_cell(cell, folder, data_root, work_dirs, jobs):

@@ -16,6 +16,8 @@ from prm_mmdet.config import config_path
 from prm_mmdet.datasets.probes import PROBES
 from prm_mmdet.probes.cells import (
     CONFIGS,
+    EPOCHS,
+    LONGER,
     NETWORKS,
     SEEDS,
     SWITCHES,
@@ -35,7 +37,10 @@ def test_cells():
     assert len({cell.name for cell in cells}) == len(cells)
     full = len(NETWORKS) - len(SWITCHES)
     one_seed = full * len(PROBES) + sum(map(len, SWITCHES.values()))
-    assert len(cells) == one_seed * (len(SEEDS) + 1)
+    longer = [cell for cell in cells if cell.epochs != EPOCHS]
+    assert len(longer) == sum(map(len, LONGER.values()))
+    assert {(cell.epochs, cell.seed) for cell in longer} == {(2 * EPOCHS, 0)}
+    assert len(cells) - len(longer) == one_seed * (len(SEEDS) + 1)
     assert len(SEEDS) >= 3
     assert set(main_cells()) <= set(cells)
     # What is cut short has all of the first seed before any of the others.

@@ -13,7 +13,7 @@ from prm_mmdet.probes.report import collect, verdict, write_report
 
 def record(cell, ap50):
     example = dict(boxes=[[10.0, 20.0, 40.0, 50.0]], labels=[1], scores=[0.9])
-    return dict(
+    content = dict(
         probe=cell.probe,
         network=cell.network,
         rate=cell.rate,
@@ -29,6 +29,9 @@ def record(cell, ap50):
         base='0123456789ab',
         largest={'attention.weight': 0.25},
     )
+    if cell.epochs == 12:
+        content.update(epochs=12, right=dict(one=[7, 8], two=[9, 10]))
+    return content
 
 
 RECORDS = [
@@ -40,6 +43,7 @@ RECORDS = [
     record(Cell('control', 'se'), 0.84),
     record(Cell('scene', 'sac'), 0.6),
     record(Cell('scene', 'sac', 1e-3), 0.95),
+    record(Cell('scene', 'sac', epochs=12), 0.97),
 ]
 
 
@@ -62,7 +66,7 @@ def test_verdicts_are_of_the_mean_at_the_rate_of_the_configs():
     assert verdict(cells, 'control', 'sac') is None
     assert verdict(cells, 'control', 'gc') is True  # beside the network without a block
     assert verdict(cells, 'control', 'se') is False
-    alone = {k: v for k, v in cells.items() if k[1] != 'none'}
+    alone = {k: v for k, v in cells.items() if k.network != 'none'}
     assert verdict(alone, 'control', 'gc') is None
 
 
@@ -70,6 +74,7 @@ def test_page(folder):
     lines = (folder / 'README.md').read_text().splitlines()
     assert '| SAC | 0.97 (0.87), 0.94-1.00 | 0.60 (0.50) |  |  |  | 1.25 M |' in lines
     assert '| SAC |  | 0.95 (0.85) |  |  |  | 1.25 M |' in lines  # the other rate
+    assert '| SAC |  | 0.97 (0.87) |  |  |  | 1.25 M |' in lines  # twice the epochs
     assert (
         '| SAC | seen; agreed | seen; **not agreed** | not seen; not measured | '
         'seen; not measured | no harm; not measured |'
@@ -83,10 +88,14 @@ def test_page(folder):
         i for i, line in enumerate(lines) if line.startswith('- SAC, scene: ')
     )
     assert 'attention.weight 0.25' in lines[position + 1]
+    assert lines[position + 2] == (
+        '  In 12 epochs: AP50 0.97; 7 of 8 objects right in images of one class, '
+        '9 of 10 in images of two.'
+    )
     assert not any(line.startswith('- SAC, far-cue: ') for line in lines)
     assert any(line.startswith('  - SAC: Eq. 2 selects') for line in lines)
     assert any(
-        '8 of 228 runs (seeds: 0, 1) from 1 bases' in line and '2026-01-02' in line
+        '9 of 247 runs (seeds: 0, 1) from 1 bases' in line and '2026-01-02' in line
         for line in lines
     )
 

@@ -3,9 +3,15 @@
 import dataclasses
 import json
 from concurrent.futures import Executor, Future
+from types import SimpleNamespace
 
+import filelock
+import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
 
 from prm_mmdet.checkpoint_io import write_checkpoint
 from prm_mmdet.probes import records, run
@@ -83,6 +89,47 @@ def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
     assert record['largest']['transform.weight'] > 0  # it starts at zero
 
 
+def test_right_objects_are_those_whose_best_detection_has_their_class():
+    """Counted by a loop over random detections, for images of one class and of two."""
+    rng = np.random.default_rng(0)
+
+    def sample(classes, found):
+        boxes = rng.uniform(0, 60, (len(classes), 2))
+        truth = InstanceData(labels=torch.tensor(classes))
+        truth.bboxes = HorizontalBoxes(np.hstack([boxes, boxes + 20]))
+        near = boxes[rng.integers(len(boxes), size=found)]
+        near = near + rng.normal(0, 4, near.shape)
+        result = InstanceData(scores=torch.tensor(rng.uniform(size=found)))
+        result.bboxes = torch.tensor(np.hstack([near, near + 20]))
+        result.labels = torch.tensor(rng.integers(2, size=found))
+        return DetDataSample(gt_instances=truth, pred_instances=result)
+
+    def overlap(a, b):
+        w, h = (min(a[i + 2], b[i + 2]) - max(a[i], b[i]) for i in (0, 1))
+        both = max(w, 0) * max(h, 0)
+        return both / (800 - both)
+
+    samples = [sample([1, 1], 9), sample([0, 1, 1], 9), sample([0, 0, 0], 9)]
+    samples += [sample([0, 1], 0), sample([0], 1)]
+    expected = dict(one=[0, 0], two=[0, 0])
+    for s in samples:
+        truth, found = s.gt_instances, s.pred_instances
+        both = len(set(truth.labels.tolist())) == 2
+        for box, label in zip(truth.bboxes.tensor.tolist(), truth.labels.tolist()):
+            best, called = 0, None
+            for box_found, score, label_found in zip(
+                *(found[k].tolist() for k in ('bboxes', 'scores', 'labels'))
+            ):
+                if overlap(box, box_found) > 0.5 and score > best:
+                    best, called = score, label_found
+            expected['two' if both else 'one'][0] += called == label
+            expected['two' if both else 'one'][1] += 1
+    assert 0 < expected['one'][0] < expected['one'][1]
+    model = SimpleNamespace(test_step=lambda batch: batch)
+    runner = SimpleNamespace(model=model, val_dataloader=[samples[:2], samples[2:]])
+    assert run._right(runner) == expected
+
+
 def test_cells_with_a_record_are_skipped_and_failures_stop_no_other(
     few, tmp_path, monkeypatch, capsys
 ):
@@ -138,6 +185,15 @@ def test_cells_of_a_failed_base_are_left_out(few, tmp_path, monkeypatch, capsys)
     assert '2 cells are left out: their base failed' in capsys.readouterr().out
 
 
+def test_two_runs_do_not_share_a_folder(few, tmp_path):
+    folders = tmp_path / 'records', tmp_path / 'data', tmp_path / 'work_dirs'
+    folders[2].mkdir()
+    used = pytest.raises(OSError, match='work_dirs is in use by another run')
+    with filelock.FileLock(folders[2] / 'lock'), used:
+        run.run_cells([CELL], *folders)
+    assert list(folders[0].iterdir()) == []
+
+
 @pytest.mark.parametrize('content', ['', '[]', '{}', '{"probe": "far-cue"}'])
 def test_files_that_are_no_records_are_named(tmp_path, content):
     (tmp_path / 'some.json').write_text(content)
@@ -155,10 +211,10 @@ def test_records_of_networks_that_are_no_more_are_left_out(tmp_path):
 
 def test_fingerprint_changes_with_what_a_result_depends_on(monkeypatch):
     cells = [CELL, Cell('far-cue', 'sac', seed=2), Cell('far-cue', 'sac', 1e-3, 1)]
-    cells.append(Cell('far-cue', 'gc', seed=1))
+    cells += [Cell('far-cue', 'gc', seed=1), dataclasses.replace(CELL, epochs=12)]
     cells += [CELL.base, Cell('far-cue', 'none-wide', seed=1).base]
     before = [records.fingerprint(cell) for cell in cells]
-    assert len(set(before)) == 6
+    assert len(set(before)) == 7
     assert [records.fingerprint(cell) for cell in cells] == before
     with monkeypatch.context() as patch:
         patch.setattr(records.data, 'VERSION', 1000)
