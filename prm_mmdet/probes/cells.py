@@ -33,12 +33,12 @@ SWITCHES = {
     'sac-bottleneck': ('far-cue', 'which-context', 'control'),
 }
 MAIN_NETWORKS = ('none', 'prm', 'lct', 'sac')
-#: Run for twice the epochs, too, by the first seed: what that seed did not show in
-#: time, of this package's blocks, and of the others where it was predicted.
+#: Run for twice the epochs, too, by the first seed: what was predicted to be seen and
+#: was not by that seed; of PRM and LCT also the far cue, and of PRM the position.
 LONGER = {
-    'prm': ('far-cue', 'scene', 'relative-position', 'which-context'),
-    'lct': ('far-cue', 'scene', 'relative-position', 'which-context'),
-    'sac': ('relative-position', 'which-context'),
+    'prm': ('far-cue', 'scene', 'relative-position'),
+    'lct': ('far-cue', 'scene'),
+    'sac': ('which-context',),
     'se': ('far-cue', 'which-context'),
     'cbam': ('scene', 'which-context'),
     'gc': ('which-context',),

@@ -95,7 +95,7 @@ def test_page(folder):
     assert not any(line.startswith('- SAC, far-cue: ') for line in lines)
     assert any(line.startswith('  - SAC: Eq. 2 selects') for line in lines)
     assert any(
-        '9 of 247 runs (seeds: 0, 1) from 1 bases' in line and '2026-01-02' in line
+        '9 of 243 runs (seeds: 0, 1) from 1 bases' in line and '2026-01-02' in line
         for line in lines
     )
 
