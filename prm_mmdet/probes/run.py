@@ -215,7 +215,7 @@ def _right(runner):
     for batch in runner.val_dataloader:
         for sample in runner.model.test_step(batch):
             truth, found = sample.gt_instances, sample.pred_instances
-            overlaps = bbox_overlaps(truth.bboxes.tensor, found.bboxes)
+            overlaps = bbox_overlaps(truth.bboxes, found.bboxes)
             scores = found.scores * (overlaps > 0.5)
             # A first column for objects that nothing was found at.
             scores = torch.nn.functional.pad(scores, (1, 0))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import InstanceData
 
 from prm_mmdet.checkpoint_io import write_checkpoint
@@ -96,7 +95,7 @@ def test_right_objects_are_those_whose_best_detection_has_their_class():
     def sample(classes, found):
         boxes = rng.uniform(0, 60, (len(classes), 2))
         truth = InstanceData(labels=torch.tensor(classes))
-        truth.bboxes = HorizontalBoxes(np.hstack([boxes, boxes + 20]))
+        truth.bboxes = torch.tensor(np.hstack([boxes, boxes + 20]))
         near = boxes[rng.integers(len(boxes), size=found)]
         near = near + rng.normal(0, 4, near.shape)
         result = InstanceData(scores=torch.tensor(rng.uniform(size=found)))
@@ -115,7 +114,7 @@ def test_right_objects_are_those_whose_best_detection_has_their_class():
     for s in samples:
         truth, found = s.gt_instances, s.pred_instances
         both = len(set(truth.labels.tolist())) == 2
-        for box, label in zip(truth.bboxes.tensor.tolist(), truth.labels.tolist()):
+        for box, label in zip(truth.bboxes.tolist(), truth.labels.tolist()):
             best, called = 0, None
             for box_found, score, label_found in zip(
                 *(found[k].tolist() for k in ('bboxes', 'scores', 'labels'))
