@@ -16,6 +16,7 @@ from prm_mmdet.checkpoint_io import write_checkpoint
 from prm_mmdet.probes import records, run
 from prm_mmdet.probes.cells import Cell
 
+ANNOTATIONS = 'annotations/instances_val.json'
 CELL = Cell('far-cue', 'sac', seed=1)
 
 
@@ -41,7 +42,7 @@ def few(monkeypatch):
 
 def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
     cell_config = records.cell_config
-
+    longer = dataclasses.replace(CELL, epochs=12)
     starts = {}
 
     def short(cell, data_root, work_dirs):
@@ -55,9 +56,9 @@ def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
 
     monkeypatch.setattr(records, 'cell_config', short)
     folders = tmp_path / 'records', tmp_path / 'data', tmp_path / 'work_dirs'
-    assert run.run_cells([CELL], *folders) == 0
-    record = records.read_records(folders[0])[CELL.name]
-    text = (folders[0] / f'{CELL.name}.json').read_text()
+    assert run.run_cells([longer], *folders) == 0
+    record = records.read_records(folders[0])[longer.name]
+    text = (folders[0] / f'{longer.name}.json').read_text()
     assert json.loads(text) == record
     assert len(text) < 20_000
     assert {k: record[k] for k in ('probe', 'network', 'rate', 'seed')} == {
@@ -66,6 +67,12 @@ def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
         'rate': 3e-3,
         'seed': 1,
     }
+    assert record['epochs'] == 12
+    (right, one), (also_right, two) = record['right'].values()
+    assert 0 <= right <= one
+    assert 0 <= also_right <= two
+    images = json.loads((folders[1] / longer.probe / ANNOTATIONS).read_text())
+    assert one + two == len(images['annotations'])
     assert 0 <= record['ap'] <= record['ap50'] <= 1
     assert record['parameters'] > 700_000
     assert record['seconds'] > 0
@@ -74,11 +81,11 @@ def test_a_cell_becomes_a_record(few, tmp_path, monkeypatch):
     assert len(example['boxes']) == len(example['labels']) == len(example['scores'])
 
     # Its base went before it, without the block.
-    assert starts[CELL.base] is None
-    weights = torch.load(starts[CELL], weights_only=True)['state_dict']
+    assert starts[longer.base] is None
+    weights = torch.load(starts[longer], weights_only=True)['state_dict']
     assert 'backbone.layer1.0.conv1.weight' in weights
     assert not any('sac' in name for name in weights)
-    assert records.read_records(folders[0])[CELL.base.name]['network'] == 'base'
+    assert records.read_records(folders[0])[longer.base.name]['network'] == 'base'
     assert len(record['base']) == 12
     assert set(record['largest']) == {
         f'{layer}.{kind}'
