@@ -42,9 +42,9 @@ FINDINGS = {
     ('sac', 'which-context'): (
         'in twice the epochs one seed of three heeds the marker that matches: every '
         'object is right, where the classes of the kinds differ too. Another is right '
-        'where they agree and guesses where they differ, as GC does, and the third '
-        'guesses everywhere. So the equations can do what the paper claims, and '
-        'training does not reliably get there.'
+        'at nine of ten where they agree, and guesses where they differ, as GC does; '
+        'the third guesses everywhere. So the equations can do what the paper claims, '
+        'and training does not reliably get there.'
     ),
     ('gc', 'which-context'): (
         'it heeds the markers, not the one that matches. In twice the epochs two seeds '
