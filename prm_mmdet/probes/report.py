@@ -39,9 +39,10 @@ leaves its outputs at the objects the same bit for bit, in inference
 Each network starts from the weights of a small Faster R-CNN without blocks that was
 trained on the control, as detectors start from a pretrained network; there the hues of
 cues are those of the other class. That it tells these hues apart matters: from a base
-that did not, SAC did not learn which-context. c1 and c2 are frozen. Blocks stand in the
-bottlenecks of c3 and c4, SAC after the 3x3 and the others after the last 1x1; SAC, GC
-and NonLocal2d start as the identity, the gates of the others scale the features.
+that did not, SAC did not learn which-context (`prm_mmdet/probes/predictions.py`). c1
+and c2 are frozen. Blocks stand in the bottlenecks of c3 and c4, SAC after the 3x3 and
+the others after the last 1x1; SAC, GC and NonLocal2d start as the identity, the gates
+of the others scale the features.
 
 What is not seen was not learned in {steps} steps; at a learning rate of {rate:g} these
 move a number by about {budget:.2f} at most, and the gates of PRM and LCT start from
@@ -230,7 +231,8 @@ def _longer(cells):
         for r in records:
             texts = [f'{NETWORKS[cell.network]}, {cell.probe}', str(r['seed'])]
             texts += [usual.get(r['seed'], ''), f'{r["ap50"]:.2f}']
-            texts += [f'{right} of {n}' for right, n in r['right'].values()]
+            counts = r['right']['one'], r['right']['two']
+            texts += [f'{right} of {n}' for right, n in counts]
             lines.append(f'| {" | ".join(texts)} |')
     return [_LONGER, *lines, ''] if lines else []
 

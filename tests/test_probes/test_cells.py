@@ -22,6 +22,7 @@ from prm_mmdet.probes.cells import (
     NETWORKS,
     SEEDS,
     SWITCHES,
+    Cell,
     all_cells,
     main_cells,
 )
@@ -48,6 +49,14 @@ def test_cells():
     assert set(main_cells()) <= set(cells)
     # What is cut short has all of the first seed before any of the others.
     assert {cell.seed for cell in cells[:one_seed]} == {0}
+
+
+def test_the_usual_cells_are_of_the_recipe_in_the_configs():
+    for cell in (Cell('control', 'none'), Cell('control', 'none').base):
+        cfg = Config.fromfile(config_path(f'probes/{cell.network}.py'))
+        assert cfg.optim_wrapper.optimizer.lr == cell.rate
+        assert cfg.train_cfg.max_epochs == cfg.train_cfg.val_interval == cell.epochs
+        assert cfg.param_scheduler[1].T_max == cell.epochs
 
 
 def test_every_cell_was_predicted():
