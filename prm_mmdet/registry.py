@@ -11,35 +11,35 @@ MODELS = Registry(
     'model',
     parent=mmengine.MODELS,
     scope='prm_mmdet',
-    locations=['prm_mmdet.plugins', 'prm_mmdet.models'],
+    locations=['prm_mmdet.plugins', 'prm_mmdet.insertion', 'prm_mmdet.pretraining'],
 )
 WEIGHT_INITIALIZERS = Registry(
     'weight initializer',
     parent=mmengine.WEIGHT_INITIALIZERS,
     scope='prm_mmdet',
-    locations=['prm_mmdet.models'],
+    locations=['prm_mmdet.insertion'],
 )
 DATASETS = Registry(
     'dataset',
     parent=mmengine.DATASETS,
     scope='prm_mmdet',
-    locations=['prm_mmdet.datasets.imagenet'],
+    locations=['prm_mmdet.pretraining.imagenet'],
 )
 TRANSFORMS = Registry(
     'transform',
     parent=mmengine.TRANSFORMS,
     scope='prm_mmdet',
-    locations=['prm_mmdet.datasets.transforms'],
+    locations=['prm_mmdet.pretraining.transforms'],
 )
 HOOKS = Registry(
     'hook',
     parent=mmengine.HOOKS,
     scope='prm_mmdet',
-    locations=['prm_mmdet.datasets.imagenet', 'prm_mmdet.inspection.hook'],
+    locations=['prm_mmdet.pretraining.imagenet', 'prm_mmdet.inspection.hook'],
 )
 METRICS = Registry(
     'metric',
     parent=mmengine.METRICS,
     scope='prm_mmdet',
-    locations=['prm_mmdet.evaluation'],
+    locations=['prm_mmdet.pretraining.accuracy'],
 )

@@ -61,7 +61,7 @@ def test_blocks_stand_in_the_stages_that_the_name_says(name):
     assert set(stages) == {'layer2', 'layer3', 'layer4'} and len(stages) == 13
 
 
-DETECTORS = [n for n in CONFIGS if not n.startswith(('demo/', 'imagenet/', 'probes/'))]
+DETECTORS = [n for n in CONFIGS if not n.startswith(('demo/', 'imagenet/'))]
 CLASSIFIERS = [n for n in CONFIGS if n.startswith('imagenet/')]
 
 
@@ -310,9 +310,9 @@ def test_installing_asks_for_neither_mmcv_nor_a_version_of_torch(installed):
 # Class objects instead of names, from each place that they can be imported from.
 IMPORTS = {
     'package': 'from prm_mmdet import LCT, PRM, SAC, Plugged',
-    'subpackages': """from prm_mmdet.models import Plugged
+    'subpackages': """from prm_mmdet.insertion import Plugged
 from prm_mmdet.plugins import LCT, PRM, SAC""",
-    'modules': """from prm_mmdet.models.plugged import Plugged
+    'modules': """from prm_mmdet.insertion.attach import Plugged
 from prm_mmdet.plugins.lct import LCT
 from prm_mmdet.plugins.prm import PRM
 from prm_mmdet.plugins.sac import SAC""",

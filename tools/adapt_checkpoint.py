@@ -9,7 +9,7 @@ import argparse
 from mmengine.config import Config, DictAction
 
 from prm_mmdet import compat
-from prm_mmdet.models.checkpoints import adapt_checkpoint
+from prm_mmdet.insertion.trained_weights import adapt_checkpoint
 
 
 def parse_args():

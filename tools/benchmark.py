@@ -8,10 +8,11 @@ import tempfile
 
 import torch
 
-from prm_mmdet.benchmark import data, report
-from prm_mmdet.benchmark.run import LEVELS
+from prm_mmdet.benchmark import benchmark_report as report
+from prm_mmdet.benchmark import data
+from prm_mmdet.benchmark.rounds import LEVELS
 from prm_mmdet.benchmark.subjects import BLOCKS, Setting
-from prm_mmdet.ops.select import VARIABLE, backend
+from prm_mmdet.ops.backend import VARIABLE, backend
 
 
 def parse_args():

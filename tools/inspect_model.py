@@ -11,10 +11,10 @@ from mmengine.config import Config, DictAction
 
 import prm_mmdet
 from prm_mmdet import compat
-from prm_mmdet.inspection.figures import check_folder
+from prm_mmdet.inspection.figure_files import check_folder
+from prm_mmdet.inspection.figure_set import figures
+from prm_mmdet.inspection.loading import Images, load_model
 from prm_mmdet.inspection.page import write_page
-from prm_mmdet.inspection.report import figures
-from prm_mmdet.inspection.subject import Images, load_model
 from prm_mmdet.launch import check_data
 
 

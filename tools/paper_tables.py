@@ -7,10 +7,11 @@ from pathlib import Path
 
 from prm_mmdet import compat
 from prm_mmdet.config import config_path
+from prm_mmdet.files.atomic import write_file
 from prm_mmdet.papers import TABLES, find_table
 from prm_mmdet.papers.complexity import check
 from prm_mmdet.papers.index import index_files
-from prm_mmdet.papers.report import report
+from prm_mmdet.papers.table_report import report
 
 
 def parse_args():
@@ -93,9 +94,7 @@ def write_index():
     configs = Path(config_path('_base_/default_runtime.py')).parents[1]
     for name, text in index_files(configs).items():
         path = configs / name
-        new = path.with_suffix('.new')
-        new.write_text(text, encoding='utf-8')
-        os.replace(new, path)
+        write_file(path, text)
         print(f'wrote {path}')
 
 

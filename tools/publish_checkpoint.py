@@ -5,7 +5,7 @@ import argparse
 import os
 
 from prm_mmdet import compat
-from prm_mmdet.publish import publish_checkpoint
+from prm_mmdet.files.publish import publish_checkpoint
 
 
 def parse_args():

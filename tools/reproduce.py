@@ -8,7 +8,6 @@ import signal
 from prm_mmdet import compat
 from prm_mmdet.launch import MissingInput
 from prm_mmdet.papers import TABLES, find_table
-from prm_mmdet.papers.report import report
 from prm_mmdet.papers.reproduce import (
     INTERRUPTED,
     Launch,
@@ -17,6 +16,7 @@ from prm_mmdet.papers.reproduce import (
     list_rows,
     run_rows,
 )
+from prm_mmdet.papers.table_report import report
 
 
 def parse_args():

@@ -4,7 +4,7 @@ import argparse
 
 from mmengine.config import Config, DictAction
 
-from prm_mmdet.inspection.predictions import draw_predictions
+from prm_mmdet.inspection.prediction_figures import draw_predictions
 from prm_mmdet.launch import check_data
 
 

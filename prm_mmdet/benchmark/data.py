@@ -13,8 +13,8 @@ from mmengine.registry import TRANSFORMS
 from tqdm import tqdm
 
 from ..config import config_path
-from ..datasets.imagenet import EXTENSIONS
-from ..datasets.transforms import LoadImage, decode, read_shape
+from ..pretraining.imagenet import EXTENSIONS
+from ..pretraining.transforms import LoadImage, decode, read_shape
 from .measure import Spread, interleave
 
 #: Those of ImageNet's training images have 108 kB on average: 138 GB, 1.28 million.

@@ -14,7 +14,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 
 from ..config import config_path, load_config
-from ..ops.select import VARIABLE
+from ..ops.backend import VARIABLE
 
 # The configs that say where each block stands, and with which arguments.
 BLOCKS = {

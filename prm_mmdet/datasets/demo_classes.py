@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..files.atomic import write_file
 from .drawing import coverage_of, paint, random_colours, random_polygon, texture
-from .generated import MAX_SEED, check_integers, check_recorded, is_there, write_file
+from .generated import MAX_SEED, check_integers, check_recorded, is_there
 
 #: Raised by one whenever the drawing changes.
 VERSION = 1

@@ -33,14 +33,6 @@ def check_integers(**limits):
     return parameters
 
 
-def write_file(path, data):
-    """Write bytes so that ``path`` never holds a part of them."""
-    partial = path + '.tmp'
-    with open(partial, 'wb') as file:
-        file.write(data)
-    os.replace(partial, path)
-
-
 def is_there(folder, names):
     """Whether a folder holds all files of these names.
 

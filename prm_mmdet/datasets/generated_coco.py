@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .generated import check_recorded, is_there, write_file
+from ..files.atomic import write_file
+from .generated import check_recorded, is_there
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .figures import COLOURS, check_png, save_png
+from .figure_files import COLOURS, check_png, save_png
 
 # Curves that cross are told apart without colour, too. Yellow is too light for a line.
 _LINES = tuple(COLOURS[i] for i in (4, 5, 2, 6, 0, 1))

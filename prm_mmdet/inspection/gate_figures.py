@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .figures import COLOURS, new_figure
+from .figure_files import COLOURS, new_figure
 from .style import layer_axis, legend_above
 
 

@@ -3,7 +3,7 @@ channel a gate."""
 
 import numpy as np
 
-from .figures import COLOURS, new_figure
+from .figure_files import COLOURS, new_figure
 from .style import first_of_stages, legend_above
 
 

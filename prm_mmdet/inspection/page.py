@@ -6,7 +6,8 @@ import os
 import re
 from dataclasses import dataclass
 
-from .figures import png, write
+from ..files.atomic import write_file
+from .figure_files import png
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto;
@@ -50,7 +51,7 @@ def write_page(folder, title, facts, entries):
     parts = []
     for entry in entries:
         picture = png(entry.figure)
-        write(f'{folder}/{entry.name}.png', picture)
+        write_file(f'{folder}/{entry.name}.png', picture)
         heading, caption = html.escape(entry.heading), html.escape(entry.caption)
         source = base64.b64encode(picture).decode()
         parts.append(
@@ -66,7 +67,7 @@ def write_page(folder, title, facts, entries):
         f'<h1>{title}</h1>\n<dl>\n{items}</dl>\n{"".join(parts)}</body>\n</html>\n'
     ).encode(errors='replace')  # names of files can be any bytes
     before = _shown(f'{folder}/index.html')
-    write(f'{folder}/index.html', page)
+    write_file(f'{folder}/index.html', page)
     for name in before - {entry.name for entry in entries}:
         if os.path.exists(f'{folder}/{name}.png'):
             os.remove(f'{folder}/{name}.png')

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .figures import new_figure
+from .figure_files import new_figure
 from .quantities import contribution_rate
 from .style import (
     STAGES,

@@ -4,7 +4,7 @@ contexts or adds to its input."""
 import numpy as np
 
 from .capture import COSINE_BINS
-from .figures import COLOURS, new_figure
+from .figure_files import COLOURS, new_figure
 from .style import (
     colour_bar,
     image_grid,

@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 
-from .figures import new_figure, row_heights
+from .figure_files import new_figure, row_heights
 
 STAGES = {
     'c2': '#0072B2',

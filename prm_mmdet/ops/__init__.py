@@ -1,7 +1,7 @@
 """The blocks' mathematics: pure functions on tensors, torch only."""
 
-from .lct import lct
-from .prm import prm
-from .sac import sac, sac_context
+from .lct_operator import lct
+from .prm_operator import prm
+from .sac_operator import sac, sac_context
 
 __all__ = ['lct', 'prm', 'sac', 'sac_context']

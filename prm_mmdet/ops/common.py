@@ -4,6 +4,15 @@ import contextlib
 
 import torch
 
+# PRM. Eq. 5 divides by sigma: a smaller sigma would overflow, and zero would give NaN.
+MIN_SIGMA = 1e-5
+# PRM. Eq. 7 adds EPS to the deviation.
+EPS = 1e-5
+# PRM. Far below EPS. It only keeps the gradient of sqrt finite at 0.
+MIN_DEVIATION = 1e-15
+# PRM. Eq. 2 divides by at least this product of norms.
+MIN_NORMS = 1e-8
+
 try:
     from torch.compiler import is_exporting
 except ImportError:  # torch < 2.7, which cannot tell torch.export from torch.compile

@@ -10,16 +10,14 @@ import math
 
 import torch
 
-from .common import accumulation_dtype, memory_format
-
-# Eq. 5 divides by sigma: below this it would overflow, and at zero give NaN.
-MIN_SIGMA = 1e-5
-# What Eq. 7 adds to the deviation.
-EPS = 1e-5
-# Far under it, so it shows only in the gradient of the root at zero.
-MIN_DEVIATION = 1e-15
-# The smallest product of norms that Eq. 2 divides by.
-MIN_NORMS = 1e-8
+from .common import (
+    EPS,
+    MIN_DEVIATION,
+    MIN_NORMS,
+    MIN_SIGMA,
+    accumulation_dtype,
+    memory_format,
+)
 
 # Bytes of x that one step takes; on a CPU for each thread. About five arrays of this
 # size are in use at a time. Smaller steps lie in nearer caches, but start operators,

@@ -18,8 +18,14 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import accumulation_dtype, memory_format
-from .prm_torch import EPS, MIN_DEVIATION, MIN_NORMS, MIN_SIGMA
+from .common import (
+    EPS,
+    MIN_DEVIATION,
+    MIN_NORMS,
+    MIN_SIGMA,
+    accumulation_dtype,
+    memory_format,
+)
 
 # Elements in a program's block, with 16 warps: 32 kB of float32 under way at a time,
 # which is what keeps a multiprocessor's share of the memory busy.

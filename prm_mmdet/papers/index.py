@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .report import report
+from .table_report import report
 from .tables import TABLES
 
 _WRITTEN = 'Written by "python tools/paper_tables.py --write": change it there.'

@@ -24,8 +24,8 @@ from mmengine.config import Config
 
 from ..config import config_path
 from ..launch import check_data
-from .report import measured
 from .smoke import write_smoke_config
+from .table_report import measured
 from .tables import TABLES
 
 INTERRUPTED = 130  # exit status, as shells have it

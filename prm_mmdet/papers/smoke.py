@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..config import config_path
-from ..datasets.imagenet import find_classes
+from ..pretraining.imagenet import find_classes
 
 
 def write_smoke_config(config, folder, ranks):

@@ -9,17 +9,17 @@ stays MMCV's Switchable Atrous Convolution.
 ``prm_mmdet.DoubleAttention`` are the blocks that the papers compare with.
 """
 
-from .bam import BAM
-from .cbam import CBAM
-from .double_attention import DoubleAttention
-from .gc import GC
-from .ge import GE
+from .compared.bam import BAM
+from .compared.cbam import CBAM
+from .compared.double_attention import DoubleAttention
+from .compared.gc import GC
+from .compared.ge import GE
+from .compared.se import SE
+from .compared.sge import SGE
+from .compared.sk import SK
 from .lct import LCT
 from .prm import PRM
 from .sac import SAC
-from .se import SE
-from .sge import SGE
-from .sk import SK
 
 __all__ = [
     'BAM',

@@ -13,7 +13,7 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from torch import nn
 
 from .. import ops
-from ..ops.prm import SIMILARITIES
+from ..ops.prm_operator import SIMILARITIES
 from ..registry import MODELS
 from .checks import check_choice, check_groups, check_input
 

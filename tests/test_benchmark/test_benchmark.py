@@ -7,7 +7,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from prm_mmdet.benchmark import run
+from prm_mmdet.benchmark import rounds as run
 from prm_mmdet.benchmark.subjects import BLOCKS, Setting, blocks_alone, stages
 
 TOOL = ROOT / 'tools' / 'benchmark.py'

@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from prm_mmdet import LCT, PRM, SAC
+from prm_mmdet.files.atomic import write_file
 from prm_mmdet.inspection.capture import COSINE_BINS, Maps, Moments, Record
-from prm_mmdet.inspection.figures import new_figure, png, write
+from prm_mmdet.inspection.figure_files import new_figure, png
 from prm_mmdet.inspection.gate_figures import gate_statistics
 from prm_mmdet.inspection.geometry import Frame, Grid
 from prm_mmdet.inspection.lct_figures import attention_by_context, context_change
 from prm_mmdet.inspection.page import Entry, write_page
-from prm_mmdet.inspection.predictions import compare_predictions, unmatched
+from prm_mmdet.inspection.prediction_figures import compare_predictions, unmatched
 from prm_mmdet.inspection.prm_figures import contribution_rates, query_points
 from prm_mmdet.inspection.sac_figures import (
     attention_maps,
@@ -253,9 +254,9 @@ def test_differing_predictions_are_thick():
 
 def test_files_are_written_whole(tmp_path):
     path = tmp_path / 'new' / 'file'
-    write(str(path), b'1')
+    write_file(str(path), b'1')
     with pytest.raises(TypeError):
-        write(str(path), 'no bytes')
+        write_file(str(path), 'no bytes')
     assert path.read_bytes() == b'1'
 
 

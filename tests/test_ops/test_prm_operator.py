@@ -14,7 +14,7 @@ from prm_mmdet.ops.operator import operator
 
 SIMILARITIES = ('dot', 'l1', 'cosine')
 # The module: its package has the function under the same name.
-prm_module = importlib.import_module('prm_mmdet.ops.prm')
+prm_module = importlib.import_module('prm_mmdet.ops.prm_operator')
 registered = pytest.mark.skipif(
     not hasattr(torch.library, 'custom_op'), reason='needs torch 2.4'
 )

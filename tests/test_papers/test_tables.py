@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from prm_mmdet.papers import TABLES, Row, Table, find_table
-from prm_mmdet.papers.report import measured, report
+from prm_mmdet.papers.table_report import measured, report
 
 ROWS = {row.config for table in TABLES for row in table.rows}
 # Gains that the papers print in brackets.

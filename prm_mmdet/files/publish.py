@@ -1,0 +1,69 @@
+"""Checkpoints for others: the weights, and nothing that only the training needs.
+
+MMDetection's publish_model.py and MMEngine's ``published_keys`` do this too. But their
+files may hold objects that weights-only loading refuses, and the hash in their names
+is not always that of the file.
+"""
+
+import hashlib
+import os
+
+from .checkpoints import read_checkpoint, weights_of, write_checkpoint
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def publish_checkpoint(source, prefix):
+    """Write what a trained checkpoint has to give: ``state_dict``, and of ``meta`` what
+    is plain (numbers, strings, and lists and dicts of them).
+
+    Of a training with MMEngine's EMAHook these are the averaged weights: it saves them
+    as ``state_dict``, and the others as ``ema_state_dict``. The file can be loaded
+    with ``torch.load(..., weights_only=True)`` where neither MMEngine nor this package
+    is, and ``torch.hub.load_state_dict_from_url(..., check_hash=True)`` takes its name.
+
+    Args:
+        source (str): A checkpoint as MMEngine writes it, or weights alone.
+        prefix (str): The file's path without hash and ``.pth``.
+
+    Returns:
+        tuple[str, list[str]]: The file, PREFIX-HASH.pth, with the first 8 digits of its
+        SHA-256; and what was left out.
+
+    Raises:
+        OSError: ``source`` cannot be read, or nothing written.
+        ValueError: ``source`` is no checkpoint, or weights in it are not finite.
+    """
+    checkpoint = read_checkpoint(source)
+    state = weights_of(checkpoint, source)
+    broken = [k for k, v in state.items() if not v.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f'{source} has weights that are not finite, such as {broken[0]}: the '
+            'training diverged; publish an earlier checkpoint'
+        )
+    if 'state_dict' not in checkpoint:
+        checkpoint = dict(state_dict=checkpoint)
+    left_out = [key for key in checkpoint if key not in ('state_dict', 'meta')]
+    meta = checkpoint.get('meta', {})
+    left_out += [f'meta.{k}' for k, v in meta.items() if not _is_plain(v)]
+    published = dict(
+        meta={k: v for k, v in meta.items() if _is_plain(v)},
+        # A copy each: a tensor may be a view of more than itself, all of it written.
+        state_dict={k: v.clone() for k, v in state.items()},
+    )
+    written = f'{prefix}.new'
+    write_checkpoint(published, written, source)
+    with open(written, 'rb') as file:
+        digest = hashlib.sha256(file.read()).hexdigest()
+    path = f'{prefix}-{digest[:8]}.pth'
+    os.replace(written, path)
+    return path, left_out
+
+
+def _is_plain(value):
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(_is_plain(k) and _is_plain(v) for k, v in value.items())
+    return type(value) in _PLAIN

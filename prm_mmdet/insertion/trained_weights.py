@@ -1,0 +1,225 @@
+"""Checkpoints that know nothing of the blocks in a network: loaded so that it computes
+what it did, or rewritten for it."""
+
+import copy
+import logging
+from dataclasses import dataclass
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import ConfigDict
+from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
+
+from ..files.checkpoints import read_state_dict, write_checkpoint
+from ..registry import WEIGHT_INITIALIZERS
+from .attach import Plugged
+from .preservation import preserve
+
+
+@WEIGHT_INITIALIZERS.register_module('PreservedPretrained')
+class PreservedPretrainedInit(PretrainedInit):
+    """``Pretrained`` for weights that know nothing of the blocks in the network: it
+    then computes what it did without them, see :func:`preserve`. In a config::
+
+        init_cfg=dict(
+            type='prm_mmdet.PreservedPretrained', checkpoint='x.pth', prefix='backbone.'
+        )
+
+    What was done about each block is logged, as a warning where the network is changed.
+    A checkpoint that has the blocks' weights is loaded as it is. What is loaded later,
+    by ``load_from`` or a ``Pretrained`` of the model around, overwrites all of it.
+    Networks that load their checkpoint themselves, whatever the type says (Swin, PVT),
+    never come here: :func:`adapt_checkpoint` is for them.
+
+    Args:
+        checkpoint (str): File or address, as in ``Pretrained``.
+        prefix (str | None): The part of the checkpoint to load. Default: None, all.
+        map_location (str): Where to load it to. Default: 'cpu'.
+
+    Raises:
+        ValueError: It is one of several in ``init_cfg``, and others come after it.
+    """
+
+    def __call__(self, module):
+        cfgs = getattr(module, 'init_cfg', None)
+        types = (
+            [f'{c["type"]}' for c in cfgs] if isinstance(cfgs, (list, tuple)) else []
+        )
+        ours = [i for i, t in enumerate(types) if 'PreservedPretrained' in t]
+        if ours and (ours != [len(types) - 1] or 'Pretrained' in types):
+            raise ValueError(
+                f'init_cfg of {type(module).__name__} has {", ".join(types)}, of which '
+                'others overwrite what PreservedPretrained loads; put it last, without '
+                'a Pretrained'
+            )
+        # MMEngine loads a Pretrained after the submodules have started, but any other
+        # type before: it would lose to their values.
+        for child in module.children():
+            if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
+                child.init_weights()
+                child.is_init = True
+        missing = []
+
+        def note_mismatched(weights, prefix, *_):  # which MMEngine passes over
+            missing.extend(
+                key
+                for key, value in module.state_dict().items()
+                if key in weights and weights[key].shape != value.shape
+            )
+
+        handles = [
+            module._register_load_state_dict_pre_hook(note_mismatched),
+            module.register_load_state_dict_post_hook(
+                lambda _, keys: missing.extend(keys.missing_keys)
+            ),
+        ]
+        try:
+            super().__call__(module)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for outcome in preserve(module, missing):
+            level = logging.WARNING if outcome.left else logging.INFO
+            print_log(f'{type(module).__name__}: {outcome}', 'current', level)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What :func:`adapt_checkpoint` did.
+
+    Attributes:
+        outcomes (list[Outcome]): What was done about each block, see :func:`preserve`.
+        part (str): What the checkpoint is of, 'network' or 'backbone'.
+        others (list[str]): Keys that are not of that part, kept unseen.
+        rounding (str): The checkpoint's type, 'float16' say, if scaled weights were
+            rounded to it; else ''.
+    """
+
+    outcomes: list
+    part: str
+    others: list
+    rounding: str
+
+    def __str__(self):
+        changed = sum(outcome.left for outcome in self.outcomes)
+        claim = f'{len(self.outcomes)} blocks, '
+        if changed:
+            claim += f'{changed} of them change what the {self.part} computes'
+        else:
+            claim += f'the {self.part} computes what it did'
+            claim += f', to the rounding of {self.rounding}' * bool(self.rounding)
+        if self.part == 'backbone':
+            claim += "; taken for a backbone's checkpoint"
+            if self.others:
+                claim += f', {_listed(self.others)} not looked at'
+        return claim
+
+
+def adapt_checkpoint(cfg, source, out):
+    """Rewrite a checkpoint for a model with blocks in it, which then computes what the
+    model without them did; ``load_from`` and ``Pretrained`` take the result.
+
+    Args:
+        cfg (Config): A whole config, whose model has the blocks.
+        source (str): The checkpoint, as ``init_cfg`` names them: of the detector, or of
+            its backbone, with or without ``backbone.`` before its keys. Keys of a
+            classifier on such a backbone are kept as they are.
+        out (str): File to write, with the weights alone.
+
+    Returns:
+        Adapted: What was done. As a string: whether the network computes what it did.
+
+    Raises:
+        OSError: A file cannot be read or written.
+        ValueError: The config has no model; or the checkpoint is not of this model
+            without its blocks, holds more than weights, or is ``out``; the message
+            names keys and shapes.
+    """
+    if 'model' not in cfg:
+        raise ValueError('the config has no model; give that of a detector')
+    weights = read_state_dict(source)
+    register_all_modules()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)  # PRM's theta is random: the same file each time
+        model = MODELS.build(copy.deepcopy(cfg.model))  # DETR changes its config
+        plain = MODELS.build(_without_plugins(cfg.model))
+    own, prefix = dict(weights), _backbone_prefix(weights, plain)
+    if prefix is None:
+        part, prefix = 'network', ''
+    else:
+        part, model, plain = 'backbone', model.backbone, plain.backbone
+        known = {k.partition('.')[0] for k in model.state_dict()}
+        own = {
+            k.removeprefix(prefix): v
+            for k, v in weights.items()
+            if k.startswith(prefix) and k[len(prefix) :].partition('.')[0] in known
+        }
+    _check_keys(source, own, plain.state_dict(), model.state_dict())
+    missing = model.load_state_dict(own, strict=False).missing_keys
+    loaded = copy.deepcopy(model.state_dict())
+    outcomes = preserve(model, missing)
+    types = {v.dtype for v in own.values() if v.is_floating_point()}
+    rounding = set()
+    for key, value in model.state_dict().items():
+        kept = value
+        if key in own:
+            if torch.equal(value, loaded[key]):
+                continue
+            kept = value.to(own[key].dtype)
+            if not torch.equal(kept.to(value.dtype), value):
+                rounding.add(f'{kept.dtype}'.removeprefix('torch.'))
+        elif value.is_floating_point() and len(types) == 1:
+            kept = value.to(*types)
+        weights[f'{prefix}{key}'] = kept
+    write_checkpoint(dict(state_dict=weights), out, source)
+    others = [k for k in weights if k.removeprefix(prefix) not in model.state_dict()]
+    return Adapted(outcomes, part, others, ', '.join(sorted(rounding)))
+
+
+def _backbone_prefix(weights, plain):
+    """What a backbone's keys begin with in weights of a backbone; None for weights of
+    the whole model."""
+    inside = [k for k in plain.state_dict() if k.startswith('backbone.')]
+    others = set(plain.state_dict()) - set(inside)
+    if not inside or any(k in others for k in weights):
+        return None
+    return 'backbone.' if any(k.startswith('backbone.') for k in weights) else ''
+
+
+def _without_plugins(cfg):
+    """The same config of a model, without the blocks."""
+    if isinstance(cfg, dict):
+        if cfg.get('type') in ('prm_mmdet.Plugged', Plugged):
+            return _without_plugins(cfg['model'])
+        return ConfigDict(
+            (k, _without_plugins(v)) for k, v in cfg.items() if k != 'plugins'
+        )
+    if isinstance(cfg, (list, tuple)):
+        return type(cfg)(map(_without_plugins, cfg))
+    return cfg
+
+
+def _check_keys(source, weights, plain, with_blocks):
+    """Raise ValueError unless weights are a model's, its blocks' alone missing."""
+    missing = [
+        k for k in plain if k not in weights and not k.endswith('num_batches_tracked')
+    ]
+    unexpected = [k for k in weights if k not in with_blocks]
+    shapes = [
+        f'{k} {tuple(v.shape)}, where the model has {tuple(with_blocks[k].shape)}'
+        for k, v in weights.items()
+        if k in with_blocks and v.shape != with_blocks[k].shape
+    ]
+    found = (('missing', missing), ('unexpected', unexpected), ('shapes', shapes))
+    problems = [f'{what}: {_listed(names)}' for what, names in found if names]
+    if problems:
+        raise ValueError(
+            f"{source} does not hold this model's weights without its blocks; "
+            + '; '.join(problems)
+        )
+
+
+def _listed(names):
+    return ', '.join(names[:5]) + f', ... ({len(names)})' * (len(names) > 5)

@@ -1,0 +1,197 @@
+"""Predictions beside ground truth."""
+
+import pickle
+
+import mmcv
+import mmengine
+import numpy as np
+import pycocotools.mask as mask_utils
+import torch
+from matplotlib.patches import Rectangle
+from mmdet.evaluation import bbox_overlaps
+from mmdet.registry import DATASETS
+from mmdet.utils import register_all_modules
+
+from .figure_files import COLOURS, check_png, new_figure, row_heights, save_png
+
+PANEL = 3.2  # inches
+
+
+def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
+    """Write one picture: for some test images, ground truth beside predictions.
+
+    Args:
+        cfg (Config): The config whose ``test_dataloader`` gave the predictions.
+        predictions (str): Pickle file that ``tools/test.py --out`` wrote. Pickle can
+            run code: open only your own.
+        out (str): PNG file to write.
+        num_images (int): Images to show, evenly spaced over the test set. Default: 6.
+        score_thr (float): Predictions under this score are left out. Default: 0.5.
+
+    Raises:
+        ValueError: The file holds no predictions, or none for the config's images, or
+            an argument is out of range.
+    """
+    if num_images < 1:
+        raise ValueError(f'num_images must be at least 1, got {num_images}')
+    check_png(out)
+    try:
+        results = mmengine.load(predictions, file_format='pkl')
+    except (pickle.UnpicklingError, EOFError):
+        results = None
+    if not isinstance(results, list) or not results or 'img_id' not in results[0]:
+        raise ValueError(
+            f'{predictions} holds no predictions of images; make it with '
+            'tools/test.py CONFIG CHECKPOINT --out FILE.pkl'
+        )
+    register_all_modules()
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    classes = dataset.metainfo['classes']
+    by_id = {result['img_id']: result for result in results}
+    # Images with something to see first, if there are enough of them.
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    infos = [info for info in infos if info['img_id'] in by_id]
+    infos = [info for info in infos if info['instances']] or infos
+    if not infos:
+        raise ValueError(
+            f'{predictions} holds no image of the test set of this config; '
+            'were they made with another config?'
+        )
+    picks = spread(len(infos), num_images)
+    # Two images a row, each with its two panels.
+    rows = (len(picks) + 1) // 2
+    figure, axes = new_figure(4 * PANEL, rows * (PANEL + 0.3), nrows=rows, ncols=4)
+    for pair, pick in zip(axes.reshape(-1, 2), picks):
+        result = by_id[infos[pick]['img_id']]
+        image = mmcv.imread(result['img_path'], channel_order='rgb')
+        found = detections(result['pred_instances'], classes, score_thr)
+        _draw(pair[0], image, 'ground truth', truth(infos[pick], classes))
+        _draw(pair[1], image, 'prediction', found)
+    for axis in axes.reshape(-1):
+        axis.axis('off')
+    save_png(figure, out)
+
+
+def spread(length, count):
+    """At most ``count`` indices, evenly spaced over a sequence."""
+    return np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
+
+
+def compare_predictions(images, truths, found, titles, names):
+    """Ground truth, if there is any, beside the predictions of one or two models, a row
+    an image. Where two models differ, lines are thick.
+
+    Args:
+        images (list[ndarray]): RGB, (H, W, 3).
+        truths (list): Of each image what :func:`truth` gives, as a list, or None.
+        found (list): Of each model, of each image, what :func:`detections` gives, as a
+            list.
+        titles (list[str]): Of the models.
+        names (list[str]): Of the images, at the left of the rows.
+    """
+    columns = len(found) + (truths[0] is not None)
+    heights = row_heights(images, PANEL)
+    figure, axes = new_figure(
+        columns * PANEL,
+        sum(heights),
+        nrows=len(images),
+        ncols=columns,
+        height_ratios=heights,
+    )
+    columns_of_images = zip(axes, images, truths, *found)
+    for i, (row, image, instances, *models) in enumerate(columns_of_images):
+        panels = [] if instances is None else [('ground truth', instances, None)]
+        for j, (title, boxes) in enumerate(zip(titles, models)):
+            alone = None if len(models) == 1 else unmatched(boxes, models[1 - j])
+            panels.append((title, boxes, alone))
+        for axis, (title, boxes, thick) in zip(row, panels):
+            _draw(axis, image, title if i == 0 else '', boxes, thick)
+    for axis in axes.flat:
+        axis.axis('off')
+    for axis, name in zip(axes[:, 0], names):
+        name = name if len(name) <= 30 else f'...{name[-27:]}'
+        look = dict(rotation=90, ha='right', va='center', fontsize=7)
+        axis.text(-0.02, 0.5, name, transform=axis.transAxes, **look)
+    return figure
+
+
+def unmatched(instances, others, overlap=0.5):
+    """Indices of instances that have none of the same label, of an IoU of ``overlap``
+    or more, among the others. Each of those matches once, the first ones first."""
+    free, alone = list(others), set()
+    for i, (box, _, label, _) in enumerate(instances):
+        same = [other for other in free if other[2] == label]
+        ious = bbox_overlaps(_corners([box]), _corners([o[0] for o in same]))
+        if same and ious.max() >= overlap:
+            free = [other for other in free if other is not same[int(ious.argmax())]]
+        else:
+            alone.add(i)
+    return alone
+
+
+def _corners(boxes):
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+
+
+def truth(info, classes):
+    """(box x, y, width, height, mask or None, class index, text) of each annotation.
+
+    Args:
+        info (dict): As a data set's ``get_data_info`` returns it.
+        classes (Sequence[str]): Names of the classes.
+    """
+    for instance in info['instances']:
+        x1, y1, x2, y2 = instance['bbox']
+        mask = instance.get('mask')
+        if mask is not None:
+            mask = mask_utils.frPyObjects(mask, info['height'], info['width'])
+            mask = mask_utils.merge(mask) if isinstance(mask, list) else mask
+            mask = mask_utils.decode(mask)
+        name = classes[instance['bbox_label']]
+        crowd = ' (crowd)' if instance.get('ignore_flag') else ''
+        yield (x1, y1, x2 - x1, y2 - y1), mask, instance['bbox_label'], name + crowd
+
+
+def detections(found, classes, score_thr):
+    """(box x, y, width, height, mask or None, class index, text) of each prediction.
+
+    Args:
+        found (dict | InstanceData): ``bboxes``, ``labels``, ``scores`` and maybe
+            ``masks``, dense or run-length encoded.
+        classes (Sequence[str]): Names of the classes.
+        score_thr (float): Predictions under this score are left out.
+    """
+    boxes = np.asarray(found['bboxes']).reshape(-1, 4)
+    boxes = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+    masks = found.get('masks', [None] * len(boxes))
+    labels, scores = (np.asarray(found[key]) for key in ('labels', 'scores'))
+    for box, mask, label, score in zip(boxes, masks, labels, scores):
+        if score >= score_thr:
+            if isinstance(mask, dict):
+                mask = mask_utils.decode(mask)
+            elif isinstance(mask, torch.Tensor):
+                mask = mask.numpy()
+            yield box, mask, int(label), f'{classes[label]} {score:.2f}'
+
+
+def _draw(axis, image, title, instances, thick=None):
+    """Draw instances over an image; ``thick`` are the indices of those that matter, all
+    if it is None."""
+    axis.imshow(image)
+    axis.set_title(title, fontsize=9)
+    for i, ((x, y, width, height), mask, label, text) in enumerate(instances):
+        colour = COLOURS[label % len(COLOURS)]
+        line = 1.5 if thick is None else 2.5 if i in thick else 0.7
+        axis.add_patch(
+            Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ec=colour, lw=line)
+        )
+        if mask is not None and mask.any():
+            axis.contourf(mask, levels=[0.5, 1], colors=[colour], alpha=0.45)
+        axis.text(
+            *(x, max(y - 1, 0.05 * len(image)), text),
+            fontsize=7,
+            va='bottom',
+            clip_on=True,
+            bbox=dict(fc=colour, ec='none', pad=0.8, alpha=0.85),
+        )

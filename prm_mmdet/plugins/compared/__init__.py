@@ -1,0 +1,1 @@
+"""The blocks that the three papers compare with."""

@@ -1,0 +1,76 @@
+"""Bottleneck Attention Module, which the SAC paper's tables compare with.
+
+Source: J. Park, S. Woo, J.-Y. Lee and I. S. Kweon, "BAM: Bottleneck Attention Module",
+BMVC 2018.
+
+Departures and choices: the two branches are added, as in the paper (its published code
+multiplies them); batch normalisation follows each hidden layer, as in the code, not the
+last one, as in the paper's equations. The parameter counts of the SAC paper's Table X
+need batch normalisation somewhere and fit both.
+"""
+
+import torch
+from torch import nn
+
+from ...registry import MODELS
+from ..checks import check_groups, check_input, check_positive_int
+
+
+@MODELS.register_module()
+class BAM(nn.Module):
+    """Raise each value by up to its double: by a gate of the channel's mean and of the
+    position's surroundings.
+
+    The original places one at the end of each stage but the last, outside the residual
+    blocks: ``prm_mmdet.Plugged`` with ``at=r'layer[1-3]'`` in a ResNet.
+
+    Args:
+        in_channels (int): Channels C of the input.
+        reduction (int): r; both branches have C / r hidden channels. Must divide
+            ``in_channels``. Default: 16.
+        dilation (int): That of the two 3x3 convolutions. Default: 4.
+
+    Parameters: ``channel``, 1x1 convolutions to C / r and back, and ``spatial``, a 1x1
+    convolution to C / r, two 3x3 ones, and a 1x1 to a single map; all with bias, and
+    batch normalisation after each but the last of a branch.
+
+    Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1. While its batch
+    normalisation trains, B must be at least 2.
+
+    Raises:
+        ValueError: An argument or the input does not fit; the message says which.
+    """
+
+    _abbr_ = 'bam'
+
+    def __init__(self, in_channels, reduction=16, dilation=4):
+        super().__init__()
+        check_groups('BAM', in_channels, reduction, name='reduction')
+        check_positive_int('BAM', dilation=dilation)
+        self.in_channels = in_channels
+        hidden = in_channels // reduction
+        self.channel = nn.Sequential(
+            *_layer(in_channels, hidden, 1), nn.Conv2d(hidden, in_channels, 1)
+        )
+        self.spatial = nn.Sequential(
+            *_layer(in_channels, hidden, 1),
+            *_layer(hidden, hidden, 3, dilation),
+            *_layer(hidden, hidden, 3, dilation),
+            nn.Conv2d(hidden, 1, 1),
+        )
+
+    def forward(self, x):
+        check_input('BAM', x, self.in_channels)
+        return x + x * self.gate(x).to(x.dtype)
+
+    def gate(self, x):
+        """(B, C, H, W)."""
+        channel = self.channel(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
+        return torch.sigmoid(channel + self.spatial(x))  # (B, 1, H, W) is added
+
+
+def _layer(in_channels, out_channels, size, dilation=1):
+    padding = dilation * (size // 2)
+    yield nn.Conv2d(in_channels, out_channels, size, 1, padding, dilation)
+    yield nn.BatchNorm2d(out_channels)
+    yield nn.ReLU(inplace=True)

@@ -1,0 +1,47 @@
+"""Gather-Excite without parameters, which the PRM paper's Table 1 compares with.
+
+Source: J. Hu, L. Shen, S. Albanie, G. Sun and A. Vedaldi, "Gather-Excite: Exploiting
+Feature Context in Convolutional Neural Networks", NeurIPS 2018: GE-theta-minus with
+global extent. The parameter and FLOP counts of Table 1, those of the baseline and one
+pooling, fit no other.
+"""
+
+import torch
+from torch import nn
+
+from ...registry import MODELS
+from ..checks import check_input, check_positive_int
+
+
+@MODELS.register_module()
+class GE(nn.Module):
+    """Gate each channel by its own mean.
+
+    Args:
+        in_channels (int): Channels C of the input.
+
+    Parameters: none.
+
+    Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
+
+    Raises:
+        ValueError: An argument or the input does not fit; the message says which.
+    """
+
+    _abbr_ = 'ge'
+
+    def __init__(self, in_channels):
+        super().__init__()
+        check_positive_int('GE', in_channels=in_channels)
+        self.in_channels = in_channels
+
+    def forward(self, x):
+        check_input('GE', x, self.in_channels)
+        return x * self.gate(x)
+
+    def gate(self, x):
+        """(B, C, 1, 1)."""
+        return torch.sigmoid(x.mean((2, 3), keepdim=True))
+
+    def extra_repr(self):
+        return f'{self.in_channels}'

@@ -1,0 +1,55 @@
+"""Spatial Group-wise Enhance, which the PRM paper's Table 1 compares with.
+
+Source: X. Li, X. Hu and J. Yang, "Spatial Group-wise Enhance: Improving Semantic
+Feature Learning in Convolutional Networks", arXiv:1905.09646, 2019. PRM took its groups
+and its normalisation from there. The equations, the 64 groups and the initial values
+are those of the authors' published form; their code's standard deviation divides by
+N - 1, here it is PRM's, the biased one.
+"""
+
+import torch
+from torch import nn
+
+from ... import ops
+from ...registry import MODELS
+from ..checks import check_groups, check_input
+
+
+@MODELS.register_module()
+class SGE(nn.Module):
+    """Gate each position by its product with the mean over positions, normalised; the
+    gate is shared by a group of channels.
+
+    This is PRM with the similarity to the mean alone.
+
+    Args:
+        in_channels (int): Channels C of the input.
+        groups (int): g; must divide ``in_channels``. Default: 64.
+
+    Parameters: ``weight`` and ``bias``, (g,) each. A fresh block multiplies its input
+    by sigmoid(1) = 0.73.
+
+    Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
+
+    Raises:
+        ValueError: An argument or the input does not fit; the message says which.
+    """
+
+    _abbr_ = 'sge'
+
+    def __init__(self, in_channels, groups=64):
+        super().__init__()
+        check_groups('SGE', in_channels, groups)
+        self.in_channels = in_channels
+        self.weight = nn.Parameter(torch.zeros(groups))
+        self.bias = nn.Parameter(torch.ones(groups))
+        # What PRM learns and SGE fixes: none of the query point, all of the mean.
+        self.register_buffer('alpha', torch.zeros(groups), persistent=False)
+        self.register_buffer('beta', torch.ones(groups), persistent=False)
+
+    def forward(self, x):
+        check_input('SGE', x, self.in_channels)
+        return ops.prm(x, self.alpha, self.beta, self.weight, self.bias)
+
+    def extra_repr(self):
+        return f'{self.in_channels}, groups={self.weight.numel()}'

@@ -1,0 +1,82 @@
+"""Selective Kernel unit, which the PRM paper's Table 1 compares with.
+
+Source: X. Li, W. Wang, X. Hu and J. Yang, "Selective Kernel Networks", CVPR 2019:
+split, fuse and select. Branches and widths are not those of the paper's SKNet-50, which
+is wider, but of the form that its authors published for ResNet: a 3x3 convolution and
+one of 32 groups, of the same dilation, and C / 16 hidden channels with no lower bound.
+The parameters and FLOPs of Table 1 fit that form.
+"""
+
+from mmcv.cnn import ConvModule
+from torch import nn
+
+from ...registry import MODELS
+from ..checks import check_groups, check_input, check_positive_int
+
+
+@MODELS.register_module()
+class SK(nn.Module):
+    """Two 3x3 convolutions, mixed channel by channel by what the image holds.
+
+    It takes the place of a residual block's 3x3 convolution, norm and activation:
+    ``prm_mmdet.SKResNet`` puts it there.
+
+    Args:
+        in_channels (int): Channels C of input and output.
+        groups (int): Groups of the second convolution. Must divide ``in_channels``.
+            Default: 32.
+        reduction (int): r; the layer that weighs the branches has C / r hidden
+            channels. Must divide ``in_channels``. Default: 16.
+        stride (int): Of both convolutions. Default: 1.
+        dilation (int): Of both convolutions. Default: 1.
+        norm_cfg (dict): Normalisation after each convolution. Default:
+            ``dict(type='BN')``.
+
+    Parameters: ``dense`` and ``grouped``, 3x3 convolutions with norm; ``squeeze``, a
+    1x1 convolution to C / r with norm, and ``excite``, one back to 2C: none has a bias.
+
+    Shape: (B, C, H, W) to (B, C, H', W'), as a 3x3 convolution of that stride, H and W
+    at least 1. While batch normalisation trains, B must be at least 2.
+
+    Raises:
+        ValueError: An argument or the input does not fit; the message says which.
+    """
+
+    _abbr_ = 'sk'
+
+    def __init__(
+        self,
+        in_channels,
+        groups=32,
+        reduction=16,
+        stride=1,
+        dilation=1,
+        norm_cfg=dict(type='BN'),  # noqa: B006  (read only; shown in help)
+    ):
+        super().__init__()
+        check_groups('SK', in_channels, groups)
+        check_groups('SK', in_channels, reduction, name='reduction')
+        check_positive_int('SK', stride=stride, dilation=dilation)
+        self.in_channels = in_channels
+        kernel = dict(stride=stride, padding=dilation, dilation=dilation)
+        self.dense = ConvModule(
+            in_channels, in_channels, 3, **kernel, norm_cfg=norm_cfg
+        )
+        self.grouped = ConvModule(
+            in_channels, in_channels, 3, **kernel, groups=groups, norm_cfg=norm_cfg
+        )
+        hidden = in_channels // reduction
+        self.squeeze = ConvModule(in_channels, hidden, 1, norm_cfg=norm_cfg)
+        self.excite = nn.Conv2d(hidden, 2 * in_channels, 1, bias=False)
+
+    def forward(self, x):
+        check_input('SK', x, self.in_channels)
+        dense, grouped = self.dense(x), self.grouped(x)
+        first, second = self.shares(dense, grouped).to(dense.dtype).unbind(1)
+        return first * dense + second * grouped
+
+    def shares(self, dense, grouped):
+        """Of the two branches in each channel, (B, 2, C, 1, 1)."""
+        context = (dense + grouped).mean((2, 3), keepdim=True)
+        scores = self.excite(self.squeeze(context))  # (B, 2C, 1, 1)
+        return scores.unflatten(1, (2, -1)).softmax(1)

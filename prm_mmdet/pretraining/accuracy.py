@@ -1,0 +1,66 @@
+"""Metrics of image classification."""
+
+from mmengine.evaluator import BaseMetric
+
+from ..registry import METRICS
+
+
+@METRICS.register_module()
+class Accuracy(BaseMetric):
+    """Fraction of images, 0 to 1, whose class is among the k of the highest scores:
+    ``accuracy/top1`` and so on. Images of label -1 do not count, and one whose scores
+    have a not-a-number among them is no hit.
+
+    What it reads of each image are ``logits``, (classes,), and ``gt_label``. Logits and
+    not probabilities, which are 0 alike for all that is far below the highest.
+
+    Args:
+        topk (Sequence[int]): The k's. Default: (1, 5).
+        collect_device (str): As for MMEngine's BaseMetric. Default: 'cpu'.
+        prefix (str | None): As there. Default: None, 'accuracy'.
+
+    Raises:
+        ValueError: A k is not less than the number of classes; the model tells other
+            classes apart than the data set has; or no image has a label.
+    """
+
+    default_prefix = 'accuracy'
+
+    def __init__(self, topk=(1, 5), collect_device='cpu', prefix=None):
+        super().__init__(collect_device, prefix)
+        self.topk = tuple(topk)
+
+    def process(self, data_batch, data_samples):
+        for sample in data_samples:
+            logits = sample['logits']
+            self._check(len(logits))
+            ranked = logits.topk(max(self.topk)).indices.tolist()
+            label = sample['gt_label']
+            hits = [label in ranked[:k] for k in self.topk]
+            if logits.isnan().any():
+                hits = [False] * len(hits)
+            # Not None: MMEngine drops those before it tells the ranks' padding.
+            self.results.append(hits if label >= 0 else [])
+
+    def compute_metrics(self, results):
+        counted = [hits for hits in results if hits]
+        if not counted:
+            raise ValueError(f'none of the {len(results)} images has a label')
+        return {
+            f'top{k}': sum(hits) / len(counted)
+            for k, hits in zip(self.topk, zip(*counted))
+        }
+
+    def _check(self, count):
+        if max(self.topk) >= count:
+            raise ValueError(
+                f'top-{max(self.topk)} of {count} classes says nothing: set the '
+                f"evaluator's topk={self.topk} to smaller numbers"
+            )
+        classes = (self.dataset_meta or {}).get('classes')
+        if classes is not None and len(classes) != count:
+            raise ValueError(
+                f'the model has {count} classes, the data set {len(classes)} '
+                f'({classes[0]}, ..., {classes[-1]}): set model.num_classes, or look '
+                'for folders that are missing'
+            )

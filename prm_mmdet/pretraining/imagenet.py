@@ -1,0 +1,221 @@
+"""ImageNet, or any folder of images with a folder for each class."""
+
+import os
+from pathlib import Path
+
+import mmengine.dist
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from ..registry import DATASETS, HOOKS
+from .label_file import read_labels
+
+EXTENSIONS = ('.jpeg', '.jpg', '.png', '.bmp', '.webp')
+#: The label of an image that could not be read, in evaluation: it does not count.
+NO_LABEL = -1
+
+
+@DATASETS.register_module()
+class ImageNet(BaseDataset):
+    """Images in folders that are named as their classes (of ImageNet, the wnids), or
+    in one folder with a file of labels.
+
+    Labels are the classes' indices in sorted order. All the splits of a data set have
+    to agree on them, so they come from one folder, that of the training images.
+
+    An image that cannot be read is never taken for another: in training another one
+    with its own label stands in for it, in evaluation its label is -1, which
+    :class:`prm_mmdet.Accuracy` leaves out. :class:`ReportUnreadableImages` counts them.
+
+    Args:
+        data_root (str): Folder of the data set.
+        data_prefix (dict): ``img_path``: folder of the images, below ``data_root``.
+        ann_file (str): File of labels below ``data_root``, for images that stand in one
+            folder: see :func:`.label_file.read_labels`. Default: '', folders name the
+            classes.
+        classes_from (str): Folder below ``data_root`` whose folders are the classes; if
+            it is missing, the images' own folder. ``metainfo=dict(classes=...)`` goes
+            before both. Default: 'train'.
+        kwargs: As for MMEngine's BaseDataset.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or it has no images.
+        ValueError: An image belongs to no known class, or a class of the training
+            images has none.
+    """
+
+    def __init__(self, classes_from='train', **kwargs):
+        self.classes_from = classes_from
+        super().__init__(**kwargs)
+
+    def load_data_list(self):
+        folder = self.data_prefix['img_path']
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f'there is no folder of images {folder!r}')
+        home = os.path.join(self.data_root, self.classes_from)
+        if 'classes' not in self._metainfo:
+            names = find_classes(home if os.path.isdir(home) else folder)
+            if not names:
+                raise ValueError(self._flat(folder))
+            self._metainfo['classes'] = tuple(names)
+        classes = self._metainfo['classes']
+        if self.ann_file:
+            return self._listed(folder, classes)
+        images = self._in_folders(folder, classes)
+        empty = set(range(len(classes))) - {i['gt_label'] for i in images}
+        if empty and not self.test_mode:
+            raise ValueError(
+                f'{folder} has no images of {len(empty)} of its {len(classes)} '
+                f'classes, such as {classes[min(empty)]}: unpack them, or remove the '
+                'empty folders'
+            )
+        return images
+
+    def full_init(self):
+        super().full_init()
+        # In shared memory: workers mark what the main process reports.
+        self.unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+
+    def prepare_data(self, idx):
+        data = super().prepare_data(idx)
+        if data is not None:
+            return data
+        self.unreadable[idx] = 1
+        if not self.test_mode:
+            return None  # BaseDataset takes another one
+        for other in range(idx + 1, idx + len(self)):
+            data = super().prepare_data(other % len(self))
+            if data is not None:
+                return dict(data, data_samples=NO_LABEL)
+        raise FileNotFoundError(
+            f'none of the {len(self)} images in {self.data_prefix["img_path"]} can be '
+            'read'
+        )
+
+    def _in_folders(self, folder, classes):
+        names = find_classes(folder)
+        if unknown := sorted(set(names) - set(classes)):
+            raise ValueError(
+                f'{folder} has {len(unknown)} folder(s) that name no class, such as '
+                f'{unknown[0]!r}; the {len(classes)} classes ({classes[0]}, ..., '
+                f'{classes[-1]}) are the folders of '
+                f'{os.path.join(self.data_root, self.classes_from)}, if '
+                'metainfo.classes does not list them'
+            )
+        labels = {name: i for i, name in enumerate(classes)}
+        images = [
+            dict(img_path=os.path.join(folder, name, image), gt_label=labels[name])
+            for name in names
+            for image in _images(os.path.join(folder, name))
+        ]
+        if not images:
+            raise FileNotFoundError(self._flat(folder))
+        return images
+
+    def _listed(self, folder, classes):
+        labels = read_labels(self.ann_file, classes)
+        present = _images(folder)
+        # A label file may name images with their extension or without.
+        stems = {name: Path(name).stem for name in present}
+        found = {n: labels.get(n, labels.get(stems[n])) for n in present}
+        for name, stem in stems.items():
+            if labels.get(stem, found[name]) != found[name]:
+                raise ValueError(
+                    f'{self.ann_file} names {name!r} and {stem!r}, the same image, '
+                    f'with two classes, {classes[found[name]]} and '
+                    f'{classes[labels[stem]]}: remove the wrong one'
+                )
+        unlabelled = [name for name, label in found.items() if label is None]
+        missing = sorted(set(labels) - set(present) - set(stems.values()))
+        for names, what in (
+            (unlabelled, f'image(s) in {folder} are not in {self.ann_file}'),
+            (missing, f'image(s) in {self.ann_file} are not in {folder}'),
+        ):
+            if names:
+                raise ValueError(
+                    f'{len(names)} {what}, such as {names[0]!r}: both have to name the '
+                    'same images'
+                )
+        return [
+            dict(img_path=os.path.join(folder, name), gt_label=label)
+            for name, label in found.items()
+        ]
+
+    def _flat(self, folder):
+        count = len(_images(folder))
+        if not count:
+            return f'{folder} has no folders with images'
+        return (
+            f'{folder} has {count} images and no folders that tell their classes: name '
+            'a file of labels as ann_file, such as LOC_val_solution.csv, or lines of '
+            '"image wnid"'
+        )
+
+
+@HOOKS.register_module()
+class ReportUnreadableImages(Hook):
+    """Warn at the end of an epoch of images that could not be read so far.
+
+    For data sets that mark them in ``unreadable``, as :class:`ImageNet` does. While
+    their number stays the same MMEngine's logger does not repeat the warning.
+    """
+
+    def _report(self, runner, phase, loader):
+        dataset = loader.dataset
+        if not hasattr(dataset, 'unreadable'):
+            return
+        marks = dataset.unreadable.clone()
+        mmengine.dist.all_reduce(marks, op='max')
+        found = marks.nonzero().flatten().tolist()
+        if found:
+            names = [dataset.get_data_info(i)['img_path'] for i in found[:3]]
+            more = ', ...' if len(found) > len(names) else ''
+            runner.logger.warning(
+                f'{len(found)} of the {len(dataset)} {phase} images could not be read '
+                f'and were skipped: {", ".join(names)}{more}'
+            )
+
+    def after_train_epoch(self, runner):
+        self._report(runner, 'training', runner.train_dataloader)
+
+    def after_val_epoch(self, runner, metrics=None):
+        self._report(runner, 'validation', runner.val_dataloader)
+
+    def after_test_epoch(self, runner, metrics=None):
+        self._report(runner, 'test', runner.test_dataloader)
+
+
+@HOOKS.register_module()
+class CheckNumClasses(Hook):
+    """Compare a classifier's ``num_classes`` with its training data's before training;
+    MMDetection's NumClassCheckHook names no cure.
+
+    Raises:
+        ValueError: They differ.
+    """
+
+    def before_train(self, runner):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        classes = runner.train_dataloader.dataset.metainfo['classes']
+        if model.num_classes != len(classes):
+            raise ValueError(
+                f'the model has {model.num_classes} classes, the training images '
+                f'{len(classes)} ({classes[0]}, ..., {classes[-1]}): set '
+                f'--cfg-options model.num_classes={len(classes)}, or look for folders '
+                'that are missing'
+            )
+
+
+def find_classes(folder):
+    """Names of the classes whose folders stand in a folder, sorted."""
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.is_dir() and not e.name.startswith('.')]
+    return sorted(names)
+
+
+def _images(folder):
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.name.lower().endswith(EXTENSIONS)]
+    return sorted(n for n in names if not n.startswith('.'))

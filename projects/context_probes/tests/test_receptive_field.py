@@ -1,0 +1,127 @@
+"""What the network of configs/probes sees of a probe's cue: without a block, nothing.
+
+Held to the class scores, the box and the features of a region at each object, in
+inference. Proposals are not: those at the cue change with it, as they should.
+"""
+
+import numpy as np
+import pytest
+import torch
+from context_probes.images import DISTANCE, HEIGHT, PROBES, WIDTH, draw_probe
+from mmdet.registry import MODELS
+from mmdet.structures.bbox import bbox2roi
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+
+from prm_mmdet.config import config_path
+
+FAR = [probe for probe in PROBES if probe != 'control']
+WIDEST = 37  # pixels, of objects
+
+
+def draw(index, probe):
+    return draw_probe(np.random.default_rng(index), probe)
+
+
+def network(name):
+    register_all_modules()
+    torch.manual_seed(0)
+    model = MODELS.build(Config.fromfile(config_path(f'probes/{name}.py')).model)
+    model.init_weights()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as if it were trained
+            module.weight.data.uniform_(0.5, 1.5)
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+@pytest.fixture(scope='module')
+def plain():
+    return network('none')
+
+
+def seen(model, images, boxes):
+    """What the head makes of regions of an image: features, scores, refinements."""
+    maps = model.extract_feat(images)
+    found = model.roi_head._bbox_forward(maps, bbox2roi([boxes]))
+    return found['bbox_feats'], found['cls_score'], found['bbox_pred']
+
+
+def as_input(picture):
+    images = torch.as_tensor(np.ascontiguousarray(picture)).permute(2, 0, 1)[None]
+    return ((images - 110) / 58).float()
+
+
+def reach(model, boxes):
+    """Pixels to the left of boxes, up to the farthest that has a gradient."""
+    farthest = 0
+    for box in boxes:
+        images = torch.randn(1, 3, HEIGHT, WIDTH, dtype=torch.double)
+        images.requires_grad_()
+        features, scores, _ = seen(model, images, torch.tensor([box]).double())
+        (features.sum() + scores.sum()).backward()
+        columns = images.grad.abs().sum((0, 1, 2)).nonzero()
+        farthest = max(farthest, box[0] - int(columns.min()))
+    return farthest
+
+
+def object_boxes(scene):
+    corners = []
+    for instance in scene.instances:
+        rows, columns = np.nonzero(instance.visible)
+        low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
+        corners.append([*low, *high])
+    return torch.tensor(np.array(corners), dtype=torch.float)
+
+
+def without_cues(scene, fill):
+    picture = scene.picture.copy()
+    for x, y, w, h in scene.cues:
+        picture[y : y + h, x : x + w] = fill(picture[y : y + h, x : x + w])
+    return picture
+
+
+@pytest.mark.parametrize('probe', FAR)
+@torch.no_grad()
+def test_outputs_at_objects_do_not_depend_on_the_cue(plain, probe):
+    for index in range(8):
+        scene = draw(index, probe)
+        boxes = object_boxes(scene)
+        before = seen(plain, as_input(scene.picture), boxes)
+        for fill in (lambda pixels: 255 - pixels, lambda pixels: 1e6 * pixels):
+            other = without_cues(scene, fill)
+            after = seen(plain, as_input(other), boxes)
+            assert all(torch.equal(a, b) for a, b in zip(before, after))
+
+
+@pytest.mark.parametrize('name', ['none', 'none-wide'])
+def test_cues_are_beyond_the_reach_of_regions_at_objects(name):
+    lefts = range(WIDTH - 64, WIDTH - 48)  # all phases of its strides
+    boxes = [[x, 30, x + 28, 58] for x in lefts]
+    farthest = reach(network(name).double(), boxes)
+    assert farthest <= 158  # what the page says
+    # A region that overlaps an object by half may extend by the object's width.
+    assert DISTANCE - 20 < farthest + WIDEST <= DISTANCE
+
+
+def test_objects_are_not_wider_than_that_takes_them_to_be():
+    for index in range(200):
+        for x1, _, x2, _ in object_boxes(draw(index, 'far-cue')).tolist():
+            assert x2 - x1 <= WIDEST
+
+
+@pytest.mark.parametrize('name', ['se', 'cbam', 'gc', 'non-local', 'prm', 'lct', 'sac'])
+def test_blocks_bring_the_cue_to_the_objects(name):
+    model = network(name)
+    for module in model.modules():  # blocks that start as the identity would hide it
+        if type(module).__module__.startswith(('prm_mmdet.', 'mmcv.cnn.bricks.')):
+            for parameter in module.parameters():
+                parameter.data += 0.3 * torch.randn_like(parameter)
+    scene = draw(0, 'far-cue')
+    boxes = object_boxes(scene)
+    other = without_cues(scene, lambda pixels: 255 - pixels)
+    with torch.no_grad():
+        before = seen(model, as_input(scene.picture), boxes)
+        after = seen(model, as_input(other), boxes)
+    assert not torch.equal(before[1], after[1])

@@ -1,0 +1,180 @@
+"""Checkpoint files that are not what they should be, and writing."""
+
+import argparse
+import errno
+import io
+import os
+import pathlib
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from prm_mmdet.files.checkpoints import (
+    read_checkpoint,
+    read_state_dict,
+    write_checkpoint,
+)
+
+STATE = {'conv.weight': torch.arange(1000.0), 'conv.bias': torch.ones(3)}
+
+
+@pytest.mark.parametrize('wrap', [lambda s: s, lambda s: dict(epoch=3, state_dict=s)])
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_a_state_dict_bare_or_wrapped(tmp_path, wrap, prefix):
+    torch.save(wrap({prefix + k: v for k, v in STATE.items()}), tmp_path / 'c.pth')
+    state = read_state_dict(tmp_path / 'c.pth')
+    assert list(state) == list(STATE)
+    assert all(torch.equal(state[key], STATE[key]) for key in STATE)
+
+
+def test_one_module_of_that_name_keeps_it(tmp_path):
+    torch.save({'module.weight': STATE['conv.bias'], **STATE}, tmp_path / 'c.pth')
+    assert 'module.weight' in read_state_dict(tmp_path / 'c.pth')
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize('kept', [0, 0.02, 0.5, 0.99])
+def test_a_file_cut_short_is_refused(tmp_path, kept, zipped):
+    path = tmp_path / 'c.pth'
+    torch.save(STATE, path, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r'c\.pth is damaged'):
+        read_state_dict(path)
+
+
+class MakesAFolder:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.mkdir, (pathlib.PosixPath(self.path),)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_code_in_a_file_does_not_run(tmp_path, zipped):
+    evil = dict(state_dict=STATE, meta=MakesAFolder(str(tmp_path / 'made')))
+    path = tmp_path / 'c.pth'
+    torch.save(evil, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        ValueError, match=r'or holds more than weights: .*pathlib\.Path'
+    ):
+        read_state_dict(path)
+    assert not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_what_a_file_holds_instead_is_named(tmp_path, zipped):
+    class Runs:
+        def __reduce__(self):
+            return os.system, ('true',)
+
+    path = tmp_path / 'c.pth'
+    for content, named in (
+        (
+            Runs(),
+            r': Trying to load unsupported GLOBAL posix\.system whose .* blocked \(',
+        ),
+        (
+            argparse.Namespace(),
+            r': Unsupported global: GLOBAL argparse\.Namespace was ',
+        ),
+    ):
+        torch.save(dict(STATE, x=content), path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ValueError, match=named):
+            read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [b'', b'hello', b'<!DOCTYPE html>', b'version https://git-lfs'],
+)
+def test_files_that_are_no_checkpoint(tmp_path, content):
+    (tmp_path / 'c.pth').write_bytes(content)
+    with pytest.raises(ValueError, match=r'not what torch\.save writes \(of'):
+        read_state_dict(tmp_path / 'c.pth')
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (torch.ones(3), 'holds no state dict, but a Tensor'),
+        ({}, 'state dict is empty'),
+        (dict(state_dict={}, ema_state_dict=STATE), 'state dict is empty'),
+        (dict(model=STATE), "'model' is no .* dict; save what it holds under state_d"),
+        (dict(state_dict=[STATE]), 'holds no state dict, but a list'),
+        (dict(epoch=3, **STATE), "'epoch' is no weight, but a int"),
+        ({0: torch.ones(3)}, '0 is no weight'),
+    ],
+)
+def test_what_holds_no_weights_is_refused(tmp_path, content, message):
+    torch.save(content, tmp_path / 'c.pth')
+    with pytest.raises(ValueError, match=message):
+        read_state_dict(tmp_path / 'c.pth')
+
+
+def test_the_source_is_not_overwritten(tmp_path):
+    source = tmp_path / 'c.pth'
+    torch.save(STATE, source)
+    (tmp_path / 'link.pth').symlink_to(source)
+    before = source.read_bytes()
+    for path in (
+        source,
+        tmp_path / 'link.pth',
+        tmp_path / '..' / tmp_path.name / 'c.pth',
+    ):
+        with pytest.raises(ValueError, match='name another one'):
+            write_checkpoint({}, path, source)
+    assert source.read_bytes() == before
+
+
+def test_an_older_file_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch):
+    source, path = tmp_path / 'c.pth', tmp_path / 'folder' / 'out.pth'
+    torch.save(STATE, source)
+    write_checkpoint(STATE, path, source)
+    before = path.read_bytes()
+
+    def cut_short(checkpoint, file):
+        file.write(b'half')
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, 'save', cut_short)
+        write_checkpoint({}, path, source)
+    assert path.read_bytes() == before
+    write_checkpoint(dict(STATE, more=torch.ones(1)), path, source)
+    assert list(read_state_dict(path)) == [*STATE, 'more']
+    assert [p.name for p in path.parent.iterdir()] == ['out.pth']
+
+
+def test_what_cannot_be_written_is_an_os_error(tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    for path in (tmp_path, tmp_path / 'file' / 'c.pth'):
+        with pytest.raises(OSError):
+            write_checkpoint(STATE, path, 'c.pth')
+    before = list(tmp_path.iterdir())
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell() > 1000:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            return super().write(data)
+
+    monkeypatch.setattr('builtins.open', lambda *_: Full())
+    with pytest.raises(OSError, match='No space left'):
+        write_checkpoint(STATE, tmp_path / 'c.pth', 'c.pth')
+    monkeypatch.undo()
+    assert list(tmp_path.iterdir()) == before
+
+
+def test_a_training_checkpoint_is_read_after_permission_was_taken_back(tmp_path):
+    # As onedl-mmengine's loading functions leave it.
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    torch.save(dict(state_dict=dict(w=torch.ones(2)), loss=history), tmp_path / 'a.pth')
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        assert read_checkpoint(tmp_path / 'a.pth')['loss'].current() == 2
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)

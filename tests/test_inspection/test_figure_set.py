@@ -1,0 +1,240 @@
+"""tools/inspect_model.py: the page, and what it refuses."""
+
+import base64
+import os
+import re
+import runpy
+import shutil
+import sys
+from html.parser import HTMLParser
+from unittest import mock
+
+import pytest
+import torch
+from conftest import ROOT
+from matplotlib.figure import Figure
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+
+from prm_mmdet import PRM
+from prm_mmdet.inspection.figure_set import figures
+from prm_mmdet.inspection.loading import Images, load_model
+
+DEMO = str(ROOT / 'configs/demo/mask-rcnn_r50-{}_fpn_demo.py')
+
+
+@pytest.fixture
+def inspect(demo_data, tmp_path, monkeypatch, capsys):
+    """Run the tool in this process; returns what it printed or refused."""
+
+    def run(*arguments, out=tmp_path / 'out'):
+        root = f'{demo_data}/'
+        options = ['--cfg-options', f'val_dataloader.dataset.data_root={root}']
+        options += [f'test_dataloader.dataset.data_root={root}']
+        monkeypatch.setattr(
+            sys, 'argv', ['inspect_model.py', *arguments, '--out', str(out), *options]
+        )
+        try:
+            runpy.run_path(str(ROOT / 'tools/inspect_model.py'), run_name='__main__')
+        except SystemExit as stop:
+            return str(stop)
+        return capsys.readouterr().out
+
+    return run
+
+
+class Page(HTMLParser):
+    """Headings, captions and the addresses of everything that a page would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.text, self.open = [], {}, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.open.append(tag)
+        self.addresses += [v for k, v in attributes if k in ('src', 'href', 'srcset')]
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        self.text.setdefault(self.open[-1] if self.open else '', []).append(data)
+
+
+def test_the_page_of_files_stands_alone(inspect, demo_data, tmp_path):
+    pictures = tmp_path / 'pictures'
+    shutil.copytree(demo_data / 'val', pictures)
+    (pictures / 'notes.txt').write_text('no image')
+    single = next((demo_data / 'train').iterdir())
+    config = DEMO.format('sac')
+    said = inspect(config, '--images', str(pictures), str(single), '--drawn', '1')
+    out = tmp_path / 'out'
+    assert f'{out}/index.html' in said
+    html = (out / 'index.html').read_text(encoding='utf-8')
+    page = Page(html)
+    assert page.addresses and all(
+        a.startswith('data:image/png;base64,') for a in page.addresses
+    )
+    assert not re.search(r'https?:|url\(|@import|<script|<link', html)
+    files = {p.stem: p.read_bytes() for p in out.glob('*.png')}
+    shown = [base64.b64decode(a.partition(',')[2]) for a in page.addresses]
+    assert sorted(shown) == sorted(files.values())
+    assert sorted(p.suffix for p in out.iterdir()) == ['.html', *['.png'] * len(files)]
+    assert {'sac_attention_maps', 'sac_feature_norms', 'predictions'} <= set(files)
+    facts = ' '.join(page.text['dd'])
+    assert config in facts and '5 from' in facts
+    assert 'untrained: no checkpoint given' in facts
+    assert page.text['title'] == ['What the blocks do (untrained weights)']
+    captions = ''.join(page.text['figcaption'])
+    assert 'IEEE TIP 2021, Figure 4' in captions
+    assert ('no Grad-CAM for image 1' in captions) == ('gradcam_1' not in files)
+
+
+def test_names_that_are_no_text_and_two_checkpoints_of_one_config(
+    inspect, demo_data, tmp_path
+):
+    picture = os.fsencode(tmp_path / 'odd') + b'\xff.png'
+    shutil.copy(next((demo_data / 'val').iterdir()), picture)
+    config = DEMO.format('sac')
+    weights = [tmp_path / folder / 'last.pth' for folder in ('a', 'b')]
+    for path in weights:
+        path.parent.mkdir()
+        torch.save(load_model(Config.fromfile(config)).state_dict(), path)
+    compared = ('--compare', config, str(weights[1]))
+    files = ('--images', os.fsdecode(picture), '--detection', '2')
+    with mock.patch('prm_mmdet.inspection.figure_set.compare_predictions') as drawn:
+        drawn.return_value = Figure()
+        said = inspect(config, str(weights[0]), *files, *compared)
+    assert 'index.html' in said
+    assert 'odd?.png' in (tmp_path / 'out/index.html').read_text(encoding='utf-8')
+    *_, titles, names = drawn.call_args.args
+    assert [t.partition('\n')[2] for t in titles] == ['a/last.pth', 'b/last.pth']
+    assert names == ['odd\ufffd.png']
+
+
+def test_figures_follow_the_blocks_in_the_model(demo_data, tmp_path):
+    cfg = Config.fromfile(DEMO.format('prm'))
+    cfg.val_dataloader.dataset.data_root = f'{demo_data}/'
+    others = [
+        dict(
+            cfg=dict(type=block, **arguments),
+            stages=(False, True, True, False),
+            position='after_conv3',
+        )
+        for block, arguments in (
+            ('prm_mmdet.LCT', dict(groups=8)),
+            ('prm_mmdet.SAC', dict(reduction=16)),
+            ('prm_mmdet.CBAM', {}),
+            ('ContextBlock', dict(ratio=0.25)),
+        )
+    ]
+    cfg.model.backbone.plugins = [*cfg.model.backbone.plugins, *others]
+    model = load_model(cfg)
+    images = Images(cfg, split='val', num=3, drawn=2)
+    assert (len(images), images.drawn) == (3, 2)
+    other = Images(cfg, split='val', num=3, drawn=2)
+    entries = figures(model, images, (model, other), ['one', 'two'], score_thr=0.0)
+    found = {entry.name for entry in entries}
+    assert found == {
+        'prm_contribution_rates',
+        *('prm_query_points_1', 'prm_query_points_2'),
+        *('lct_attention_by_context', 'lct_context_change'),
+        *('cbam_attention_by_context', 'cbam_context_change'),
+        *('sac_attention_maps', 'sac_feature_norms', 'sac_weight_similarity'),
+        *('gc_attention_maps', 'gc_feature_norms', 'gates'),
+        *('gradcam_1', 'gradcam_2', 'predictions'),
+    }
+    (predictions,) = [entry for entry in entries if entry.name == 'predictions']
+    assert 'other model: 0 on 3 images' in predictions.caption
+    assert len(predictions.figure.axes) == 6  # truth and two models, on two images
+    for unlike in (Images(cfg, split='val', num=2), other):
+        other.classes = ('cat',)
+        with pytest.raises(ValueError, match='different classes or images'):
+            figures(model, images, (model, unlike), ['one', 'two'])
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_images_to_draw_come_first(demo_data):
+    cfg = Config.fromfile(DEMO.format('sac'))
+    cfg.val_dataloader.dataset.data_root = f'{demo_data}/'
+    images = Images(cfg, split='val', drawn=2)
+    files = sorted(p.name for p in (demo_data / 'val').iterdir())
+    order = [images.path(i).rpartition('/')[2] for i in range(len(images))]
+    assert order == [files[0], files[3], files[1], files[2]]
+    assert images.pixels(0).shape == (64, 64, 3)
+
+
+def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
+    config, picture = DEMO.format('sac'), str(next((demo_data / 'val').iterdir()))
+    plain = DEMO.format('sac').replace('-sac', '')
+    said = inspect(plain, '--images', picture)
+    assert said.startswith('error: MaskRCNN has none of the blocks')
+    broken = tmp_path / 'broken.png'
+    broken.write_text('no image')
+    said = inspect(config, '--images', str(broken))
+    assert said == f'error: {broken} cannot be read as an image'
+    broken.write_bytes(b'')
+    said = inspect(config, '--images', str(broken))
+    assert said == f'error: {broken} cannot be read as an image'
+    said = inspect(config, '--images', str(tmp_path / 'gone.png'))
+    assert said == f'error: there is no image {tmp_path}/gone.png'
+    (tmp_path / 'empty').mkdir()
+    said = inspect(config, '--images', str(tmp_path / 'empty'))
+    assert said == f'error: there are no images in {tmp_path}/empty'
+    said = inspect(config, str(tmp_path / 'gone.pth'), '--images', picture)
+    assert said == f'error: there is no checkpoint {tmp_path}/gone.pth'
+    said = inspect(str(tmp_path / 'gone.py'), '--images', picture)
+    assert said == f'error: there is no config {tmp_path}/gone.py'
+    (tmp_path / 'slip.py').write_text('model = dict(')
+    said = inspect(str(tmp_path / 'slip.py'), '--images', picture)
+    assert said.startswith(f'error: the config {tmp_path}/slip.py is no Python')
+    said = inspect(config, '--images', picture, out=broken / 'out')
+    assert said.startswith(f'error: {broken} is no folder; name another')
+    assert inspect(config, '--images', picture, '--device', 'foo') == '2'
+    said = inspect(config, str(broken), '--images', picture)
+    assert said.startswith(f'error: {broken} is damaged, or holds more than weights')
+    state = load_model(Config.fromfile(DEMO.format('lct'))).state_dict()
+    torch.save(dict(state_dict=state), tmp_path / 'lct.pth')
+    said = inspect(config, str(tmp_path / 'lct.pth'), '--images', picture)
+    assert re.match(
+        r'error: .*lct.pth holds the weights of another model .*: 78 missing '
+        r'\(backbone.layer2.0.sac_block.attention.weight, ...\); 26 unknown to the '
+        r'model \(backbone.layer2.0.lct.weight, ...\); give the config',
+        said,
+    )
+    cfg = Config.fromfile(config)
+    cfg.val_dataloader = None
+    with pytest.raises(ValueError, match='has no val_dataloader'):
+        Images(cfg, split='val')
+    cfg.test_dataloader = None
+    with pytest.raises(ValueError, match='has no test_dataloader'):
+        Images(cfg, [picture])
+    assert not (tmp_path / 'out').exists()
+
+
+def test_other_models_than_detectors_are_refused(demo_data):
+    class Classifier(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.prm = PRM(3, groups=1)
+
+        def test_step(self, data):
+            return [DetDataSample()]
+
+    cfg = Config.fromfile(DEMO.format('sac'))
+    images = Images(cfg, [str(demo_data / 'val')])
+    with pytest.raises(ValueError, match='Classifier is no detector; what'):
+        figures(Classifier(), images)
+
+
+def test_weights_are_loaded(tmp_path):
+    cfg = Config.fromfile(DEMO.format('sac'))
+    model = load_model(cfg)
+    weight = model.backbone.conv1.weight
+    assert torch.equal(weight, load_model(cfg).backbone.conv1.weight)
+    weight.data.fill_(0.5)
+    torch.save(model.state_dict(), tmp_path / 'weights.pth')
+    loaded = load_model(cfg, str(tmp_path / 'weights.pth'))
+    assert (loaded.backbone.conv1.weight == 0.5).all() and not loaded.training

@@ -1,0 +1,78 @@
+"""Which implementation runs."""
+
+import pytest
+import torch
+
+from prm_mmdet import ops
+from prm_mmdet.ops import backend as select
+from prm_mmdet.ops import reference
+
+
+class Input:
+    """What a tensor says of itself; there may be no such device."""
+
+    def __init__(self, device, dtype=torch.float32):
+        self.device, self.dtype = torch.device(device), dtype
+        self.is_cuda, self.is_meta = device == 'cuda', device == 'meta'
+
+
+@pytest.mark.parametrize(
+    'forced, device, dtype, expected',
+    [
+        ('', 'cpu', torch.float32, 'torch'),
+        ('', 'cuda', torch.float32, 'triton'),
+        ('', 'cuda', torch.bfloat16, 'triton'),
+        ('', 'cuda', torch.float64, 'torch'),
+        ('', 'meta', torch.float32, 'torch'),
+        ('torch', 'cuda', torch.float32, 'torch'),
+        ('reference', 'cuda', torch.float32, 'reference'),
+        ('reference', 'meta', torch.float32, 'torch'),
+        ('triton', 'cuda', torch.float64, 'triton'),
+        ('triton', 'meta', torch.float32, 'torch'),
+    ],
+)
+def test_choice(monkeypatch, forced, device, dtype, expected):
+    monkeypatch.setenv('PRM_MMDET_BACKEND', forced)
+    monkeypatch.setattr(select, '_HAS_TRITON', True)
+    assert select.backend(Input(device, dtype)) == expected
+
+
+def test_without_triton_cuda_takes_torch(monkeypatch):
+    monkeypatch.delenv('PRM_MMDET_BACKEND', raising=False)
+    monkeypatch.setattr(select, '_HAS_TRITON', False)
+    assert select.backend(Input('cuda')) == 'torch'
+    monkeypatch.setenv('PRM_MMDET_BACKEND', 'triton')
+    with pytest.raises(RuntimeError, match='pip install triton'):
+        select.backend(Input('cuda'))
+
+
+def test_operator_without_kernels_takes_torch(monkeypatch):
+    monkeypatch.setattr(select, '_HAS_TRITON', True)
+    for forced in ('', 'triton'):
+        monkeypatch.setenv('PRM_MMDET_BACKEND', forced)
+        assert select.backend(Input('cuda'), kernels=False) == 'torch'
+
+
+def test_triton_off_cuda_needs_its_interpreter(monkeypatch):
+    monkeypatch.setattr(select, '_HAS_TRITON', True)
+    monkeypatch.setenv('PRM_MMDET_BACKEND', 'triton')
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    with pytest.raises(RuntimeError, match='TRITON_INTERPRET=1'):
+        select.backend(Input('cpu'))
+
+
+def test_unknown_name_is_refused(monkeypatch):
+    monkeypatch.setenv('PRM_MMDET_BACKEND', 'numpy')
+    with pytest.raises(ValueError, match='reference, torch, triton'):
+        ops.prm(torch.ones(1, 2, 2, 2), *[torch.ones(1)] * 4)
+
+
+def test_reference_runs_when_forced(monkeypatch):
+    monkeypatch.setenv('PRM_MMDET_BACKEND', 'reference')
+    calls = []
+    original = reference.prm
+    monkeypatch.setattr(
+        reference, 'prm', lambda *a, **k: calls.append(1) or original(*a, **k)
+    )
+    y = ops.prm(torch.ones(1, 2, 2, 2).half(), *[torch.ones(1)] * 4)
+    assert calls and y.dtype == torch.half
