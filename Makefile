@@ -1,7 +1,7 @@
 # make demo: set up, train a small detector on generated data, evaluate it, show it.
 # make test: set up, run the tests.       make test-configs: a step of every config.
 # make probes: what each block lets a detector see, hours; make probes-short: a part.
-# make lint: set up, run the linter.
+# make lint: set up, run the linter and the type checker.
 # STACK=onedl with any of them: the same on the maintained forks, in .venv-onedl.
 PYTHON ?= python3.11
 STACK ?= openmmlab
@@ -40,3 +40,4 @@ probes-short: env
 lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy

@@ -73,7 +73,7 @@ HEADLINES = {
 class Runner(MMEngineRunner):
     """MMEngine's Runner that checks the data first and knows CPU ranks."""
 
-    phases = ()  # whose data sets are looked for
+    phases: tuple[str, ...] = ()  # whose data sets are looked for
 
     @classmethod
     def from_cfg(cls, cfg):

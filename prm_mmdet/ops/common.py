@@ -17,7 +17,7 @@ try:
     from torch.compiler import is_exporting
 except ImportError:  # torch < 2.7, which cannot tell torch.export from torch.compile
 
-    def is_exporting():
+    def is_exporting() -> bool:
         return False
 
 

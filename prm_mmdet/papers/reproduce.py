@@ -19,6 +19,7 @@ import zlib
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Optional
 
 from mmengine.config import Config
 
@@ -48,7 +49,7 @@ class Launch:
     work_dirs: str = 'work_dirs'
     launcher: str = 'none'
     ranks: int = 1
-    partition: str = None
+    partition: Optional[str] = None
     smoke: bool = False
 
     @property
