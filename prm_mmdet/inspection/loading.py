@@ -10,7 +10,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmdet.utils import get_test_pipeline_cfg, register_all_modules
 from mmengine.model import revert_sync_batchnorm
 
-from ..files.checkpoints import read_state_dict
+from ..files.checkpoints import compare_keys, read_state_dict
 from .prediction_figures import spread
 
 _SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
@@ -41,25 +41,13 @@ def load_model(cfg, checkpoint=None, device='cpu'):
 
 
 def _load(model, state, checkpoint):
-    own = model.state_dict()
-    problems = {
-        'missing': [k for k in own if k not in state],
-        'unknown to the model': [k for k in state if k not in own],
-        'of another shape': [
-            k for k in own if k in state and own[k].shape != state[k].shape
-        ],
-    }
-    problems = [
-        f'{len(names)} {what} ({names[0]}, ...)'
-        for what, names in problems.items()
-        if names
-    ]
+    problems = compare_keys(state, model.state_dict())
     if problems:
         raise ValueError(
             f'{checkpoint} holds the weights of another model than the config builds: '
-            f'{"; ".join(problems)}; give the config that it was trained with'
+            f'{problems}; give the config that it was trained with'
         )
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)  # num_batches_tracked may be missing
 
 
 class Images:

@@ -3,7 +3,6 @@
 import pickle
 
 import mmcv
-import mmengine
 import numpy as np
 import pycocotools.mask as mask_utils
 import torch
@@ -12,6 +11,7 @@ from mmdet.evaluation import bbox_overlaps
 from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
 
+from ..files.plain_pickle import load_plain_pickle
 from .figure_files import COLOURS, check_png, new_figure, row_heights, save_png
 
 PANEL = 3.2  # inches
@@ -22,8 +22,8 @@ def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
 
     Args:
         cfg (Config): The config whose ``test_dataloader`` gave the predictions.
-        predictions (str): Pickle file that ``tools/test.py --out`` wrote. Pickle can
-            run code: open only your own.
+        predictions (str): Pickle file that ``tools/test.py --out`` wrote. It is read
+            as data: nothing in it is executed.
         out (str): PNG file to write.
         num_images (int): Images to show, evenly spaced over the test set. Default: 6.
         score_thr (float): Predictions under this score are left out. Default: 0.5.
@@ -36,12 +36,14 @@ def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
         raise ValueError(f'num_images must be at least 1, got {num_images}')
     check_png(out)
     try:
-        results = mmengine.load(predictions, file_format='pkl')
-    except (pickle.UnpicklingError, EOFError):
-        results = None
+        with open(predictions, 'rb') as file:
+            results = load_plain_pickle(file)
+        reason = ''
+    except pickle.UnpicklingError as error:
+        results, reason = None, f' ({error})'
     if not isinstance(results, list) or not results or 'img_id' not in results[0]:
         raise ValueError(
-            f'{predictions} holds no predictions of images; make it with '
+            f'{predictions} holds no predictions of images{reason}; make it with '
             'tools/test.py CONFIG CHECKPOINT --out FILE.pkl'
         )
     register_all_modules()

@@ -11,6 +11,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from prm_mmdet.files.checkpoints import (
+    compare_keys,
     read_checkpoint,
     read_state_dict,
     write_checkpoint,
@@ -43,6 +44,34 @@ def test_a_file_cut_short_is_refused(tmp_path, kept, zipped):
         read_state_dict(path)
 
 
+def test_damage_that_torch_does_not_see_is_refused(tmp_path):
+    path = tmp_path / 'c.pth'
+    torch.save(STATE, path)
+    content = bytearray(path.read_bytes())
+    at = content.index(STATE['conv.weight'].numpy().tobytes()) + 4 * 500 + 3
+    content[at] ^= 0x20  # an exponent's bit
+    path.write_bytes(content)
+    changed = torch.load(path, weights_only=True)['conv.weight']
+    assert changed[500] != 500 and changed.isfinite().all()
+    with pytest.raises(ValueError, match=r'c\.pth is damaged: the checksum of .*data/'):
+        read_checkpoint(path)
+    torch.save(STATE, path)  # the file's time or size tells that it is another one
+    os.utime(path, (1, 1))
+    read_checkpoint(path)
+
+
+def test_keys_that_differ():
+    model = dict(STATE, **{'bn.num_batches_tracked': torch.tensor(0)})
+    assert not compare_keys(STATE, model)
+    found = compare_keys({'conv.weight': torch.ones(2), 'x': torch.ones(1)}, model)
+    assert found.missing == ['conv.bias'] and found.unknown == ['x']
+    assert found.misshapen == ['conv.weight']
+    assert str(found) == (
+        '1 missing (conv.bias); 1 unknown to the model (x); 1 of another shape '
+        '(conv.weight)'
+    )
+
+
 class MakesAFolder:
     def __init__(self, path):
         self.path = path
@@ -73,7 +102,7 @@ def test_what_a_file_holds_instead_is_named(tmp_path, zipped):
     for content, named in (
         (
             Runs(),
-            r': Trying to load unsupported GLOBAL posix\.system whose .* blocked \(',
+            r': Trying to load unsupported GLOBAL posix\.system whose .* blocked\. ',
         ),
         (
             argparse.Namespace(),
@@ -91,7 +120,7 @@ def test_what_a_file_holds_instead_is_named(tmp_path, zipped):
 )
 def test_files_that_are_no_checkpoint(tmp_path, content):
     (tmp_path / 'c.pth').write_bytes(content)
-    with pytest.raises(ValueError, match=r'not what torch\.save writes \(of'):
+    with pytest.raises(ValueError, match=r'not what torch\.save writes\. If'):
         read_state_dict(tmp_path / 'c.pth')
 
 
@@ -104,6 +133,8 @@ def test_files_that_are_no_checkpoint(tmp_path, content):
         (dict(model=STATE), "'model' is no .* dict; save what it holds under state_d"),
         (dict(state_dict=[STATE]), 'holds no state dict, but a list'),
         (dict(epoch=3, **STATE), "'epoch' is no weight, but a int"),
+        (dict(w=torch.tensor([1, float('nan')])), 'not finite.* w'),
+        (dict(w=torch.eye(2).to_sparse()), "'w' is a sparse"),
         ({0: torch.ones(3)}, '0 is no weight'),
     ],
 )

@@ -1,0 +1,42 @@
+"""Folders that one process at a time writes to."""
+
+import os
+from pathlib import Path
+from typing import Union
+
+import filelock
+
+
+class FolderInUseError(OSError):
+    """Another process holds a folder; the message says what to do."""
+
+
+def lock_folder(folder: Union[str, Path]) -> filelock.AcquireReturnProxy:
+    """Hold a folder, so that no second run writes to it.
+
+    The operating system releases the lock when the process ends, however it ends::
+
+        with lock_folder(work_dir):
+            ...
+
+    Args:
+        folder: The folder to hold. A missing folder is made.
+
+    Returns:
+        The lock, which is already held. It is released at the end of a ``with`` block,
+        and when the object is deleted.
+
+    Raises:
+        FolderInUseError: Another process, or another lock in this process, holds the
+            folder.
+        OSError: The folder cannot be written.
+    """
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, '.lock')
+    try:
+        return filelock.FileLock(path).acquire(timeout=0)
+    except filelock.Timeout:
+        raise FolderInUseError(
+            f'{folder} is in use by another run, which holds {path}. Wait for that run '
+            'to end, or give another folder'
+        ) from None
