@@ -19,6 +19,11 @@ def parse_args():
     parser.add_argument(
         'prefix', metavar='PREFIX', help='what to write: PREFIX-HASH.pth'
     )
+    parser.add_argument(
+        '--no-hash',
+        action='store_true',
+        help='write PREFIX.pth, for a config that names the file',
+    )
     return parser.parse_args()
 
 
@@ -27,7 +32,7 @@ def main():
     compat.load_weights_only()
     prefix = args.prefix[:-4] if args.prefix.endswith('.pth') else args.prefix
     try:
-        path, left_out = publish_checkpoint(args.checkpoint, prefix)
+        path, left_out = publish_checkpoint(args.checkpoint, prefix, not args.no_hash)
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     if left_out:

@@ -11,7 +11,9 @@ class FolderInUseError(OSError):
     """Another process holds a folder; the message says what to do."""
 
 
-def lock_folder(folder: Union[str, Path]) -> filelock.AcquireReturnProxy:
+def lock_folder(
+    folder: Union[str, Path], name: str = '.lock'
+) -> filelock.AcquireReturnProxy:
     """Hold a folder, so that no second run writes to it.
 
     The operating system releases the lock when the process ends, however it ends::
@@ -21,6 +23,9 @@ def lock_folder(folder: Union[str, Path]) -> filelock.AcquireReturnProxy:
 
     Args:
         folder: The folder to hold. A missing folder is made.
+        name: Name of the lock's file. Holders of another name are not in the way: the
+            runner of experiments holds the folder of a training that it starts, and
+            so does the training.
 
     Returns:
         The lock, which is already held. It is released at the end of a ``with`` block,
@@ -32,7 +37,7 @@ def lock_folder(folder: Union[str, Path]) -> filelock.AcquireReturnProxy:
         OSError: The folder cannot be written.
     """
     os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, '.lock')
+    path = os.path.join(folder, name)
     try:
         return filelock.FileLock(path).acquire(timeout=0)
     except filelock.Timeout:

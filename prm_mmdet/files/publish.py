@@ -13,7 +13,9 @@ from .checkpoints import read_checkpoint, weights_of, write_checkpoint
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def publish_checkpoint(source, prefix):
+def publish_checkpoint(
+    source: str, prefix: str, hashed: bool = True
+) -> tuple[str, list[str]]:
     """Write what a trained checkpoint has to give: ``state_dict``, and of ``meta`` what
     is plain (numbers, strings, and lists and dicts of them).
 
@@ -23,12 +25,13 @@ def publish_checkpoint(source, prefix):
     is, and ``torch.hub.load_state_dict_from_url(..., check_hash=True)`` takes its name.
 
     Args:
-        source (str): A checkpoint as MMEngine writes it, or weights alone.
-        prefix (str): The file's path without hash and ``.pth``.
+        source: A checkpoint as MMEngine writes it, or weights alone.
+        prefix: The file's path without hash and ``.pth``.
+        hashed: Whether the file's name contains its hash. Default: True.
 
     Returns:
-        tuple[str, list[str]]: The file, PREFIX-HASH.pth, with the first 8 digits of its
-        SHA-256; and what was left out.
+        The file, and what was left out. The file is PREFIX-HASH.pth, with the first 8
+        digits of its SHA-256, or PREFIX.pth.
 
     Raises:
         OSError: ``source`` cannot be read, or nothing written.
@@ -50,7 +53,7 @@ def publish_checkpoint(source, prefix):
     write_checkpoint(published, written, source)
     with open(written, 'rb') as file:
         digest = hashlib.sha256(file.read()).hexdigest()
-    path = f'{prefix}-{digest[:8]}.pth'
+    path = f'{prefix}-{digest[:8]}.pth' if hashed else f'{prefix}.pth'
     os.replace(written, path)
     return path, left_out
 

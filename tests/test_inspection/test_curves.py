@@ -76,12 +76,12 @@ def test_what_is_no_number_is_passed_over(tmp_path):
 
 
 def test_metrics_that_are_not_there(tmp_path):
-    with pytest.raises(ValueError, match='nowhere is no folder'):
+    with pytest.raises(ValueError, match='nowhere is not a folder'):
         read_curve(tmp_path / 'nowhere', AP)
-    with pytest.raises(ValueError, match='no log of an evaluation is there'):
+    with pytest.raises(ValueError, match='the logs have no evaluation'):
         read_curve(tmp_path, AP)
     train(tmp_path, '20260101_000000', [(1, 0.1)])
-    with pytest.raises(ValueError, match="logged 'accuracy/top1'; there are coco/bbox"):
+    with pytest.raises(ValueError, match="'accuracy/top1'; the logs have coco"):
         read_curve(tmp_path, 'accuracy/top1')
 
 
@@ -130,4 +130,4 @@ def test_the_tool(run_python, tmp_path):
     assert "by the same: {'x': 'epoch', 'y': 'iteration'}" in result.stdout
     result = run_python(tool, 'x=a', 'y=nowhere', check=False)
     assert result.returncode == 1
-    assert result.stdout.startswith('error: nowhere is no folder')
+    assert result.stdout.startswith('error: nowhere is not a folder')

@@ -1,0 +1,174 @@
+"""Command lines that train and evaluate cells: locally, under torchrun, by Slurm."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..config import config_path
+from .cells import Cell, Progress
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How cells are run.
+
+    Args:
+        launcher: 'none', 'torchrun' or 'slurm'.
+        ranks: Processes of a cell, one a GPU.
+        partition: Slurm's partition. Default: None, the cluster's default partition.
+        jobs: Cells that run at the same time on this machine. Slurm decides by itself.
+        threads: Threads of each process. Default: None, which is 1 if ``jobs`` is above
+            1, and else PyTorch's own choice.
+    """
+
+    launcher: str = 'none'
+    ranks: int = 1
+    partition: str | None = None
+    jobs: int = 1
+    threads: int | None = None
+
+
+def tool_path(name: str) -> str:
+    """Path of one of this package's tools, in a checkout or in an installed wheel.
+
+    Args:
+        name: 'train.py' or 'test.py'.
+    """
+    configs = Path(config_path('_base_/default_runtime.py')).parents[1]
+    return str(configs.parent / 'tools' / name)
+
+
+def commands(cell: Cell, progress: Progress, launch: Launch) -> list[list[str]]:
+    """The commands that bring a cell to its end, to be run one after another.
+
+    Args:
+        cell: The cell.
+        progress: How far it has come.
+        launch: How it is run: 'none' or 'torchrun'.
+    """
+    follow_up = [list(command) for command in cell.then]
+    if progress.evaluated:
+        return follow_up
+    task = _task(cell, progress)
+    if launch.launcher == 'torchrun':
+        ranks = f'--nproc_per_node={launch.ranks}'
+        start = ['-m', 'torch.distributed.run', '--standalone', ranks]
+        task = [sys.executable, *start, *task, '--launcher', 'pytorch']
+    else:
+        task = [sys.executable, '-u', *task]
+    return [task, *follow_up]
+
+
+def _task(cell: Cell, progress: Progress) -> list[str]:
+    if progress.reached and progress.reached == progress.steps:
+        # train.py would find that there is nothing left to train, and not evaluate.
+        name = f'{"epoch" if progress.unit == "epoch" else "iter"}_{progress.reached}'
+        checkpoint = str(Path(cell.work_dir, f'{name}.pth'))
+        task = [tool_path('test.py'), cell.config, checkpoint]
+        return [*task, '--work-dir', str(cell.work_dir)]
+    task = [tool_path('train.py'), cell.config, '--work-dir', str(cell.work_dir)]
+    if cell.auto_scale_lr:
+        task.append('--auto-scale-lr')
+    # Without a checkpoint --resume starts a training. Slurm needs it always: it runs
+    # the same command again after it has taken a job's machine away.
+    return [*task, '--resume']
+
+
+def job_name(cell: Cell) -> str:
+    """Name of a cell's Slurm job: the cell's name and a checksum of its folder."""
+    mark = zlib.crc32(str(Path(cell.work_dir).absolute()).encode())
+    return f'{cell.name}-{mark:08x}'
+
+
+def sbatch(
+    cell: Cell, progress: Progress, launch: Launch, after: Sequence[str] = ()
+) -> list[str]:
+    """The command that submits a cell to Slurm.
+
+    ``GPUS_PER_NODE`` (8) and ``CPUS_PER_TASK`` (5) are taken from the environment, as
+    tools/slurm_train.sh does.
+
+    Args:
+        cell: The cell.
+        progress: How far it has come.
+        launch: How it is run.
+        after: Numbers of the jobs that have to succeed before.
+
+    Raises:
+        ValueError: ``GPUS_PER_NODE`` is not a number above 0.
+    """
+    gpus = os.environ.get('GPUS_PER_NODE', '8')
+    if not gpus.isdecimal() or gpus == '0':
+        raise ValueError(f'GPUS_PER_NODE={gpus!r} is not a number above 0')
+    per_node = min(launch.ranks, int(gpus))
+    cpus = f'--cpus-per-task={os.environ.get("CPUS_PER_TASK", 5)}'
+    script = [shlex.join(command) for command in cell.then]
+    if not progress.evaluated:
+        task = [sys.executable, '-u', *_task(cell, progress), '--launcher', 'slurm']
+        # Jobs that share a node must not use the same port.
+        port = 'MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))'
+        srun = shlex.join(['srun', cpus, '--kill-on-bad-exit=1', *task])
+        script.insert(0, f'{port} {srun}')
+    command = ['sbatch', '--parsable', f'--job-name={job_name(cell)}']
+    command += [f'--ntasks={launch.ranks}', f'--ntasks-per-node={per_node}']
+    command += [f'--gres=gpu:{per_node}', cpus]
+    command += [f'--output={cell.log}', '--open-mode=append']
+    if launch.partition:
+        command.append(f'--partition={launch.partition}')
+    if after:
+        command.append(f'--dependency=afterok:{":".join(after)}')
+        command.append('--kill-on-invalid-dep=yes')
+    return [*command, f'--wrap={" && ".join(script)}']
+
+
+def queued_jobs(launch: Launch) -> dict[str, str]:
+    """The user's Slurm jobs that wait or run: their numbers by their names. Without
+    Slurm as the launcher there are none.
+
+    Raises:
+        OSError: Slurm cannot be asked.
+    """
+    if launch.launcher != 'slurm':
+        return {}
+    command = ['squeue', '--noheader', '--format=%j %i', '--user', getpass.getuser()]
+    try:
+        result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    except FileNotFoundError:
+        raise OSError(
+            'squeue is not found: run this command on a machine with Slurm'
+        ) from None
+    if result.returncode:
+        raise OSError(f'"{shlex.join(command)}" failed')
+    return dict(line.split() for line in result.stdout.splitlines() if line.strip())
+
+
+def environment(cell: Cell, launch: Launch, slot: int = 0) -> dict[str, str]:
+    """Environment of a cell's processes.
+
+    Args:
+        cell: The cell.
+        launch: How it is run.
+        slot: Number of the cell among those that run at the same time. Each slot has
+            GPUs of its own, as far as there are enough GPUs.
+    """
+    env = {**os.environ, **cell.env}
+    threads = launch.threads or (1 if launch.jobs > 1 else None)
+    if threads:
+        env['OMP_NUM_THREADS'] = str(threads)
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
+    gpus = visible.split(',') if visible else range(torch.cuda.device_count())
+    if launch.jobs > 1 and len(gpus) > launch.ranks:
+        first = slot * launch.ranks
+        own = [gpus[(first + i) % len(gpus)] for i in range(launch.ranks)]
+        env['CUDA_VISIBLE_DEVICES'] = ','.join(map(str, own))
+    return env

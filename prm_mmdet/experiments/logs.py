@@ -1,0 +1,147 @@
+"""What MMEngine leaves in a work dir: evaluations, checkpoints and messages."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_NO_METRICS = {'step', 'time', 'data_time', 'memory'}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a model, during a training or by test.py.
+
+    Args:
+        when: MMEngine's name of the run: the time at which the run began, as digits.
+        step: Epoch or iteration after which the model was evaluated. None if a test's
+            checkpoint has a name that does not contain it.
+        unit: What a step is, 'epoch' or 'iteration'.
+        metrics: Finite numbers by the names that the evaluator gave them.
+        test: Whether test.py made the evaluation.
+    """
+
+    when: str
+    step: int | None
+    unit: str
+    metrics: dict[str, float]
+    test: bool
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The newest checkpoint of a training: its file, and the ``unit`` ('epoch' or
+    'iteration') and ``step`` after which it was saved."""
+
+    path: Path
+    unit: str
+    step: int
+
+
+def read_evaluations(work_dir: str | Path) -> list[Evaluation]:
+    """The evaluations in MMEngine's logs, in the order in which their runs began.
+
+    A line that was cut short, and a value that is not a finite number, are left out.
+
+    Args:
+        work_dir: Folder of the runs. It may be missing.
+    """
+    work_dir = Path(work_dir)
+    found = []
+    for log in work_dir.glob('*/vis_data/scalars.json'):
+        trained: dict[str, float] = {}
+        for values in _lines(log):
+            metrics = {k: v for k, v in values.items() if k not in _NO_METRICS}
+            if 'iter' in values:
+                trained = values
+            elif metrics and isinstance(values.get('step'), int):
+                unit = _unit(values['step'], trained)
+                run = log.parts[-3]
+                found.append(Evaluation(run, values['step'], unit, metrics, False))
+    for log in work_dir.glob('*/*.json'):
+        for values in _lines(log):
+            metrics = {k: v for k, v in values.items() if k not in _NO_METRICS}
+            if metrics:
+                step, unit = _tested_step(log.parent)
+                found.append(Evaluation(log.parts[-2], step, unit, metrics, True))
+    return sorted(found, key=lambda evaluation: evaluation.when)
+
+
+def _lines(log: Path) -> Iterator[dict]:
+    """The finite numbers in each line of a log."""
+    for line in log.read_text(encoding='utf-8', errors='replace').splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict):
+            yield {
+                name: value
+                for name, value in values.items()
+                if type(value) in (int, float) and math.isfinite(value)
+            }
+
+
+def _unit(step: int, trained: dict) -> str:
+    """What a step is, by the last line that the training logged before it: fewer epochs
+    have passed than iterations, unless an epoch is one iteration."""
+    if not trained or step == trained.get('epoch') or step < trained['iter']:
+        return 'epoch'
+    return 'iteration'
+
+
+def _tested_step(run: Path) -> tuple[int | None, str]:
+    """The step of the checkpoint that test.py was given, from the config that it
+    keeps."""
+    config = run / 'vis_data' / 'config.py'
+    text = config.read_text(encoding='utf-8') if config.is_file() else ''
+    found = re.search(r"^load_from = .*(epoch|iter)_(\d+)\.pth'", text, re.M)
+    if not found:
+        return None, 'epoch'
+    return int(found.group(2)), _UNITS[found.group(1)]
+
+
+_UNITS = {'epoch': 'epoch', 'iter': 'iteration'}
+
+
+def last_checkpoint(work_dir: str | Path) -> Checkpoint | None:
+    """The checkpoint that ``--resume`` goes on from, or None if there is none.
+
+    Args:
+        work_dir: Folder of the runs.
+    """
+    # MMEngine writes this file once the checkpoint that it names is whole.
+    pointer = Path(work_dir, 'last_checkpoint')
+    text = pointer.read_text(encoding='utf-8') if pointer.is_file() else ''
+    found = re.search(r'(epoch|iter)_(\d+)\.pth$', text.strip())
+    if not found:
+        return None
+    # The folder may have been moved since: the path in the file is absolute.
+    path = Path(work_dir, found.group())
+    return Checkpoint(path, _UNITS[found.group(1)], int(found.group(2)))
+
+
+def reason_of_failure(text: str) -> str:
+    """The lines of a failed process's output that say why it failed, indented.
+
+    These are the error message of this package's tools, else the traceback of the first
+    rank that failed, else the last lines.
+
+    Args:
+        text: The output of the process and of its ranks.
+    """
+    end = r'(?=^\[rank|^[EW]\d{4} |\Z)'  # what other ranks and torchrun print follows
+    own_message = re.search(rf'^error: .*?{end}', text, re.M | re.S)
+    first_to_fail = re.search(r'^(\[rank\d+\]: )Traceback', text, re.M)
+    if own_message:
+        lines = own_message.group().rstrip().splitlines()[:15]
+    elif first_to_fail:  # the other ranks report only that this rank is gone
+        rank = first_to_fail.group(1)
+        lines = [s for s in text.splitlines() if s.startswith(rank)][-15:]
+    else:
+        lines = text.rstrip().splitlines()[-15:]
+    return '\n'.join(f'    {line}' for line in lines)

@@ -1,0 +1,131 @@
+"""The record of a cell: what it was run with, and what came out."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from pathlib import Path
+
+import mmcv
+import mmdet
+import mmengine
+import torch
+from mmengine.config import Config
+
+from ..files.atomic import write_file
+from ..version import __version__
+from .cells import Cell
+from .logs import read_evaluations
+
+_SHOWN = 5  # changed settings in a message
+
+
+def read_record(work_dir: str | Path) -> dict | None:
+    """The record in a work dir, or None if there is none.
+
+    A record has ``name``, ``config`` (the file), ``settings`` (what the config resolves
+    to, by dotted key, and how it was launched), ``versions``, ``begun`` and the
+    ``seconds`` of all its runs. The record of a finished cell also has ``ended``, the
+    ``metrics`` of the last evaluation, its ``step`` and ``unit`` ('epoch' or
+    'iteration'), all ``evaluations`` in order, and as ``measured`` what a hook of the
+    training may have left in ``measured.json``.
+
+    Args:
+        work_dir: The cell's.
+
+    Raises:
+        ValueError: The file is not a record.
+    """
+    path = Path(work_dir, 'record.json')
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+        record['settings'], record['begun'], record['seconds']
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path} is not a record of a run: remove it') from error
+    return record
+
+
+def write_record(record: dict, work_dir: str | Path) -> None:
+    """Write a record into a work dir."""
+    write_file(Path(work_dir, 'record.json'), json.dumps(record, indent=1) + '\n')
+
+
+def begin_record(cell: Cell, ranks: int, earlier: dict | None = None) -> dict:
+    """The record of a cell that starts, or goes on.
+
+    Args:
+        cell: The cell.
+        ranks: Processes that train it.
+        earlier: The record that the work dir holds, if any.
+
+    Raises:
+        ValueError: The earlier record was begun with other settings.
+    """
+    config = Config.fromfile(cell.config, import_custom_modules=False).to_dict()
+    settings = _flat(json.loads(json.dumps(config, default=str)))
+    settings.update({'--ranks': ranks, '--auto-scale-lr': cell.auto_scale_lr})
+    old = earlier['settings'] if earlier else settings
+    changed = [k for k in {**old, **settings} if old.get(k) != settings.get(k)]
+    if changed:
+        lines = [f'{k}: {old.get(k)} to {settings.get(k)}' for k in changed[:_SHOWN]]
+        if len(changed) > _SHOWN:
+            lines.append(f'{len(changed) - _SHOWN} more')
+        raise ValueError(
+            f'{cell.work_dir} has begun with other settings ({"; ".join(lines)}): go '
+            'on with the old settings, or move the folder away to begin anew'
+        )
+    return dict(
+        name=cell.name,
+        config=str(cell.config),
+        versions=dict(
+            prm_mmdet=__version__,
+            mmdet=mmdet.__version__,
+            mmcv=mmcv.__version__,
+            mmengine=mmengine.__version__,
+            torch=torch.__version__,
+            python=platform.python_version(),
+        ),
+        begun=earlier['begun'] if earlier else _now(),
+        seconds=earlier['seconds'] if earlier else 0.0,
+        settings=settings,
+    )
+
+
+def finish_record(record: dict, work_dir: str | Path) -> dict:
+    """The record of a finished cell, written into its work dir.
+
+    Args:
+        record: From :func:`begin_record`.
+        work_dir: The cell's.
+    """
+    evaluations = read_evaluations(work_dir)
+    last = evaluations[-1]
+    # Other tests in the folder may be of other checkpoints.
+    during = [e for e in evaluations if not e.test or e is last]
+    by_step = {e.step: e.metrics for e in during if e.step is not None}
+    record = dict(record, ended=_now(), unit=last.unit, step=last.step)
+    record['metrics'] = last.metrics
+    record['evaluations'] = [dict(step=k, **by_step[k]) for k in sorted(by_step)]
+    measured = Path(work_dir, 'measured.json')
+    if measured.is_file():
+        record['measured'] = json.loads(measured.read_text(encoding='utf-8'))
+    write_record(record, work_dir)
+    return record
+
+
+def _flat(node: object, key: str = '') -> dict:
+    """Values by dotted key."""
+    if not isinstance(node, (dict, list)) or not node:
+        return {key: node}
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    flat = {}
+    for name, child in items:
+        flat.update(_flat(child, f'{key}.{name}' if key else str(name)))
+    return flat
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec='seconds')

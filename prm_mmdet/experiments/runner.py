@@ -1,0 +1,369 @@
+"""Running the cells of an experiment, each once, however often they are interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import BinaryIO
+
+from ..files.lock import FolderInUseError, lock_folder
+from .cells import Cell, Progress, progress
+from .launchers import Launch, commands, environment, job_name, queued_jobs, sbatch
+from .logs import reason_of_failure
+from .records import begin_record, finish_record, read_record, write_record
+
+_GRACE = 60  # seconds for a process to end in order; torchrun takes half of them
+
+
+#: Words of outcomes that let the cells start that need the cell.
+WELL = ('ok', 'finished before', 'submitted', 'in the queue')
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell.
+
+    Args:
+        word: One of :data:`WELL`, or 'failed', 'left out', 'run by another process'.
+        reason: Why it failed or was left out, else ''.
+    """
+
+    word: str
+    reason: str = ''
+
+
+def say(text: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    launch: Launch | None = None,
+    on_record: Callable[[Cell, dict], None] = lambda cell, record: None,
+    say: Callable[[str], None] = say,
+) -> dict[str, Outcome]:
+    """Run the cells of an experiment that are not finished, or submit them to Slurm.
+
+    A finished cell is skipped, an interrupted one goes on from its last checkpoint, and
+    one that was trained but not evaluated is evaluated. A cell that fails stops only
+    the cells that need it. Ctrl-C, SIGTERM and SIGHUP end the running cells; the same
+    call goes on later. On Linux running cells end with this process even if it is
+    killed.
+
+    Args:
+        cells: The cells, each after those that it needs.
+        launch: How cells are run. Default: ``Launch()``, one at a time.
+        on_record: Called with each finished cell and its record, also if the cell was
+            finished before. Default: nothing is called.
+        say: Called with each line of the progress report. Default: printing.
+
+    Returns:
+        What came of each cell, by name.
+
+    Raises:
+        KeyboardInterrupt: The run was interrupted, and all processes have ended.
+        OSError: Slurm is the launcher, and cannot be asked for its queue.
+        ValueError: Two cells have the same name or work dir, or a cell needs one that
+            does not come before it.
+    """
+    _check(cells)
+    experiment = _Experiment(cells, launch or Launch(), on_record, say)
+    with _interruptible():
+        try:
+            experiment.run()
+        except KeyboardInterrupt:
+            say('interrupted; the same command goes on')
+            raise
+        finally:
+            experiment.summarise()
+    return experiment.outcomes
+
+
+def plan(cells: Sequence[Cell], launch: Launch | None = None) -> str:
+    """What :func:`run_cells` would run, as comments and commands for a shell.
+
+    Args:
+        cells: The cells.
+        launch: How cells are run. Default: ``Launch()``.
+    """
+    _check(cells)
+    launch = launch or Launch()
+    lines, jobs = [], {}
+    try:
+        jobs = queued_jobs(launch)
+    except OSError as error:  # the commands can be shown all the same
+        lines.append(f'# {error}')
+    for cell in cells:
+        found = progress(cell)
+        queued = job_name(cell) in jobs
+        lines.append(f'# {cell.name}: {"in the queue" if queued else found}')
+        if not found.finished and not queued:
+            tasks = commands(cell, found, launch)
+            if launch.launcher == 'slurm':
+                tasks = [
+                    sbatch(cell, found, launch, [f'JOB_OF_{n}' for n in cell.after])
+                ]
+            env = [f'{name}={shlex.quote(value)}' for name, value in cell.env.items()]
+            lines += [' '.join([*env, shlex.join(task)]) for task in tasks]
+    return '\n'.join(lines) + '\n'
+
+
+def _check(cells: Sequence[Cell]) -> None:
+    names: set[str] = set()
+    folders: set[Path] = set()
+    for cell in cells:
+        folder = Path(cell.work_dir).resolve()
+        if cell.name in names or folder in folders:
+            raise ValueError(f'two cells are named {cell.name} or use {folder}')
+        for name in cell.after:
+            if name not in names:
+                raise ValueError(f'{cell.name} needs {name}, which is not before it')
+        names.add(cell.name)
+        folders.add(folder)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let what ends this process raise KeyboardInterrupt, as Ctrl-C does."""
+    before = {}
+    # Python sets signal handlers in the main thread alone.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                before[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_Steps = Generator[None, None, Outcome]
+
+
+class _Experiment:
+    """The state of :func:`run_cells`. Each cell that runs is a generator, which yields
+    while it waits for a process and returns the cell's outcome."""
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        launch: Launch,
+        on_record: Callable[[Cell, dict], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.cells = list(cells)
+        self.launch = launch
+        self.on_record = on_record
+        self.say = say
+        self.outcomes: dict[str, Outcome] = {}
+        self.queue = queued_jobs(launch)
+        self.jobs: dict[str, str] = {}  # numbers of the cells' Slurm jobs, by name
+        self.processes: dict[Cell, tuple[int, subprocess.Popen]] = {}  # with slots
+        self.seconds: list[float] = []  # of the cells that this call has finished
+
+    def run(self) -> None:
+        waiting = list(self.cells)
+        running: dict[Cell, _Steps] = {}
+        try:
+            while waiting or running:
+                for cell in [c for c in waiting if self._can_start(c)]:
+                    if len(running) < self.launch.jobs:
+                        waiting.remove(cell)
+                        running[cell] = self._run(cell)
+                settled = len(self.outcomes)
+                for cell, steps in list(running.items()):
+                    if self._settle(cell, steps):
+                        del running[cell]
+                if settled == len(self.outcomes):
+                    time.sleep(0.1)
+        finally:
+            for _, process in self.processes.values():
+                _signal_group(process, signal.SIGTERM)
+            for steps in running.values():
+                steps.close()
+
+    def summarise(self) -> None:
+        words = [outcome.word for outcome in self.outcomes.values()]
+        counts = [f'{words.count(word)} {word}' for word in dict.fromkeys(words)]
+        self.say(f'cells: {", ".join(counts) or "none has ended"}')
+        for name, outcome in self.outcomes.items():
+            if outcome.word not in WELL:
+                self.say(f'  {outcome.word}: {name}')
+
+    def _can_start(self, cell: Cell) -> bool:
+        """Whether all that the cell needs has an outcome, be it a failure."""
+        return all(name in self.outcomes for name in cell.after)
+
+    def _tell(self, cell: Cell, text: str) -> None:
+        number = self.cells.index(cell) + 1
+        self.say(f'[{number}/{len(self.cells)}] {cell.name}: {text}')
+
+    def _settle(self, cell: Cell, steps: _Steps) -> bool:
+        """Let a cell go on; whether it has come to its end."""
+        try:
+            next(steps)
+            return False
+        except StopIteration as stop:
+            outcome = stop.value
+        except FolderInUseError:
+            outcome = Outcome('run by another process')
+        except Exception as error:  # of any kind: the next cell is another matter
+            text = ''.join(traceback.format_exception_only(type(error), error))
+            outcome = Outcome('failed', text.rstrip())
+        self.outcomes[cell.name] = outcome
+        if outcome.word != 'ok':  # which has been told
+            self._tell(cell, outcome.word + (outcome.reason and f': {outcome.reason}'))
+        return True
+
+    def _run(self, cell: Cell) -> _Steps:
+        for name in cell.after:
+            if self.outcomes[name].word not in WELL:
+                return Outcome('left out', f'{name}: {self.outcomes[name].word}')
+        if job_name(cell) in self.queue:
+            self.jobs[cell.name] = self.queue[job_name(cell)]
+            return Outcome('in the queue')
+        with lock_folder(cell.work_dir, '.runner.lock'):
+            if cell.prepare:
+                cell.prepare()
+            found = progress(cell)
+            earlier = read_record(cell.work_dir)
+            if not earlier and found.reached and not found.finished:
+                raise ValueError(
+                    f'{cell.work_dir} holds a training that another command began: '
+                    'finish it with that command, or move the folder away'
+                )
+            ranks = self.launch.ranks
+            if found.finished and earlier:  # with any number of ranks
+                ranks = earlier['settings']['--ranks']
+            record = begin_record(cell, ranks, earlier)
+            if found.finished:
+                if not earlier or 'ended' not in earlier:  # a Slurm job, for instance
+                    earlier = finish_record(record, cell.work_dir)
+                self.on_record(cell, earlier)
+                return Outcome('finished before')
+            write_record(record, cell.work_dir)
+            if self.launch.launcher == 'slurm':
+                return self._submit(cell, found)
+            return (yield from self._run_here(cell, found, record))
+
+    def _submit(self, cell: Cell, found: Progress) -> Outcome:
+        after = [self.jobs[name] for name in cell.after if name in self.jobs]
+        result = subprocess.run(
+            sbatch(cell, found, self.launch, after),
+            env=environment(cell, self.launch),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if result.returncode:
+            return Outcome('failed', f'sbatch: {result.stdout.strip()}')
+        self.jobs[cell.name] = result.stdout.strip().partition(';')[0]
+        return Outcome('submitted')
+
+    def _run_here(self, cell: Cell, found: Progress, record: dict) -> _Steps:
+        self._tell(cell, f'{found}, starting; log: {cell.log}')
+        since, earlier = time.monotonic(), record['seconds']
+        with cell.log.open('ab') as log:
+            begin, status = log.tell(), 0
+            try:
+                for command in commands(cell, found, self.launch):
+                    log.write(f'\n{time.ctime()}: {shlex.join(command)}\n'.encode())
+                    log.flush()
+                    begin = log.tell()
+                    status = yield from self._wait_for(cell, command, log)
+                    if status:
+                        break
+            finally:
+                seconds = time.monotonic() - since
+                record['seconds'] = round(earlier + seconds, 1)
+                write_record(record, cell.work_dir)
+        found = progress(cell)
+        if status or not found.finished:
+            text = cell.log.read_bytes()[begin:].decode(errors='replace')
+            what = _in_words(status) if status else f'it ended {found}'
+            return Outcome('failed', f'{what}; it says:\n{reason_of_failure(text)}')
+        record = finish_record(record, cell.work_dir)
+        self.seconds.append(seconds)
+        name, value = next(iter(record['metrics'].items()))
+        text = f'ok in {_duration(seconds)}, {name} {value:.3f}'
+        left = len(self.cells) - len(self.outcomes) - 1
+        if left:
+            mean = sum(self.seconds) / len(self.seconds)
+            text += (
+                f'; about {_duration(mean * left / min(left, self.launch.jobs))} left'
+            )
+        self._tell(cell, text)
+        self.on_record(cell, record)
+        return Outcome('ok')
+
+    def _wait_for(
+        self, cell: Cell, command: list[str], log: BinaryIO
+    ) -> Generator[None, None, int]:
+        """Run a command to its end: its exit status."""
+        taken = {slot for slot, _ in self.processes.values()}
+        slot = next(slot for slot in range(self.launch.jobs) if slot not in taken)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(cell, self.launch, slot),
+            start_new_session=True,  # else Ctrl-C would reach all processes at once
+            preexec_fn=_end_with(os.getpid()) if sys.platform == 'linux' else None,
+        )
+        self.processes[cell] = slot, process
+        try:
+            while process.poll() is None:
+                yield
+            return process.returncode
+        finally:
+            del self.processes[cell]
+            try:
+                _signal_group(process, signal.SIGTERM)
+                process.wait(_GRACE)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                _signal_group(process, signal.SIGKILL)  # and what a crash leaves over
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """What a child calls so that the kernel ends it when its parent ends, even if the
+    parent is killed."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask_kernel():
+        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # the parent has already ended
+            os._exit(1)
+
+    return ask_kernel
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _in_words(status: int) -> str:
+    if status < 0:
+        return f'killed by {signal.Signals(-status).name}'
+    return f'exit status {status}'
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
