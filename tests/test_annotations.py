@@ -9,18 +9,8 @@ from conftest import ROOT
 
 # Modules whose functions are not annotated yet. Remove a module once it is annotated.
 TO_DO = [
-    'benchmark/benchmark_report.py',
-    'benchmark/data.py',
-    'benchmark/measure.py',
-    'benchmark/rounds.py',
-    'benchmark/subjects.py',
     'compat.py',
     'config.py',
-    'datasets/demo.py',
-    'datasets/demo_classes.py',
-    'datasets/drawing.py',
-    'datasets/generated.py',
-    'datasets/generated_coco.py',
     'files/checkpoints.py',
     'files/publish.py',
     'insertion/attach.py',

@@ -1,130 +1,224 @@
-"""Measure what the blocks cost, alone, in a backbone or in a detector; or what loading
-images for pre-training costs."""
+"""Measure what the blocks cost: alone, in ResNet-50, or in a detector."""
+
+from __future__ import annotations
 
 import argparse
+import json
 import logging
-import os
-import tempfile
+import sys
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from prm_mmdet.benchmark import benchmark_report as report
-from prm_mmdet.benchmark import data
-from prm_mmdet.benchmark.rounds import LEVELS
-from prm_mmdet.benchmark.subjects import BLOCKS, Setting
+from prm_mmdet.benchmark import block_costs, cost_tables
+from prm_mmdet.benchmark.measure import Setting, environment
+from prm_mmdet.files.atomic import write_file
 from prm_mmdet.ops.backend import VARIABLE, backend
 
+NETWORK_BLOCKS = ('PRM', 'LCT', 'SAC', 'SE', 'GC', 'CBAM', 'DA')
 
-def parse_args():
+
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     levels = parser.add_subparsers(dest='level', required=True)
-    blocks = argparse.ArgumentParser(add_help=False)
-    blocks.add_argument(
-        '--blocks',
-        nargs='+',
-        default=list(BLOCKS),
-        choices=list(BLOCKS),
-        metavar='BLOCK',
-    )
-    blocks.add_argument(
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
         choices=['cpu', 'cuda'],
     )
-    blocks.add_argument(
-        '--dtype', default='float32', choices=['float32', 'float16', 'bfloat16']
+    costs = argparse.ArgumentParser(add_help=False)
+    costs.add_argument(
+        '--dtype',
+        default='float32',
+        choices=['float32', 'float16', 'bfloat16'],
+        help='of the features; parameters are float32, as under autocast',
     )
-    blocks.add_argument('--batch', type=int, default=1, help='images')
-    blocks.add_argument(
-        '--size', type=int, nargs=2, default=[800, 1344], metavar=('H', 'W')
+    costs.add_argument('--batch', type=int, default=1, help='images')
+    costs.add_argument('--rounds', type=int, default=9, help='timings of each form')
+    costs.add_argument('--json', metavar='FILE', help='write the records here')
+    size: dict[str, Any] = dict(
+        type=int, nargs=2, metavar=('H', 'W'), help='of the images, in pixels'
     )
-    blocks.add_argument('--rounds', type=int, default=9, help='timings of each')
-    blocks.add_argument(
-        '--out', default='work_dirs/benchmark', help='folder for the JSON and the chart'
-    )
-    look = dict(
+    look: dict[str, Any] = dict(
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog='Calls take turns and ratios are taken within rounds, so they bear a '
-        f'shared machine better than times do. {VARIABLE} forces an implementation.',
+        epilog='The measured forms take turns, and ratios are taken within rounds: '
+        'ratios can be trusted on a shared machine, milliseconds cannot. '
+        f'{VARIABLE} forces an implementation of the operators.',
     )
-    about = dict(
-        op='each block alone, on the maps of c2 to c5',
-        backbone='ResNet-50 with each block',
-        detector='Mask R-CNN with each block',
+
+    about = 'each block alone, on the maps of c2 to c5; requires torch only'
+    op = levels.add_parser('op', parents=[shared, costs], help=about, **look)
+    op.add_argument('--size', default=[800, 1216], **size)
+    op.add_argument(
+        '--blocks',
+        nargs='+',
+        default=list(block_costs.BLOCKS),
+        choices=list(block_costs.BLOCKS),
     )
-    for level in LEVELS:
-        levels.add_parser(level, parents=[blocks], help=about[level], **look)
-    loading = levels.add_parser(
-        'data',
-        help="ImageNet's pipelines, images a second on one core",
-        formatter_class=look['formatter_class'],
+    op.add_argument(
+        '--stages',
+        nargs='+',
+        default=list(block_costs.STAGES),
+        choices=block_costs.STAGES,
     )
-    loading.add_argument('--images', help='folder of images; else some are generated')
-    loading.add_argument('--count', type=int, default=64, help='images')
-    loading.add_argument(
-        '--size',
-        type=int,
-        nargs=2,
-        default=data.SIZE,
-        metavar=('H', 'W'),
-        help='of generated images',
+    op.add_argument(
+        '--no-compile',
+        action='store_true',
+        help='leave out the forms under torch.compile, whose compilation takes minutes',
     )
-    loading.add_argument('--rounds', type=int, default=9, help='timings of each')
+
+    for level, network in (('backbone', 'ResNet-50'), ('detector', 'Mask R-CNN R50')):
+        about = f'{network} with each block: a training step, or inference'
+        parser_ = levels.add_parser(level, parents=[shared, costs], help=about, **look)
+        parser_.add_argument('--size', default=[800, 1344], **size)
+        parser_.add_argument(
+            '--blocks',
+            nargs='+',
+            default=list(NETWORK_BLOCKS[:5]),
+            choices=NETWORK_BLOCKS,
+        )
+        parser_.add_argument(
+            '--inference',
+            action='store_true',
+            help='measure inference instead of a training step',
+        )
+        if level == 'backbone':
+            parser_.add_argument(
+                '--compile',
+                action='store_true',
+                help='measure the network under torch.compile, too, and count how '
+                'often other image sizes compile it again',
+            )
+
+    fps = levels.add_parser(
+        'fps',
+        parents=[shared],
+        help="images a second of whole detectors, by MMDetection's protocol",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        epilog='The detectors take turns on each image. The newest checkpoint in '
+        'WORK_DIRS/<name of the config> is loaded; without one, weights are random.',
+    )
+    fps.add_argument('configs', nargs='+', metavar='CONFIG', help='files')
+    fps.add_argument('--images', type=int, default=2000, help='the largest number')
+    fps.add_argument('--warmup', type=int, default=5, help='images that do not count')
+    fps.add_argument(
+        '--work-dirs',
+        type=Path,
+        default=Path('work_dirs'),
+        help='folder of the runs, and of fps.json, which tools/paper_tables.py reads',
+    )
+    fps.add_argument(
+        '--data-root', help="folder of the test data, instead of the configs' own"
+    )
+
     args = parser.parse_args()
-    for name, low in (('batch', 1), ('count', 1), ('rounds', 2)):
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda: there is no CUDA device; use --device cpu')
+    for name, low in (('batch', 1), ('rounds', 2), ('images', 1), ('warmup', 0)):
         if getattr(args, name, low) < low:
             parser.error(f'--{name} must be at least {low}')
-    if min(args.size) < 32:
-        parser.error('--size must be at least 32 each, the stride of c5')
+    if min(getattr(args, 'size', [32])) < 32:
+        parser.error('--size must be at least 32 32, since c5 has stride 32')
     return args
 
 
-def measure_data(args):
-    """Print what loading images costs."""
-    with tempfile.TemporaryDirectory() as folder:
-        if args.images:
-            paths = data.find_images(args.images, args.count)
+def say(text: str) -> None:
+    """One line of progress, in place of the line before on a terminal."""
+    start, end = ('\r\x1b[K', '') if sys.stderr.isatty() else ('', '\n')
+    print(f'{start}{text}', end=end, file=sys.stderr, flush=True)
+
+
+def measure_costs(args: argparse.Namespace) -> None:
+    device = torch.device(args.device)
+    dtype = getattr(torch, args.dtype)
+    setting = Setting(device, dtype, args.batch, tuple(args.size))
+    try:
+        chosen = backend(torch.empty(0, dtype=dtype, device=device))
+    except RuntimeError as error:
+        raise SystemExit(f'error: {error}') from None
+    conditions = dict(environment(device), backend=chosen)
+    torch.manual_seed(0)
+    records: list[dict[str, Any]] = []
+    if args.level == 'op':
+        try:
+            for record in block_costs.measure_blocks(
+                args.blocks, args.stages, setting, args.rounds, not args.no_compile, say
+            ):
+                records.append(record)
+        except KeyboardInterrupt:
+            say(f'interrupted after {len(records)} records\n')
+            if not records:
+                raise SystemExit(1) from None
+        text = cost_tables.block_table(records) + '\n' + cost_tables.BLOCK_LEGEND
+    else:
+        from prm_mmdet import compat
+        from prm_mmdet.benchmark import network_costs
+
+        compat.hide_known_warnings()
+        if args.level == 'backbone':
+            records = network_costs.measure_backbones(
+                args.blocks, setting, args.rounds, args.inference, args.compile, say
+            )
         else:
-            paths = data.write_photos(folder, args.count, tuple(args.size))
-        sizes = [os.path.getsize(path) / 1e3 for path in paths]
-        spreads = data.measure(paths, args.rounds)
-    print(f'{len(paths)} images of {sum(sizes) / len(sizes):.0f} kB on average')
-    print(data.table(spreads), end='')
+            records = network_costs.measure_detectors(
+                args.blocks, setting, args.rounds, args.inference, say
+            )
+        text = cost_tables.network_table(records)
+    say('')
+    settings = {k: v for k, v in vars(args).items() if k != 'json'}
+    print(', '.join(f'{key}: {value}' for key, value in conditions.items()))
+    print(
+        f'{args.level}: batch {args.batch}, {args.size[0]} x {args.size[1]}, '
+        f'{args.dtype}, {args.rounds} rounds\n\n{text}',
+        end='',
+    )
+    if args.json:
+        result = dict(environment=conditions, settings=settings, records=records)
+        write_file(args.json, json.dumps(result, indent=1) + '\n')
 
 
-def main():
+def measure_fps(args: argparse.Namespace) -> None:
+    from mmengine.config import Config
+    from mmengine.runner import find_latest_checkpoint
+
+    from prm_mmdet import compat
+    from prm_mmdet.benchmark import detector_fps
+
+    compat.hide_known_warnings()
+    device = torch.device(args.device)
+    configs, checkpoints = [], []
+    for path in args.configs:
+        cfg = Config.fromfile(path)
+        if args.data_root:
+            cfg.test_dataloader.dataset.data_root = args.data_root
+        configs.append(cfg)
+        folder = args.work_dirs / Path(path).stem
+        checkpoints.append(find_latest_checkpoint(folder) if folder.is_dir() else None)
+    fps = detector_fps.measure_fps(
+        configs, checkpoints, device, args.images, args.warmup, say
+    )
+    say('')
+    rows = [['config', 'fps', 'of the first', 'weights']]
+    for path, value, checkpoint in zip(args.configs, fps, checkpoints):
+        ratio = f'{value / fps[0]:.3f}'
+        rows.append([Path(path).stem, f'{value:.2f}', ratio, checkpoint or 'random'])
+    print(', '.join(f'{k}: {v}' for k, v in environment(device).items()))
+    print(cost_tables.columns(rows), end='')
+    file = detector_fps.record_fps(
+        args.work_dirs, args.configs, checkpoints, fps, device
+    )
+    print(f'wrote {file}')
+
+
+def main() -> None:
     args = parse_args()
     logging.disable(logging.INFO)
-    if args.level == 'data':
-        try:
-            measure_data(args)
-        except (OSError, ValueError) as error:
-            raise SystemExit(f'error: {error}') from None
-        return
-    device = torch.device(args.device)
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise SystemExit('error: there is no CUDA device here; --device cpu')
     try:
-        os.makedirs(args.out, exist_ok=True)
-        chosen = backend(torch.empty(0, device=device))
-    except (OSError, ValueError, RuntimeError) as error:
+        (measure_fps if args.level == 'fps' else measure_costs)(args)
+    except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from None
-    setting = Setting(device, getattr(torch, args.dtype), args.batch, tuple(args.size))
-    result = dict(
-        environment=report.environment(device), settings=vars(args), groups=[]
-    )
-    about = ', '.join(f'{k} {v}' for k, v in result['environment'].items())
-    print(f'{about}, implementation: {chosen}')
-    torch.manual_seed(0)
-    try:
-        for group in LEVELS[args.level](setting, args.blocks, args.rounds):
-            result['groups'].append(group)
-            print('\n' + report.table(group), end='', flush=True)
-            report.write(result, args.out)
-    except KeyboardInterrupt:
-        done = len(result['groups'])
-        raise SystemExit(f'\ninterrupted; {args.out} holds the {done} done') from None
-    print(f'\nwrote {args.out}/benchmark.json and benchmark.png')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
-"""Write demo data of drawn shapes: a small COCO-format set, or with --classes a small
-set of image classes in ImageNet's folders."""
+"""Write demo data of drawn shapes: detection data in COCO's format, or with --classes
+classification data in ImageNet's folders."""
 
 import argparse
 
@@ -7,28 +7,31 @@ from prm_mmdet.datasets.demo import generate_demo
 from prm_mmdet.datasets.demo_classes import generate_demo_classes
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        '--classes', type=int, metavar='N', help='write N classes of images'
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Defaults are those of the detection data, then those of --classes.',
     )
     parser.add_argument(
-        '--out', help='folder to write to (data/demo; data/demo_classes)'
+        '--classes', type=int, metavar='N', help='write images of N classes'
     )
     parser.add_argument(
-        '--num-train', type=int, help='training images (400; 60 of each class)'
+        '--out', help='folder to write to (default: data/demo; data/demo_classes)'
     )
     parser.add_argument(
-        '--num-val', type=int, help='validation images (100; 20 of each class)'
+        '--num-train', type=int, help='training images (default: 400; 60 a class)'
     )
     parser.add_argument(
-        '--image-size', type=int, help='side of the images in pixels (128; 64)'
+        '--num-val', type=int, help='validation images (default: 100; 20 a class)'
     )
-    parser.add_argument('--seed', type=int, help='seed of the drawing (0)')
+    parser.add_argument(
+        '--image-size', type=int, help='side of an image in pixels (default: 128; 64)'
+    )
+    parser.add_argument('--seed', type=int, help='of all random numbers (default: 0)')
     return parser.parse_args()
 
 
-def main():
+def main() -> None:
     given = {k: v for k, v in vars(parse_args()).items() if v is not None}
     classes = given.pop('classes', None)
     try:

@@ -1,19 +1,54 @@
 """Time, memory and multiply-adds of functions, measured so that ratios can be trusted.
 
-A single timing on a shared machine means nothing. Here functions take turns, one call
-each in every round, and ratios are taken within rounds.
+The speed of a shared machine drifts. Here the functions take turns within each round,
+and ratios are taken within rounds, so that a drift changes both sides of a ratio.
 """
 
+from __future__ import annotations
+
+import os
+import platform
 import statistics
 import time
+import warnings
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Callable, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-# A call shorter than this is repeated within a round: clocks and launches cost too.
-_SHORTEST = 5e-3
+Function = Callable[[], Any]
+Key = TypeVar('Key', bound=Hashable)
+
+# A shorter call is repeated within a round, because reading the clock and waiting for a
+# device take time, too.
+_SHORTEST = 5e-3  # seconds
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The conditions of a measurement.
+
+    Args:
+        device: Where the functions run.
+        dtype: Of a block's features. Networks run under autocast to it, unless it is
+            float32.
+        batch: Images.
+        size: Height and width of the images, in pixels.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+    size: tuple[int, int]
+
+    def autocast(self) -> torch.autocast:
+        """Context of a forward: autocast to ``dtype``, unless it is float32."""
+        enabled = self.dtype != torch.float32
+        dtype = self.dtype if enabled else None
+        return torch.autocast(self.device.type, dtype, enabled=enabled)
 
 
 @dataclass(frozen=True)
@@ -25,71 +60,77 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values):
+    def of(cls, values: Sequence[float]) -> Spread:
+        """The spread of at least two values."""
         low, median, high = statistics.quantiles(values, n=4, method='inclusive')
         return cls(median, low, high)
 
 
-def interleave(functions, device, rounds, progress=None, clock=None):
+def interleave(
+    functions: Mapping[Key, Function],
+    device: torch.device,
+    rounds: int,
+    progress: Callable[[int], Any] | None = None,
+) -> dict[Key, list[float]]:
     """Time functions in turn.
 
     Args:
-        functions (dict): Names to functions without arguments.
-        device (torch.device): Where they run; CUDA is waited for.
-        rounds (int): Calls of each, at least 2; one more warms up.
-        progress (Callable, optional): Called after each round. Default: None.
-        clock (Callable, optional): Tells the seconds. Default: ``time.perf_counter``.
+        functions: By name. Each is called before the first round, to warm it up.
+        device: Where they run. CUDA devices are waited for.
+        rounds: How often each is timed, at least 2.
+        progress: Called before each round with its number, from 0. Default: None.
 
     Returns:
-        dict: Names to lists of seconds a call, one for each round.
+        Seconds a call, one number for each round, by name.
     """
-    clock = clock or time.perf_counter
-    calls = {name: _calls(f, device, clock) for name, f in functions.items()}
-    times = {name: [] for name in functions}
+    calls = {name: _repetitions(f, device) for name, f in functions.items()}
+    times: dict[Key, list[float]] = {name: [] for name in functions}
+    names = list(functions)
     for i in range(rounds):
-        names = list(functions)
-        # No function always follows the same one, whose traces it would find in caches.
-        names = names[i % len(names) :] + names[: i % len(names)]
-        for name in names:
-            times[name].append(_time(functions[name], calls[name], device, clock))
         if progress:
-            progress()
+            progress(i)
+        # The order changes, so that no function always finds the caches as the same
+        # predecessor left them.
+        start = i % len(names)
+        for name in names[start:] + names[:start]:
+            times[name].append(_time(functions[name], calls[name], device))
     return times
 
 
-def ratio(times, reference):
+def ratio(times: Sequence[float], reference: Sequence[float]) -> Spread:
     """Spread of the ratios of two lists of times, round by round."""
     return Spread.of([a / b for a, b in zip(times, reference)])
 
 
-def _calls(function, device, clock):
-    """How often to call within a round; warms up."""
-    function()
-    seconds = _time(function, 1, device, clock)
+def _repetitions(function: Function, device: torch.device) -> int:
+    """How often to call a function within a round. The calls here warm it up."""
+    if _time(function, 1, device) > 1:  # second; however much of it was warming up
+        return 1
+    seconds = _time(function, 1, device)
     return max(1, round(_SHORTEST / max(seconds, 1e-9)))
 
 
-def _time(function, calls, device, clock):
+def _time(function: Function, calls: int, device: torch.device) -> float:
     synchronize(device)
-    start = clock()
+    start = time.perf_counter()
     for _ in range(calls):
         function()
     synchronize(device)
-    return (clock() - start) / calls
+    return (time.perf_counter() - start) / calls
 
 
-def synchronize(device):
-    """Wait for all that was started on a device."""
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all work that was given to it."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
 
-def peak_memory(function, device):
-    """Bytes that a function has at most allocated on top of what was there before.
+def peak_memory(function: Function, device: torch.device) -> int:
+    """The most bytes that a call has allocated at once, beyond what was there before.
 
-    On CUDA as its allocator counts them, on the CPU as torch's profiler does.
+    Torch's allocator counts them on CUDA, and torch's profiler on the CPU. Call the
+    function once before: what a first call allocates and keeps would count, too.
     """
-    function()  # what is allocated only once, and kept
     if device.type == 'cuda':
         synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -97,8 +138,14 @@ def peak_memory(function, device):
         function()
         synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        function()
+    # The profiler's library reports each start and stop on stderr up to level 5.
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='.*Profiler clears events')
+        with profile(
+            activities=[ProfilerActivity.CPU], profile_memory=True
+        ) as profiler:
+            function()
     events = profiler.profiler.kineto_results.events()
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == '[memory]']
     peak = now = 0
@@ -108,8 +155,30 @@ def peak_memory(function, device):
     return peak
 
 
-def multiply_adds(function):
+def multiply_adds(function: Function) -> int:
     """Multiply-adds of the convolutions, linear layers and products in a call."""
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops() // 2
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What the figures depend on besides the code, in words."""
+    if device.type == 'cuda':
+        name = f'{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}'
+    else:
+        name = f'{_processor()}, {torch.get_num_threads()} threads'
+    return dict(
+        device=f'{device.type}, {name}',
+        torch=torch.__version__,
+        python=platform.python_version(),
+    )
+
+
+def _processor() -> str:
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8') as file:
+            names = [line for line in file if line.startswith('model name')]
+        return names[0].partition(':')[2].strip()
+    except (OSError, IndexError):  # Not on Linux, or the processor has no name there.
+        return platform.processor() or platform.machine()

@@ -1,1 +1,1 @@
-"""Data sets that the package brings along."""
+"""Generators of small data sets, which need no download."""

@@ -1,11 +1,13 @@
-"""Generator of a small COCO-format data set of boxes and masks.
+"""Generator of a small data set of boxes and masks in COCO's format.
 
-The scenes are drawn, not photographed: shapes of :data:`CLASSES` over textured
-backgrounds. A small Mask R-CNN learns them in minutes, so the set serves to try a
-configuration out end to end without downloading anything.
+The images show drawn shapes of :data:`CLASSES` over textured backgrounds. A small Mask
+R-CNN learns them in minutes. You can try a config on them without a download.
 """
 
+from __future__ import annotations
+
 import math
+import os
 
 import numpy as np
 
@@ -20,53 +22,59 @@ from .drawing import (
 from .generated import MAX_SEED, check_integers
 from .generated_coco import Instance, write_coco
 
-#: Names of the classes; ``category_id`` is the position in this tuple plus one.
+#: Names of the classes. The ``category_id`` is the position in this tuple plus one.
 CLASSES = SHAPES
 
-#: Raised by one whenever the drawing changes, so that a data set of an older
-#: generator is not taken for one of the present generator.
+#: Raise this by one whenever the drawing changes. A data set of another version is not
+#: accepted as complete.
 VERSION = 1
 
-MIN_IMAGE_SIZE = 32  # pixels; a smaller image has no room for MIN_SIDE shapes
+MIN_IMAGE_SIZE = 32  # pixels: a smaller image has no room for shapes of MIN_SIDE
 MAX_OBJECTS = 5  # shapes in an image, besides a crowd
-MIN_SIDE = 16  # pixels; "side" is the square root of a shape's area throughout
-MAX_SIDE = 0.5  # of the image size
-LARGE_SIDE = 0.85  # of the image size; at 128 pixels, more than COCO's 96 x 96
-MIN_VISIBLE = 0.85  # of a shape's area; the rest is covered or outside the image
-CROWD_SIDE = (7, 9)  # pixels
-CROWD_MEMBERS = (12, 20)
-PERIOD = 12  # of these images in a row, one of each of the following kinds
+# "Side" is the square root of a shape's area.
+MIN_SIDE = 16  # pixels
+MAX_SIDE = 0.5  # share of the image size
+LARGE_SIDE = 0.85  # share of the image size: COCO counts the shape as large
+MIN_VISIBLE = 0.85  # share of a shape's area
+CROWD_SIDE = (7, 9)  # pixels, of the shapes in a crowd
+CROWD_MEMBERS = (12, 20)  # number of shapes in a crowd
+# Of PERIOD images in a row, the images at these positions have a crowd, a large shape,
+# and no object.
+PERIOD = 12
 CROWD_AT, LARGE_AT, EMPTY_AT = 3, 6, 9
 
 
-def generate_demo(root, num_train=400, num_val=100, image_size=128, seed=0):
-    """Write the demo data set, unless it is there already.
+def generate_demo(
+    root: str | os.PathLike[str],
+    num_train: int = 400,
+    num_val: int = 100,
+    image_size: int = 128,
+    seed: int = 0,
+) -> None:
+    """Write the demo data set, unless it is complete already.
 
-    Writes ``annotations/instances_{train,val}.json`` and ``{train,val}/*.png``
-    under ``root``. Every image is determined by ``seed``, its split and its
-    position in the split alone, and the files are the same byte for byte from run
-    to run (given the same versions of numpy and OpenCV). The annotation files are
-    written last and each file appears whole or not at all, so a folder without
-    both of them is not complete; calling again completes it.
+    The files are ``annotations/instances_{train,val}.json`` and
+    ``{train,val}/*.png``. An image depends on ``seed``, its split and its position in
+    the split only. With the same versions of numpy and OpenCV, two runs write the same
+    bytes. Calling the function again completes an interrupted run.
 
-    Objects are annotated by what is visible of them: ``bbox`` as (x, y, w, h) and
-    ``area`` in pixels, ``segmentation`` as polygons along pixel edges, which
-    rasterise to exactly the visible mask. No shape is drawn where it would leave
-    less than 85 percent of another one visible. Of twelve images in a row, one has a
-    crowd (a cluster of tiny shapes annotated as one uncompressed RLE with
-    ``iscrowd=1``), one has a large shape and one has no objects.
+    Annotations describe the visible part of an object: ``bbox`` as (x, y, w, h) and
+    ``area`` in pixels, and ``segmentation`` as polygons along pixel edges, which
+    rasterise to exactly the visible mask. At least 85 percent of each shape are
+    visible. Of twelve images in a row, one has a crowd, one has a large shape and one
+    has no objects. A crowd is a cluster of tiny shapes with ``iscrowd=1`` and an
+    uncompressed RLE.
 
     Args:
-        root (str or os.PathLike): Folder of the data set; created if missing.
-        num_train (int): Training images, at least 1. Default: 400.
-        num_val (int): Validation images, at least 1. Default: 100.
-        image_size (int): Side of the square images in pixels, at least 32.
-            Default: 128.
-        seed (int): From 0 to 2**32 - 1. Default: 0.
+        root: Folder of the data set. It is created if it is missing.
+        num_train: Training images, at least 1. Default: 400.
+        num_val: Validation images, at least 1. Default: 100.
+        image_size: Side of the square images in pixels, at least 32. Default: 128.
+        seed: From 0 to 2**32 - 1. Default: 0.
 
     Raises:
-        ValueError: If an argument is out of its range, or if ``root`` holds a data
-            set of other parameters or files that are no part of this data set.
+        ValueError: An argument is out of its range, or ``root`` holds a data set of
+            other parameters, or other files.
     """
     parameters = check_integers(
         version=(VERSION, 1, None),
@@ -84,11 +92,8 @@ def generate_demo(root, num_train=400, num_val=100, image_size=128, seed=0):
 
 
 def _draw_scene(rng, index, size):
-    """Draw image ``index`` of a split.
-
-    Returns:
-        tuple: The picture, (size, size, 3) uint8 BGR, and a list of Instance.
-    """
+    """The picture at a position of a split, (size, size, 3) uint8 BGR, and its list of
+    Instance."""
     colours = random_colours(rng, (0, 360), (0.0, 0.2), (0.3, 0.8), 2)
     canvas = texture(rng, size, *colours)
     instances = []
@@ -100,7 +105,7 @@ def _draw_scene(rng, index, size):
         sides = np.exp(
             rng.uniform(math.log(MIN_SIDE), math.log(MAX_SIDE * size), count)
         )
-        # The largest shape first: on top of others it would mostly hide them.
+        # The largest shape is drawn first, because it would hide the others.
         largest = sides.argmax()
         sides[[0, largest]] = sides[[largest, 0]]
         if index % PERIOD == LARGE_AT:
@@ -112,11 +117,12 @@ def _draw_scene(rng, index, size):
 
 
 def _add_shape(rng, canvas, instances, side, attempts=20):
-    """Draw a shape where it hides too much of none, or none if no place is found."""
+    """Draw a shape where at least MIN_VISIBLE of each shape stays visible. If no such
+    place is found, draw none."""
     size = len(canvas)
     label = int(rng.integers(len(CLASSES)))
     for _ in range(attempts):
-        # At this distance from the border little of a shape can be outside.
+        # At this distance from the border, nearly all of the shape is inside.
         centre = rng.uniform(side / 2, size - side / 2, 2)
         coverage = coverage_of(random_polygon(rng, label, side, centre), size)
         inside = coverage >= 0.5
@@ -132,7 +138,7 @@ def _add_shape(rng, canvas, instances, side, attempts=20):
 
 
 def _draw_crowd(rng, canvas):
-    """Draw a cluster of tiny shapes of one class, which count as one instance."""
+    """Draw a cluster of tiny shapes of one class, which is annotated as one object."""
     size = len(canvas)
     label = int(rng.integers(len(CLASSES)))
     spread = 0.18 * size

@@ -1,9 +1,11 @@
 """Generator of a small data set of image classes, in ImageNet's folders.
 
 Each image shows one shape of :data:`~prm_mmdet.datasets.drawing.SHAPES` over a textured
-background. A class has its shape and its own range of hues, so a small network learns
-the classes in minutes, and a detector of the demo data set can start from it.
+background. A class has one shape and its own range of hues. A small network learns the
+classes in minutes. A detector of the demo data set can start from its weights.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -16,35 +18,40 @@ from ..files.atomic import write_file
 from .drawing import coverage_of, paint, random_colours, random_polygon, texture
 from .generated import MAX_SEED, check_integers, check_recorded, is_there
 
-#: Raised by one whenever the drawing changes.
+#: Raise this by one whenever the drawing changes.
 VERSION = 1
 
-SIDE = (0.3, 0.6)  # of the image size; the square root of the shape's area
+SIDE = (0.3, 0.6)  # square root of the shape's area, as a share of the image size
 JPEG_QUALITY = 95
 
 
 def generate_demo_classes(
-    root, num_classes=8, num_train=60, num_val=20, image_size=64, seed=0
-):
-    """Write the data set, unless it is there already.
+    root: str | os.PathLike[str],
+    num_classes: int = 8,
+    num_train: int = 60,
+    num_val: int = 20,
+    image_size: int = 64,
+    seed: int = 0,
+) -> None:
+    """Write the data set, unless it is complete already.
 
-    Writes ``{train,val}/<wnid>/<wnid>_<number>.JPEG`` under ``root``, the wnids
-    being ``n00000000`` and so on, and last ``classes.json``, which records the
-    parameters. Every image is determined by ``seed``, its split, its class and its
-    number; each file appears whole or not at all, and calling again completes an
+    The files are ``{train,val}/<wnid>/<wnid>_<number>.JPEG`` with the wnids
+    ``n00000000`` and so on. ``classes.json`` records the parameters and is written
+    last. An image depends on ``seed``, its split, its class and its number only. Each
+    file is written whole or not at all. Calling the function again completes an
     interrupted run.
 
     Args:
-        root (str or os.PathLike): Folder of the data set; created if missing.
-        num_classes (int): From 2 to 64. Default: 8.
-        num_train (int): Training images of each class, at least 1. Default: 60.
-        num_val (int): Validation images of each class, at least 1. Default: 20.
-        image_size (int): Side of the square images in pixels, at least 32. Default: 64.
-        seed (int): From 0 to 2**32 - 1. Default: 0.
+        root: Folder of the data set. It is created if it is missing.
+        num_classes: From 2 to 64. Default: 8.
+        num_train: Training images of each class, at least 1. Default: 60.
+        num_val: Validation images of each class, at least 1. Default: 20.
+        image_size: Side of the square images in pixels, at least 32. Default: 64.
+        seed: From 0 to 2**32 - 1. Default: 0.
 
     Raises:
         ValueError: An argument is out of its range, or ``root`` holds a data set of
-            other parameters or files that are no part of this data set.
+            other parameters, or other files.
     """
     parameters = check_integers(
         version=(VERSION, 1, None),
@@ -91,7 +98,7 @@ def generate_demo_classes(
 
 
 def _draw(rng, label, parameters):
-    """A picture of a class: (image_size, image_size, 3) uint8, BGR."""
+    """A picture of a class, (image_size, image_size, 3) uint8 BGR."""
     size = parameters['image_size']
     colours = random_colours(rng, (0, 360), (0.0, 0.2), (0.3, 0.8), 2)
     canvas = texture(rng, size, *colours)

@@ -1,26 +1,46 @@
-"""Shapes in textured colours, which the generated data sets are drawn of."""
+"""Drawing of shapes in textured colours, for the generated data sets.
+
+Every function with an argument ``rng`` draws random numbers from a numpy Generator.
+Pictures are BGR.
+"""
+
+from __future__ import annotations
 
 import math
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
-#: The kinds of shapes; a label's shape is the one at its remainder.
+#: Kinds of shapes. The shape of a label is ``SHAPES[label % len(SHAPES)]``.
 SHAPES = ('circle', 'rectangle', 'triangle', 'star')
 
-MAX_TURN = math.radians(20)  # of a shape to either side
-# Degrees to either side of a class's hue, over the number of classes. The classes' hues
-# do not meet, so that a small network learns them in minutes: colour tells the class,
-# as the shape does.
+MAX_TURN = math.radians(20)  # rotation of a shape to either side
+# The hues of a class reach HUE_SPREAD / num_classes degrees to either side of their
+# centre: two classes share no hue. Both colour and shape show the class, so that
+# a small network learns it in minutes.
 HUE_SPREAD = 120
-SUPERSAMPLING = 4  # drawn that many times larger, then averaged: smooth edges
+# Shapes are drawn this many times larger and then averaged, for smooth edges.
+SUPERSAMPLING = 4
 
 
-def random_polygon(rng, label, side, centre):
-    """A label's shape, of area ``side ** 2``: (n, 2) float corners x, y in pixels."""
+def random_polygon(
+    rng: Generator, label: int, side: float, centre: np.ndarray
+) -> np.ndarray:
+    """The shape of a label with random proportions and rotation.
+
+    Args:
+        rng: Source of randomness.
+        label: Number of the class.
+        side: Square root of the shape's area, in pixels.
+        centre: Position (x, y) in pixels.
+
+    Returns:
+        Corners (x, y) in pixels, (n, 2) floats.
+    """
     shape = SHAPES[label % len(SHAPES)]
     corners = {'circle': 72, 'rectangle': 4, 'triangle': 3, 'star': 10}[shape]
-    # The first corner on top; a rectangle's to the upper left.
+    # The first corner is on top, or to the upper left in a rectangle.
     first = -math.pi / 2 - (math.pi / 4 if shape == 'rectangle' else 0)
     angles = 2 * math.pi / corners * np.arange(corners) + first
     polygon = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -35,42 +55,75 @@ def random_polygon(rng, label, side, centre):
     return polygon * (side / math.sqrt(area)) + centre
 
 
-def coverage_of(polygon, size):
-    """How much of every pixel a polygon covers: (size, size) floats from 0 to 1."""
+def coverage_of(polygon: np.ndarray, size: int) -> np.ndarray:
+    """Share of each pixel that a polygon covers, (size, size) floats from 0 to 1."""
     large = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
-    # OpenCV counts from the centre of the first pixel, polygons from its corner.
+    # OpenCV counts from the centre of the first pixel, and polygons from its corner.
     corners = np.rint(polygon * SUPERSAMPLING - 0.5).astype(np.int32)
     cv2.fillPoly(large, [corners], 255)
     return cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA) / 255
 
 
-def paint(rng, canvas, coverage, label, num_classes):
-    """Fill a shape with a shaded texture that stands out, of one of the label's colours
-    among those of ``num_classes``; returns a new canvas."""
+def paint(
+    rng: Generator,
+    canvas: np.ndarray,
+    coverage: np.ndarray,
+    label: int,
+    num_classes: int,
+) -> np.ndarray:
+    """A canvas with a shape painted on it, in a colour that differs from the canvas.
+
+    Args:
+        rng: Source of randomness.
+        canvas: Picture, (size, size, 3) floats from 0 to 255.
+        coverage: What :func:`coverage_of` returned for the shape.
+        label: Number of the class, which determines the range of hues.
+        num_classes: Number of classes that share the circle of hues.
+
+    Returns:
+        A new picture.
+    """
     inside = coverage >= 0.5
     hue, spread = 360 * label / num_classes, HUE_SPREAD / num_classes
     hues = (hue - spread, hue + spread)
     candidates = random_colours(rng, hues, (0.6, 1.0), (0.5, 1.0), 8)
-    # The candidate farthest from what is there, not counting the nearest tenth.
+    # Take the candidate that is farthest from the canvas, leaving out the tenth of the
+    # pixels that are nearest to it.
     gaps = np.linalg.norm(candidates[:, None] - canvas[inside][None], axis=2)
     colour = candidates[np.percentile(gaps, 10, axis=1).argmax()]
     tint = 0 if colour.mean() > 128 else 255
     filling = texture(rng, len(canvas), colour, 0.8 * colour + 0.2 * tint)
     core = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8))
-    filling *= np.where(core, 1, 0.6)[..., None]  # a dark rim
+    filling *= np.where(core, 1, 0.6)[..., None]  # The rim is darker.
     return canvas + coverage[..., None] * (filling - canvas)
 
 
-def random_colours(rng, hue, saturation, value, count):
-    """Random BGR colours, (count, 3) floats from 0 to 255; hue in degrees."""
+def random_colours(
+    rng: Generator,
+    hue: tuple[float, float],
+    saturation: tuple[float, float],
+    value: tuple[float, float],
+    count: int,
+) -> np.ndarray:
+    """Random colours, (count, 3) floats from 0 to 255.
+
+    Args:
+        rng: Source of randomness.
+        hue: Range in degrees.
+        saturation: Range from 0 to 1.
+        value: Range from 0 to 1.
+        count: Number of colours.
+    """
     low, high = zip(hue, saturation, value)
     hsv = rng.uniform(low, high, (count, 3))
     hsv[:, 0] %= 360
     return cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2BGR)[0] * 255.0
 
 
-def texture(rng, size, first, second):
-    """Two colours blended by a random pattern: (size, size, 3) floats, 0 to 255."""
+def texture(
+    rng: Generator, size: int, first: np.ndarray, second: np.ndarray
+) -> np.ndarray:
+    """Two colours blended by a random pattern, (size, size, 3) floats from 0 to 255."""
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     along = math.cos(angle) * x + math.sin(angle) * y
@@ -87,5 +140,5 @@ def texture(rng, size, first, second):
         cells = rng.uniform(size=(int(rng.integers(5, 12)),) * 2)
         blend = cv2.resize(cells, (size, size), interpolation=cv2.INTER_CUBIC)
     blend = np.clip(blend, 0, 1)[..., None]
-    shade = 1 + 0.3 * (across / size)[..., None]  # light from one side
+    shade = 1 + 0.3 * (across / size)[..., None]  # Light comes from one side.
     return np.clip((first + blend * (second - first)) * shade, 0, 255)

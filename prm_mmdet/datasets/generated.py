@@ -1,25 +1,29 @@
-"""Files of generated data sets: written whole, and never over those of others."""
+"""Checks that a generated data set overwrites no other files."""
+
+from __future__ import annotations
 
 import json
 import numbers
 import os
+from collections.abc import Mapping
+from typing import Any
 
-#: A larger seed would take two words of numpy's seed sequence, and two different
-#: (seed, split, index) could then start the same stream.
+#: A larger seed fills two words of numpy's seed sequence. Two different triples
+#: (seed, split, index) could then give the same random numbers.
 MAX_SEED = 2**32 - 1
 
 _CURE = 'remove the folder or choose another one'
 
 
-def check_integers(**limits):
-    """Arguments as plain ints, as a data set records them.
+def check_integers(**limits: tuple[Any, int, int | None]) -> dict[str, int]:
+    """Arguments as plain ints, which JSON can record.
 
     Args:
-        limits (tuple): By name: the value, the least and the largest that it may have;
-            None for no largest.
+        limits: By the argument's name, its value, the smallest and the largest allowed
+            value. None means that there is no largest value.
 
     Raises:
-        ValueError: One is no integer, or out of its limits.
+        ValueError: An argument is no integer, or is outside of its limits.
     """
     parameters = {}
     for name, (value, low, high) in limits.items():
@@ -33,14 +37,14 @@ def check_integers(**limits):
     return parameters
 
 
-def is_there(folder, names):
+def is_there(folder: str, names: set[str]) -> bool:
     """Whether a folder holds all files of these names.
 
     Raises:
-        ValueError: It holds others.
+        ValueError: The folder holds other files.
     """
     present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-    # Half-written files of an interrupted run are no strangers.
+    # An interrupted run may leave files under temporary names.
     strangers = present - names - {f'{name}.tmp' for name in names}
     if strangers:
         raise ValueError(
@@ -50,9 +54,17 @@ def is_there(folder, names):
     return names <= present
 
 
-def check_recorded(path, root, parameters):
-    """Raise ValueError unless the JSON at ``path`` records the same parameters, in
-    ``info``, for the data set in ``root``."""
+def check_recorded(path: str, root: str, parameters: Mapping[str, Any]) -> None:
+    """Check that a data set was generated with the same parameters.
+
+    Args:
+        path: JSON file with the parameters under ``info``.
+        root: Folder of the data set, which the message names.
+        parameters: The parameters asked for.
+
+    Raises:
+        ValueError: The file records other parameters, or none.
+    """
     try:
         with open(path, encoding='utf-8') as file:
             recorded = dict(json.load(file)['info']['parameters'])

@@ -1,12 +1,17 @@
-"""Generated data sets as COCO-format files: images, and instances by what is visible.
+"""Generated data sets as files in COCO's format.
 
-Each file appears whole or not at all, the annotation files last, so that a folder
-without both of them is not complete, and writing again completes it.
+Each file is written whole or not at all, and the annotation files are written last. A
+folder without both annotation files is not complete. Calling the generator again
+completes it.
 """
+
+from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,31 +23,46 @@ from .generated import check_recorded, is_there
 
 @dataclass
 class Instance:
-    """One annotation in the making; ``visible`` is a boolean (height, width) mask."""
+    """An object of a drawn image.
+
+    Args:
+        label: Number of the class, from 0.
+        is_crowd: Whether the object is a group that is annotated as one.
+        full_area: Area in pixels, hidden parts included.
+        visible: Boolean mask (height, width) of the visible pixels.
+    """
 
     label: int
     is_crowd: bool
-    full_area: float  # pixels, with what is covered or outside the image
+    full_area: float
     visible: np.ndarray
 
 
-def write_coco(root, name, parameters, classes, draw):
+Drawing = tuple[np.ndarray, list[Instance], dict[str, Any]]
+
+
+def write_coco(
+    root: str | os.PathLike[str],
+    name: str,
+    parameters: dict[str, Any],
+    classes: Sequence[str],
+    draw: Callable[[np.random.Generator, int], Drawing],
+) -> None:
     """Write ``annotations/instances_{train,val}.json`` and ``{train,val}/*.png``,
-    unless they are there already.
+    unless the data set is complete already.
 
     Args:
-        root (str or os.PathLike): Folder of the data set; created if missing.
-        name (str): What images' names begin with.
-        parameters (dict): All that the images depend on, recorded as JSON; among it
-            ``num_train``, ``num_val`` and ``seed``.
-        classes (Sequence[str]): Names; ``category_id`` is the position plus one.
-        draw (callable): Of a numpy Generator, from :func:`image_rng`, and the position
-            in the split: the picture, (H, W, 3) uint8 BGR, a list of
-            :class:`Instance`, and what else to record of the image, a dict.
+        root: Folder of the data set. It is created if it is missing.
+        name: Prefix of the images' names.
+        parameters: Everything that the images depend on, recorded in the annotation
+            files. ``num_train``, ``num_val`` and ``seed`` are required.
+        classes: Names of the classes. The ``category_id`` is the position plus one.
+        draw: Draws an image, given the Generator of :func:`image_rng` and the position
+            in the split. It returns the picture, (H, W, 3) uint8 BGR, the objects, and
+            more fields for the image's record.
 
     Raises:
-        ValueError: ``root`` holds a data set of other parameters or files that are no
-            part of this data set.
+        ValueError: ``root`` holds a data set of other parameters, or other files.
     """
     counts = {'train': parameters['num_train'], 'val': parameters['num_val']}
     root = os.fspath(root)
@@ -71,8 +91,8 @@ def write_coco(root, name, parameters, classes, draw):
         write_file(_json_path(root, split), text.encode())
 
 
-def image_rng(seed, split, index):
-    """The numpy Generator that the image at an index of a split is drawn with."""
+def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
+    """The numpy Generator for the image at a position of a split."""
     return np.random.default_rng((seed, ('train', 'val').index(split), index))
 
 
@@ -85,7 +105,7 @@ def _image_name(name, index):
 
 
 def _is_complete(root, name, counts, parameters):
-    """Whether all files are there; raises ValueError if others are in their place."""
+    """Whether all files are there. Raises ValueError if there are other files."""
     complete = True
     for split, count in counts.items():
         path = _json_path(root, split)
@@ -99,7 +119,7 @@ def _is_complete(root, name, counts, parameters):
 
 
 def _write_images(root, name, split, count, parameters, draw):
-    """Draw and write the images of a split; returns their COCO annotations."""
+    """Draw and write the images of a split, and return their COCO records."""
     folder = os.path.join(root, split)
     os.makedirs(folder, exist_ok=True)
     images, annotations = [], []
@@ -120,7 +140,7 @@ def _write_images(root, name, split, count, parameters, draw):
 
 
 def _describe(instance):
-    """The fields of a COCO annotation that the visible mask determines."""
+    """The fields of an object's COCO annotation, without its ids."""
     outline = _run_lengths if instance.is_crowd else _polygons
     return {
         'category_id': instance.label + 1,
@@ -131,15 +151,15 @@ def _describe(instance):
     }
 
 
-def box_of(mask):
-    """Box of a boolean mask: x, y, width, height in pixels, ints."""
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Box of a boolean mask: x, y, width and height in pixels."""
     rows, columns = np.nonzero(mask)
     x, y = int(columns.min()), int(rows.min())
     return x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y
 
 
 def _run_lengths(mask):
-    """COCO's uncompressed RLE: column by column, beginning with a run of zeros."""
+    """COCO's uncompressed RLE: lengths of runs, column by column, zeros first."""
     flat = np.concatenate([[False], mask.ravel(order='F')])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
@@ -149,10 +169,10 @@ def _run_lengths(mask):
 def _polygons(mask):
     """Polygons along the pixel edges of a mask, as flat [x, y, x, y, ...] lists.
 
-    OpenCV traces pixel centres, half a pixel inside the edge. In a mask enlarged
-    twice, however, the two centres next to an edge tell which edge it is: the
-    centres 2x - 1 and 2x both lie beside the edge at x. COCO's polygons know no
-    holes, so a mask with one is cut in two through the hole.
+    OpenCV returns pixel centres, half a pixel inside the edge. In a mask that is
+    enlarged twice, the centres 2x - 1 and 2x both lie beside the edge at x, so that a
+    centre determines its edge. COCO's polygons have no holes: a mask with a hole is cut
+    in two through the hole.
     """
     double = mask.repeat(2, axis=0).repeat(2, axis=1).astype(np.uint8)
     contours, hierarchy = cv2.findContours(

@@ -1,76 +1,124 @@
-"""The benchmark runs and says what it measured; how fast anything is, is not tested."""
+"""The benchmark runs and reports its measurements. Speed itself is not tested."""
 
+import copy
 import json
 
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image
+from mmcv.cnn import fuse_conv_bn
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
 
-from prm_mmdet.benchmark import rounds as run
-from prm_mmdet.benchmark.subjects import BLOCKS, Setting, blocks_alone, stages
+from prm_mmdet import load_config
+from prm_mmdet.benchmark import block_costs, network_costs
+from prm_mmdet.benchmark.block_costs import BLOCKS, LIMIT, OURS, PLAIN
+from prm_mmdet.benchmark.measure import Setting
 
 TOOL = ROOT / 'tools' / 'benchmark.py'
-SMALL = Setting(torch.device('cpu'), torch.float32, 1, (64, 96))
+SMALL = Setting(torch.device('cpu'), torch.float32, 2, (64, 96))
 
 
 def test_maps_of_resnet_50():
     setting = Setting(torch.device('cpu'), torch.float32, 2, (800, 1216))
-    shapes = [
+    shapes = [block_costs.map_shape('PRM', s, setting) for s in block_costs.STAGES]
+    assert shapes == [
         (2, 256, 200, 304),
         (2, 512, 100, 152),
         (2, 1024, 50, 76),
         (2, 2048, 25, 38),
     ]
-    assert stages(setting, 'after_conv3') == shapes
-    assert stages(setting, 'after_conv2')[0] == (2, 64, 200, 304)
+    assert block_costs.map_shape('SAC', 'c2', setting) == (2, 64, 200, 304)
 
 
-@pytest.mark.parametrize('name', BLOCKS)
-def test_every_block_runs_alone(name):
-    shape, subjects, _ = blocks_alone(SMALL, name, 3)
-    ours = name in ('PRM', 'LCT', 'SAC')
-    names = [name, *([f'{name}, reference'] if ours else []), 'x * gate']
-    assert list(subjects) == names
-    assert shape == (1, 512 if name == 'SAC' else 2048, 2, 3)
-    for subject in subjects.values():
-        subject.forward()
-        subject.step()
+@pytest.mark.parametrize('name', ['PRM', 'LCT', 'SAC'])
+def test_opponents_compute_the_same_function(name):
+    tensors = block_costs.inputs(name, 'c3', SMALL)
+    block = BLOCKS[name]
+    results = []
+    for function in (block.ours, block.plain):
+        y = function(*tensors)
+        gradient = torch.linspace(-1, 1, y.numel()).reshape(y.shape)
+        results.append((y, *torch.autograd.grad(y, tensors, gradient)))
+    for ours, plain in zip(*results):
+        scale = plain.abs().max()
+        torch.testing.assert_close(ours / scale, plain / scale, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('level', ['backbone', 'detector'])
-def test_networks_are_measured_against_none(level):
-    (group,) = run.LEVELS[level](SMALL, ['SAC'], 2)
-    none, sac = group['records']
-    assert none['name'] == group['against'] == 'none' and sac['name'] == 'SAC'
-    assert none['step_ratio'] == none['forward_ratio'] == dict(median=1, low=1, high=1)
-    for record in (none, sac):
-        assert (
-            record['step']['low'] <= record['step']['median'] <= record['step']['high']
-        )
-        assert len(record['seconds']['forward']) == 2 and record['memory'] > 0
-    if level == 'backbone':  # a detector's heads work on what random weights propose
-        assert sac['multiply_adds'] > none['multiply_adds'] > 1e8
+@pytest.mark.parametrize('name', ['SE', 'GC'])
+def test_compared_blocks_are_those_of_the_configs(name):
+    x, *parameters = block_costs.inputs(name, 'c3', SMALL)
+    register_all_modules()
+    cfg = load_config(network_costs.BLOCKS[name])['plugin']['cfg']
+    module = MODELS.build(dict(cfg, in_channels=x.shape[1]))
+    # GC's layer norm keeps its initial gain and bias.
+    names = [n for n, p in module.named_parameters() if p.dim() == 4]
+    names = [n for layer in names for n in (layer, layer.replace('weight', 'bias'))]
+    own = dict(module.named_parameters())
+    with torch.no_grad():
+        for parameter_name, value in zip(names, parameters):
+            own[parameter_name].copy_(value.reshape(own[parameter_name].shape))
+    assert len(names) == len(parameters)
+    torch.testing.assert_close(BLOCKS[name].ours(x, *parameters), module(x))
 
 
-def test_the_tool_prints_and_writes(run_python, tmp_path):
+def test_forms_of_a_block():
+    functions = block_costs.forms('SAC', 'c5', SMALL, compiled=False)
+    assert {name for name, _ in functions} == {OURS, PLAIN, LIMIT}
+    for function in functions.values():
+        function()
+    assert {name for name, _ in block_costs.forms('GC', 'c5', SMALL)} == {OURS, LIMIT}
+
+
+def test_network_against_none():
+    records = network_costs.measure_backbones(['SAC'], SMALL, 2)
+    none, sac = records
+    assert (none['name'], sac['name']) == ('none', 'SAC')
+    assert none['ratios']['step'] == dict(median=1, low=1, high=1)
+    for record in records:
+        assert len(record['seconds']['step']) == 2 and record['memory'] > 0
+    assert sac['multiply_adds'] > none['multiply_adds'] > 1e8
+
+
+def test_inference_with_and_without_folding():
+    records = network_costs.measure_backbones(['LCT'], SMALL, 2, inference=True)
+    assert [list(r['seconds']) for r in records] == [['inference', 'folded']] * 2
+    (record,) = network_costs.measure_detectors([], SMALL, 2, inference=True)
+    assert list(record['seconds']) == ['inference']
+
+
+@pytest.mark.parametrize('name', ['PRM', 'LCT', 'SAC'])
+def test_batch_norm_folds_into_a_network_with_blocks(name):
+    register_all_modules()
+    cfg = load_config('_base_/v3/mask-rcnn_r50_fpn.py')['model']['backbone']
+    plugins = [load_config(network_costs.BLOCKS[name])['plugin']]
+    model = MODELS.build(dict(cfg, plugins=plugins, init_cfg=None)).eval()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.uniform_(-0.1, 0.1)
+            layer.running_var.uniform_(0.5, 2)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model(images)
+        folded = fuse_conv_bn(copy.deepcopy(model))
+        assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.modules())
+        for y, z in zip(folded(images), expected):
+            torch.testing.assert_close(y, z, rtol=1e-3, atol=1e-3 * z.abs().max())
+
+
+def test_the_tool_prints_one_table(run_python, tmp_path):
     command = [TOOL, 'op', '--blocks', 'PRM', 'SE', '--size', 64, 64, '--rounds', 2]
-    text = run_python(*command, '--dtype', 'bfloat16', '--device', 'cpu').stdout
-    assert 'PRM on (1, 256, 16, 16); ratios are over PRM, reference' in text
-    assert 'implementation: torch' in text
-    folder = tmp_path / 'work_dirs' / 'benchmark'
-    result = json.loads((folder / 'benchmark.json').read_text())
+    options = ['--dtype', 'bfloat16', '--device', 'cpu', '--no-compile']
+    text = run_python(*command, *options, '--json', 'costs/op.json').stdout
+    assert 'backend: ' in text and text.count('ours / x*gate') == 1
+    assert 'PRM c2 1 x 256 x 16 x 16' in text and 'SE c5 1 x 2048 x 2 x 2' in text
+    assert 'arning' not in text
+    result = json.loads((tmp_path / 'costs' / 'op.json').read_text())
     assert result['settings']['dtype'] == 'bfloat16'
-    assert [len(g['records']) for g in result['groups']] == [3] * 4 + [2] * 4
-    # Five passes over (1, 256, 16, 16) numbers of two bytes.
-    assert result['groups'][0]['floor_bytes'] == 5 * 256 * 16 * 16 * 2
-    for group in result['groups']:
-        assert group['copy_bandwidth'] > 0
-        for record in group['records']:
-            assert record['floor_ratio']['median'] > 0
-    image = Image.open(folder / 'benchmark.png')
-    assert min(image.size) > 300
-    assert not list(folder.glob('*.new'))
+    assert len(result['records']) == 2 * 4 * 2
+    for record in result['records']:
+        assert record['copy_bandwidth'] > 0 and record['floor']['median'] > 0
+        assert len(record['seconds'][OURS]) == 2
 
 
 @pytest.mark.parametrize(
@@ -79,13 +127,25 @@ def test_the_tool_prints_and_writes(run_python, tmp_path):
         (['--rounds', 1], '--rounds must be at least 2'),
         (['--size', 8, 8], '--size must be at least 32'),
         (['--blocks', 'XYZ'], "invalid choice: 'XYZ'"),
-        (['--device', 'cuda'], 'there is no CUDA device'),
-        (['--out', TOOL], 'File exists'),
     ],
 )
-def test_wrong_options_are_refused(run_python, wrong, message):
-    if 'cuda' in wrong and torch.cuda.is_available():
-        wrong, message = ['--batch', 0], '--batch must be at least 1'
+def test_wrong_options_are_named(run_python, wrong, message):
     result = run_python(TOOL, 'op', *wrong, check=False)
     assert result.returncode != 0
     assert message in result.stdout and 'Traceback' not in result.stdout
+
+
+def test_blocks_are_measured_with_torch_alone(run_python):
+    code = """
+import importlib.util, sys
+find = importlib.util.find_spec
+missing = ('mmengine', 'mmcv', 'mmdet', 'tqdm', 'matplotlib', 'cv2')
+importlib.util.find_spec = lambda name: None if name in missing else find(name)
+sys.modules.update(dict.fromkeys(missing))
+sys.argv = ['benchmark.py', 'op', '--blocks', 'LCT', '--stages', 'c5', '--device',
+            'cpu', '--size', '64', '64', '--rounds', '2', '--no-compile']
+import runpy
+runpy.run_path(TOOL, run_name='__main__')
+"""
+    text = run_python('-c', code.replace('TOOL', repr(str(TOOL)))).stdout
+    assert 'LCT c5 1 x 2048 x 2 x 2' in text

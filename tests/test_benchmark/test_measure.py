@@ -35,10 +35,10 @@ def test_calls_take_turns_and_short_ones_are_repeated(clock):
         a=function('a', 0.01), b=function('b', 0.02), c=function('c', 1e-3)
     )
     rounds = []
-    times = measure.interleave(functions, CPU, 3, lambda: rounds.append(1))
+    times = measure.interleave(functions, CPU, 3, rounds.append)
     for name, seconds in (('a', 0.01), ('b', 0.02), ('c', 1e-3)):
         assert times[name] == pytest.approx([seconds] * 3)
-    assert len(rounds) == 3
+    assert rounds == [0, 1, 2]
     assert order[-21:] == ['a', 'b', *'ccccc', 'b', *'ccccc', 'a', *'ccccc', 'a', 'b']
 
 

@@ -1,0 +1,223 @@
+"""What a block costs alone, beside the forms that it competes with.
+
+The forms of a block are:
+
+- ``ours``: the operator of this package, and ``ours, compiled`` under torch.compile;
+- ``plain``: the block in vectorised PyTorch (:mod:`.opponents`), and
+  ``plain, compiled``;
+- ``x * gate``: a product with one number a channel. No gate can be cheaper.
+
+SE and GC have no operator in this package: their plain form is ``ours``. This module
+requires torch only.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from . import opponents
+from .measure import Setting, Spread, interleave, peak_memory, ratio
+
+STAGES = ('c2', 'c3', 'c4', 'c5')
+PASSES = ('step', 'forward')
+OURS, PLAIN, LIMIT = 'ours', 'plain', 'x * gate'
+COMPILED = ', compiled'
+_COPY = 'copy'
+# A step reads x and writes y, then reads x and the gradient of y and writes that of x.
+# A copy reads once and writes once.
+_FLOOR = {'step': 5 / 2, 'forward': 2 / 2}
+_GROUPS = 64
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block that can be measured alone.
+
+    Args:
+        ours: The function of this package, of x and the parameters.
+        plain: The form in plain PyTorch, of the same. None if it is ``ours``.
+        shapes: Shapes of the parameters, of the number of channels.
+        width: Channels of the map in c2 where the papers place the block.
+    """
+
+    ours: Callable[..., Tensor]
+    plain: Callable[..., Tensor] | None
+    shapes: Callable[[int], list[tuple[int, ...]]]
+    width: int
+
+
+def _lct(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return ops.lct(x, weight, bias, _GROUPS)
+
+
+def _plain_lct(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return opponents.lct(x, weight, bias, _GROUPS)
+
+
+def _sac_shapes(c: int) -> list[tuple[int, ...]]:
+    k = max(1, c // 32)
+    return [(k, c), (k,), (k, c), (k,), (c, c), (c,)]
+
+
+def _bottleneck(c: int) -> list[tuple[int, ...]]:
+    return [(c // 16, c), (c // 16,), (c, c // 16), (c,)]
+
+
+BLOCKS = {
+    'PRM': Block(ops.prm, opponents.prm, lambda c: [(_GROUPS,)] * 4 + [(2,), ()], 256),
+    'LCT': Block(_lct, _plain_lct, lambda c: [(c,), (c,)], 256),
+    'SAC': Block(ops.sac, opponents.sac, _sac_shapes, 64),
+    'SE': Block(opponents.se, None, _bottleneck, 256),
+    'GC': Block(opponents.gc, None, lambda c: [(1, c), (1,), *_bottleneck(c)], 256),
+}
+
+
+def map_shape(block: str, stage: str, setting: Setting) -> tuple[int, int, int, int]:
+    """(B, C, H, W) of the map that a block sees in a stage of ResNet-50."""
+    level = STAGES.index(stage)
+    height, width = (-(-side // (4 << level)) for side in setting.size)
+    return setting.batch, BLOCKS[block].width << level, height, width
+
+
+def inputs(block: str, stage: str, setting: Setting) -> list[Tensor]:
+    """Random features, then random parameters of a block, all with gradients."""
+    shape = map_shape(block, stage, setting)
+    x = torch.randn(shape, device=setting.device, dtype=setting.dtype)
+    parameters = [
+        # Products of matrices keep the scale of x. A scale of distances is positive.
+        torch.rand(s, device=setting.device) / max(1, math.prod(s[1:])) ** 0.5 + 0.1
+        for s in BLOCKS[block].shapes(shape[1])
+    ]
+    return [tensor.requires_grad_() for tensor in (x, *parameters)]
+
+
+def forms(
+    block: str, stage: str, setting: Setting, compiled: bool = True
+) -> dict[tuple[str, str], Callable[[], Any]]:
+    """The functions to measure: by form, and by 'step' (forward and backward, with the
+    gradients of x and of all parameters) or 'forward' (inference).
+
+    Args:
+        block: Of :data:`BLOCKS`.
+        stage: Of :data:`STAGES`.
+        setting: Where, and on what.
+        compiled: Whether to add the forms under torch.compile. Default: True.
+    """
+    if compiled:
+        torch._dynamo.reset()  # Each shape gets code of its own.
+    x, *parameters = inputs(block, stage, setting)
+    gradient = torch.randn_like(x)
+    gate = torch.rand(*x.shape[:2], 1, 1, device=x.device, dtype=x.dtype)
+    found: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+        LIMIT: (torch.mul, [x, gate]),
+        OURS: (BLOCKS[block].ours, [x, *parameters]),
+    }
+    plain = BLOCKS[block].plain
+    if plain:
+        found[PLAIN] = (plain, [x, *parameters])
+        if compiled:
+            for name in (OURS, PLAIN):
+                function, arguments = found[name]
+                function = torch.compile(function, dynamic=False)
+                found[name + COMPILED] = (function, arguments)
+    functions: dict[tuple[str, str], Callable[[], Any]] = {}
+    for name, (function, arguments) in found.items():
+        for kind in PASSES:
+            functions[name, kind] = _pass(function, arguments, gradient, setting, kind)
+    return functions
+
+
+def _pass(
+    function: Callable[..., Tensor],
+    arguments: list[Tensor],
+    gradient: Tensor,
+    setting: Setting,
+    kind: str,
+) -> Callable[[], Any]:
+    leaves = [tensor for tensor in arguments if tensor.requires_grad]
+
+    def forward() -> None:
+        with torch.no_grad(), setting.autocast():
+            function(*arguments)
+
+    def step() -> None:
+        with setting.autocast():
+            y = function(*arguments)
+        torch.autograd.grad(y, leaves, gradient)
+
+    return forward if kind == 'forward' else step
+
+
+def measure_blocks(
+    blocks: Sequence[str],
+    stages: Sequence[str],
+    setting: Setting,
+    rounds: int,
+    compiled: bool = True,
+    progress: Callable[[str], Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Measure blocks on the maps of ResNet-50's stages.
+
+    Args:
+        blocks: Of :data:`BLOCKS`.
+        stages: Of :data:`STAGES`.
+        setting: Where, and on what.
+        rounds: How often each function is timed, at least 2.
+        compiled: Whether to measure the forms under torch.compile. Default: True.
+        progress: Called with one line of text for each block and stage. Default:
+            None.
+
+    Yields:
+        A record for each block, stage and pass: ``block``, ``stage``, ``shape``,
+        ``pass``; ``seconds`` by form, a number for each round; ``ratios`` by form, the
+        spread of our time over that form's; ``both_compiled``, the spread of ours
+        compiled over plain compiled; ``floor``, the spread of our time over that of a
+        copy of the bytes that the pass must read and write; ``copy_bandwidth``, bytes a
+        second; ``memory`` by form, the peak in bytes.
+    """
+    for block in blocks:
+        for stage in stages:
+            functions = forms(block, stage, setting, compiled)
+            shape = map_shape(block, stage, setting)
+            title = f'{block} on {stage} {shape}'
+            if progress:
+                progress(title)
+            source = torch.randn(shape, device=setting.device, dtype=setting.dtype)
+            timed = dict(functions)
+            target = torch.empty_like(source)
+            timed[_COPY, 'forward'] = functools.partial(target.copy_, source)
+            times = interleave(timed, setting.device, rounds)
+            copy_times = times.pop((_COPY, 'forward'))
+            copied = 2 * source.numel() * source.element_size()
+            for kind in PASSES:
+                seconds = {name: t for (name, k), t in times.items() if k == kind}
+                yield dict(
+                    block=block,
+                    stage=stage,
+                    shape=shape,
+                    seconds=seconds,
+                    **_comparison(seconds, [_FLOOR[kind] * t for t in copy_times]),
+                    **{'pass': kind},
+                    copy_bandwidth=copied / Spread.of(copy_times).median,
+                    memory={
+                        name: peak_memory(functions[name, kind], setting.device)
+                        for name in seconds
+                    },
+                )
+
+
+def _comparison(seconds: dict[str, list[float]], floor: list[float]) -> dict[str, Any]:
+    ours = seconds[OURS]
+    ratios = {n: asdict(ratio(ours, t)) for n, t in seconds.items() if n != OURS}
+    both = None
+    if PLAIN + COMPILED in seconds:
+        both = asdict(ratio(seconds[OURS + COMPILED], seconds[PLAIN + COMPILED]))
+    return dict(ratios=ratios, both_compiled=both, floor=asdict(ratio(ours, floor)))

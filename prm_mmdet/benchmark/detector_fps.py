@@ -1,0 +1,139 @@
+"""Images a second of whole detectors, by the protocol of MMDetection's benchmark.py.
+
+MMDetection's ``InferenceBenchmark`` runs on CUDA only, and one detector at a time. Here
+the same protocol runs on any device, and the detectors take turns on each image: the
+ratio of two detectors bears a machine whose speed drifts.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import Runner, load_state_dict
+
+from ..files.atomic import write_file
+from ..files.checkpoints import read_state_dict
+from .measure import environment, synchronize
+
+FILE = 'fps.json'
+
+
+def measure_fps(
+    configs: Sequence[Config],
+    checkpoints: Sequence[str | None],
+    device: torch.device,
+    images: int = 2000,
+    warmup: int = 5,
+    progress: Callable[[str], Any] | None = None,
+) -> list[float]:
+    """Images a second of detectors on their test data.
+
+    The protocol: one image at a time, loaded outside of the measured time in this
+    process; ``test_step``, which includes the data preprocessor and the
+    post-processing; the first images only warm up.
+
+    Args:
+        configs: One for each detector. All read the first detector's test data.
+        checkpoints: Weights of each. None leaves the weights random, and a detector
+            with random weights detects less, and so computes less.
+        device: Where the detectors run.
+        images: The largest number of images, those that warm up included.
+            Default: 2000, MMDetection's.
+        warmup: Images before the measurement. Default: 5, MMDetection's.
+        progress: Called with one line of text for each image. Default: None.
+
+    Returns:
+        Images a second of each detector.
+
+    Raises:
+        OSError: The test data or a checkpoint cannot be read.
+        ValueError: A checkpoint does not fit, or there are too few test images.
+    """
+    register_all_modules()
+    models = [_build(cfg, path, device) for cfg, path in zip(configs, checkpoints)]
+    loader = dict(
+        configs[0].test_dataloader,
+        batch_size=1,
+        num_workers=0,
+        persistent_workers=False,
+    )
+    seconds = [0.0] * len(models)
+    count = 0
+    for i, data in enumerate(Runner.build_dataloader(loader)):
+        if i == images:
+            break
+        if progress:
+            progress(f'image {i + 1}')
+        count += i >= warmup
+        for at, model in enumerate(models):
+            own = copy.deepcopy(data)  # A detector writes its results into its data.
+            synchronize(device)
+            start = time.perf_counter()
+            with torch.no_grad():
+                model.test_step(own)
+            synchronize(device)
+            if i >= warmup:
+                seconds[at] += time.perf_counter() - start
+    if not count:
+        raise ValueError(
+            f'the test data has at most {warmup} images, which only warm up; '
+            'name a larger data set or a smaller --warmup'
+        )
+    return [count / total for total in seconds]
+
+
+def _build(cfg: Config, checkpoint: str | None, device: torch.device) -> Any:
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    if checkpoint:
+        load_state_dict(model, read_state_dict(checkpoint), strict=True)
+    return model.to(device).eval()
+
+
+def record_fps(
+    work_dirs: Path,
+    configs: Sequence[str],
+    checkpoints: Sequence[str | None],
+    fps: Sequence[float],
+    device: torch.device,
+) -> Path:
+    """Add what :func:`measure_fps` returned to ``fps.json`` in a folder.
+
+    Args:
+        work_dirs: The folder.
+        configs: Files of the configs. The names of the files are the keys.
+        checkpoints: Weights of each, or None.
+        fps: Images a second of each.
+        device: Where the detectors ran.
+
+    Returns:
+        The file.
+    """
+    records = read_fps(work_dirs)
+    conditions = environment(device)
+    # Only figures of one run can be compared: the run's time names it.
+    conditions['run'] = time.strftime('%Y-%m-%d %H:%M:%S')
+    for config, checkpoint, value in zip(configs, checkpoints, fps):
+        name = Path(config).stem
+        records[name] = dict(conditions, checkpoint=checkpoint, fps=value)
+    path = work_dirs / FILE
+    write_file(path, json.dumps(records, indent=1) + '\n')
+    return path
+
+
+def read_fps(work_dirs: Path) -> dict[str, dict[str, Any]]:
+    """The records in the ``fps.json`` of a folder, by the stem of the config's name.
+    Empty if there is no file."""
+    path = work_dirs / FILE
+    if not path.is_file():
+        return {}
+    return json.loads(path.read_text(encoding='utf-8'))

@@ -1,0 +1,225 @@
+"""What the blocks cost in ResNet-50, and in Mask R-CNN with it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Callable
+
+import torch
+from mmcv.cnn import fuse_conv_bn
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from ..config import config_path, load_config
+from .measure import Function, Setting, interleave, multiply_adds, peak_memory, ratio
+
+# The configs that place the blocks as the papers' tables of detection do.
+BLOCKS = {
+    'PRM': 'prm/mask-rcnn_r50-prm-c3-c5_fpn_1x_coco.py',
+    'LCT': 'lct/mask-rcnn_r50-lct-c3-c5_fpn_1x_coco.py',
+    'SAC': 'sac/mask-rcnn_r50-sac-c3-c5_fpn_4xb2-1x_coco.py',
+    'SE': 'sac/mask-rcnn_r50-se-c3-c5_fpn_4xb2-1x_coco.py',
+    'CBAM': 'sac/mask-rcnn_r50-cbam-c3-c5_fpn_4xb2-1x_coco.py',
+    'GC': 'sac/mask-rcnn_r50-gc-c3-c5_fpn_4xb2-1x_coco.py',
+    'DA': 'sac/mask-rcnn_r50-da-c3-c5_fpn_4xb2-1x_coco.py',
+}
+NONE = 'none'
+_DETECTOR = '_base_/v3/mask-rcnn_r50_fpn.py'
+# Sizes of batches in a multi-scale training whose shortest side is at most 800 pixels.
+# They are scaled to the shortest side of the setting.
+MULTI_SCALE = ((640, 1088), (672, 1120), (704, 1184), (800, 1344), (1344, 800))
+
+Functions = dict[str, dict[str, Function]]
+
+
+def measure_backbones(
+    blocks: Sequence[str],
+    setting: Setting,
+    rounds: int,
+    inference: bool = False,
+    compiled: bool = False,
+    progress: Callable[[str], Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure ResNet-50 without a block and with each.
+
+    A training step is the forward, the backward of the sum of all maps' means, and a
+    step of SGD. The stem and c2 are frozen and batch norm keeps its statistics, as in
+    the papers' rows of detection.
+
+    Args:
+        blocks: Of :data:`BLOCKS`.
+        setting: Where, and on what.
+        rounds: How often each function is timed, at least 2.
+        inference: Whether to measure inference, with batch norm and with batch norm
+            folded into the convolutions, instead of a training step. Default: False.
+        compiled: Whether to measure the network under torch.compile with dynamic
+            shapes, too. The record of a training step then counts recompilations over
+            the sizes of :data:`MULTI_SCALE`. Default: False.
+        progress: Called with one line of text before each round. Default: None.
+
+    Returns:
+        A record for each network: ``name``, 'none' for the network without a block;
+        ``seconds`` by kind of run, a number for each round; ``ratios`` by kind, the
+        spread over none; ``memory`` of the first kind, the peak in bytes;
+        ``multiply_adds`` of a forward; and, of a compiled step, ``recompilations``.
+    """
+    register_all_modules()
+    images = torch.randn(setting.batch, 3, *setting.size, device=setting.device)
+    functions: Functions = {}
+    counted: dict[str, int] = {}
+    recompiled: dict[str, int] = {}
+    for name, plugins in _plugins(blocks).items():
+        cfg = load_config(_DETECTOR)['model']['backbone']
+        model = MODELS.build(dict(cfg, plugins=plugins, init_cfg=None))
+        model.to(setting.device).train(not inference)
+        counted[name] = multiply_adds(_forward(model, images, setting))
+        if inference:
+            folded = fuse_conv_bn(copy.deepcopy(model))
+            runs = dict(
+                inference=_forward(model, images, setting),
+                folded=_forward(folded, images, setting),
+            )
+            if compiled:
+                network = torch.compile(folded, dynamic=True)
+                runs['compiled'] = _forward(network, images, setting)
+        else:
+            runs = dict(step=_step(model, model, images, setting))
+            if compiled:
+                torch._dynamo.reset()
+                if progress:
+                    progress(f'{name}: compiling')
+                network = torch.compile(model, dynamic=True)
+                recompiled[name] = _recompilations(model, network, setting)
+                runs['compiled'] = _step(model, network, images, setting)
+        functions[name] = runs
+    records = _records(functions, setting, rounds, progress, counted)
+    for record in records:
+        if record['name'] in recompiled:
+            record['recompilations'] = recompiled[record['name']]
+    return records
+
+
+def measure_detectors(
+    blocks: Sequence[str],
+    setting: Setting,
+    rounds: int,
+    inference: bool = False,
+    progress: Callable[[str], Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Measure Mask R-CNN with ResNet-50 and FPN without a block and with each, on
+    random images and boxes. A training step is MMDetection's.
+
+    Takes and returns what :func:`measure_backbones` does. The multiply-adds are not
+    counted: how much a detector's heads compute depends on what random weights propose.
+    """
+    register_all_modules()
+    shapes = [(3, *setting.size)] * setting.batch
+    functions: Functions = {}
+    for name, plugins in _plugins(blocks).items():
+        cfg = Config.fromfile(config_path(_DETECTOR))
+        cfg.model.backbone.update(plugins=plugins, init_cfg=None)
+        model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(setting.device)
+        model.train(not inference)
+        inputs = demo_mm_inputs(
+            setting.batch, shapes, with_mask=True, device=setting.device
+        )
+        functions[name] = _detector(model, inputs, setting, inference)
+    return _records(functions, setting, rounds, progress, {})
+
+
+def _plugins(blocks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    return {NONE: [], **{b: [load_config(BLOCKS[b])['plugin']] for b in blocks}}
+
+
+def _forward(network: Callable[..., Any], images: Tensor, setting: Setting) -> Function:
+    def forward() -> None:
+        with torch.no_grad(), setting.autocast():
+            network(images)
+
+    return forward
+
+
+def _step(
+    model: nn.Module, network: Callable[..., Any], images: Tensor, setting: Setting
+) -> Function:
+    """A training step of a model, which runs as ``network``."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9)
+
+    def step() -> None:
+        with setting.autocast():
+            loss = torch.stack([y.float().mean() for y in network(images)]).sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _recompilations(
+    model: nn.Module, network: Callable[..., Any], setting: Setting
+) -> int:
+    """How many more graphs torch.compile makes for other image sizes than the first."""
+    graphs = []
+    scale = min(setting.size) / 800
+    for size in MULTI_SCALE:
+        height, width = (max(64, 32 * round(scale * side / 32)) for side in size)
+        images = torch.randn(setting.batch, 3, height, width, device=setting.device)
+        _step(model, network, images, setting)()
+        graphs.append(counters['stats']['unique_graphs'])
+    return graphs[-1] - graphs[0]
+
+
+def _detector(
+    model: Any, inputs: dict[str, Any], setting: Setting, inference: bool
+) -> dict[str, Function]:
+    optimizer = dict(type='SGD', lr=1e-4, momentum=0.9)
+    optim_wrapper = build_optim_wrapper(model, dict(optimizer=optimizer))
+
+    def forward() -> None:
+        with torch.no_grad(), setting.autocast():
+            model.test_step(inputs)
+
+    def step() -> None:
+        with setting.autocast():
+            model.train_step(inputs, optim_wrapper)
+
+    return dict(inference=forward) if inference else dict(step=step)
+
+
+def _records(
+    functions: Functions,
+    setting: Setting,
+    rounds: int,
+    progress: Callable[[str], Any] | None,
+    counted: dict[str, int],
+) -> list[dict[str, Any]]:
+    flat = {(n, kind): f for n, runs in functions.items() for kind, f in runs.items()}
+
+    def say(i: int) -> None:
+        if progress:
+            progress(f'round {i + 1} of {rounds}')
+
+    times = interleave(flat, setting.device, rounds, say)
+    records = []
+    for name, runs in functions.items():
+        ratios = {k: asdict(ratio(times[name, k], times[NONE, k])) for k in runs}
+        first = next(iter(runs.values()))
+        records.append(
+            dict(
+                name=name,
+                seconds={kind: times[name, kind] for kind in runs},
+                ratios=ratios,
+                memory=peak_memory(first, setting.device),
+                multiply_adds=counted.get(name),
+            )
+        )
+    return records

@@ -1,0 +1,100 @@
+"""The blocks as a good engineer writes them in plain PyTorch, to compare with.
+
+Each function is vectorised, straight from the paper's equations, and may be given to
+``torch.compile``. It takes what the operator of the same name in :mod:`prm_mmdet.ops`
+takes, with the operator's defaults, and returns the same. ``x`` is (B, C, H, W), and
+N = H * W.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def prm(
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    theta: Tensor,
+    sigma: Tensor,
+) -> Tensor:
+    """PRM with the dot product, as its authors wrote it: the Gaussian of Eq. 5 is taken
+    of a (2, N) tensor of distances for each group."""
+    height, width = x.shape[2:]
+    alpha, beta, weight, bias = (p[:, None] for p in (alpha, beta, weight, bias))
+    slab = x.reshape(len(x), len(alpha), -1, height * width)  # (B, g, k, N)
+    index = slab.mean(2).argmax(2)  # (B, g)
+    at_index = index[:, :, None, None].expand(-1, -1, slab.shape[2], 1)
+    query, mean = slab.gather(3, at_index), slab.mean(3, keepdim=True)
+    grid = torch.cartesian_prod(
+        torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+    )  # (N, 2)
+    point = torch.stack([index // width, index % width], 2)[..., None]
+    distance = (grid.T - point).abs() * theta[:, None]  # (B, g, 2, N)
+    density = torch.exp(-0.5 * (distance / sigma) ** 2)
+    density = (density / (sigma * math.sqrt(2 * math.pi))).mean(2)
+    to_query, to_mean = (slab * query).sum(2), (slab * mean).sum(2)
+    score = alpha * to_query * density + beta * to_mean
+    deviation = score.std(2, keepdim=True, unbiased=False)
+    score = (score - score.mean(2, keepdim=True)) / (deviation + 1e-5)
+    gate = torch.sigmoid(weight * score + bias)
+    return (slab * gate[:, :, None]).reshape(x.shape)
+
+
+def lct(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
+    """LCT, Eqs. 2-5."""
+    normalised = F.group_norm(x.mean((2, 3)), groups, weight, bias, 1e-5)
+    return x * torch.sigmoid(normalised)[..., None, None]
+
+
+def sac(
+    x: Tensor,
+    w_attention: Tensor,
+    b_attention: Tensor,
+    w_customization: Tensor,
+    b_customization: Tensor,
+    w_transform: Tensor,
+    b_transform: Tensor,
+) -> Tensor:
+    """SAC in the paper's order: the mixture of contexts (B, C, N) is formed, and a 1x1
+    convolution transforms it at a cost of C * C * N."""
+    attention = _conv(x, w_attention, b_attention).flatten(2).softmax(2)
+    weights = _conv(x, w_customization, b_customization).flatten(2)
+    contexts = attention @ x.flatten(2).transpose(1, 2)  # (B, K, C)
+    mixture = (contexts.transpose(1, 2) @ weights).reshape(x.shape)
+    return x + _conv(mixture, w_transform, b_transform)
+
+
+def se(
+    x: Tensor, w_squeeze: Tensor, b_squeeze: Tensor, w_excite: Tensor, b_excite: Tensor
+) -> Tensor:
+    """Squeeze-and-Excitation."""
+    hidden = F.relu(F.linear(x.mean((2, 3)), w_squeeze, b_squeeze))
+    return x * torch.sigmoid(F.linear(hidden, w_excite, b_excite))[..., None, None]
+
+
+def gc(
+    x: Tensor,
+    w_attention: Tensor,
+    b_attention: Tensor,
+    w_first: Tensor,
+    b_first: Tensor,
+    w_last: Tensor,
+    b_last: Tensor,
+) -> Tensor:
+    """Global Context, with attention pooling and channel addition."""
+    attention = _conv(x, w_attention, b_attention).flatten(2).softmax(2)  # (B, 1, N)
+    context = (x.flatten(2) @ attention.transpose(1, 2)).squeeze(2)  # (B, C)
+    hidden = F.linear(context, w_first, b_first)
+    hidden = F.relu(F.layer_norm(hidden, hidden.shape[1:]))
+    return x + F.linear(hidden, w_last, b_last)[..., None, None]
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.conv2d(x, weight[:, :, None, None], bias)
