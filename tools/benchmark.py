@@ -184,7 +184,7 @@ def measure_fps(args: argparse.Namespace) -> None:
     from mmengine.runner import find_latest_checkpoint
 
     from prm_mmdet import compat
-    from prm_mmdet.benchmark import detector_fps
+    from prm_mmdet.benchmark import detector_fps, fps_records
 
     compat.hide_known_warnings()
     device = torch.device(args.device)
@@ -206,7 +206,7 @@ def measure_fps(args: argparse.Namespace) -> None:
         rows.append([Path(path).stem, f'{value:.2f}', ratio, checkpoint or 'random'])
     print(', '.join(f'{k}: {v}' for k, v in environment(device).items()))
     print(cost_tables.columns(rows), end='')
-    file = detector_fps.record_fps(
+    file = fps_records.record_fps(
         args.work_dirs, args.configs, checkpoints, fps, device
     )
     print(f'wrote {file}')

@@ -8,10 +8,8 @@ ratio of two detectors bears a machine whose speed drifts.
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Callable
 
 import torch
@@ -21,11 +19,8 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner, load_state_dict
 
-from ..files.atomic import write_file
 from ..files.checkpoints import read_state_dict
-from .measure import environment, synchronize
-
-FILE = 'fps.json'
+from .measure import synchronize
 
 
 def measure_fps(
@@ -97,43 +92,3 @@ def _build(cfg: Config, checkpoint: str | None, device: torch.device) -> Any:
     if checkpoint:
         load_state_dict(model, read_state_dict(checkpoint), strict=True)
     return model.to(device).eval()
-
-
-def record_fps(
-    work_dirs: Path,
-    configs: Sequence[str],
-    checkpoints: Sequence[str | None],
-    fps: Sequence[float],
-    device: torch.device,
-) -> Path:
-    """Add what :func:`measure_fps` returned to ``fps.json`` in a folder.
-
-    Args:
-        work_dirs: The folder.
-        configs: Files of the configs. The names of the files are the keys.
-        checkpoints: Weights of each, or None.
-        fps: Images a second of each.
-        device: Where the detectors ran.
-
-    Returns:
-        The file.
-    """
-    records = read_fps(work_dirs)
-    conditions = environment(device)
-    # Only figures of one run can be compared: the run's time names it.
-    conditions['run'] = time.strftime('%Y-%m-%d %H:%M:%S')
-    for config, checkpoint, value in zip(configs, checkpoints, fps):
-        name = Path(config).stem
-        records[name] = dict(conditions, checkpoint=checkpoint, fps=value)
-    path = work_dirs / FILE
-    write_file(path, json.dumps(records, indent=1) + '\n')
-    return path
-
-
-def read_fps(work_dirs: Path) -> dict[str, dict[str, Any]]:
-    """The records in the ``fps.json`` of a folder, by the stem of the config's name.
-    Empty if there is no file."""
-    path = work_dirs / FILE
-    if not path.is_file():
-        return {}
-    return json.loads(path.read_text(encoding='utf-8'))

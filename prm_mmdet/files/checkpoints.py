@@ -44,6 +44,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
             wrong), or holds more than numbers and plain objects.
     """
     compat.allow_mmengine_checkpoints()
+    source: Any
+    cached: Any
     with contextlib.ExitStack() as stack:
         if '://' in str(path):
             load, source, cached = _load_with_mmengine, str(path), _download(str(path))

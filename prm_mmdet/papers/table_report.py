@@ -9,10 +9,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..benchmark.fps_records import comparable, fps_here
 from ..config import config_path
 from . import complexity
 
 # Columns whose gain over the baseline is shown.
+FPS = 'fps'
 GAINED = ('bbox_mAP', 'segm_mAP', 'top1', 'top5')
 # What evaluators log, as fractions: prefixes, and decimals that matter in percent.
 _LOGGED = {'coco': 1, 'accuracy': 2}
@@ -31,7 +33,9 @@ def report(table, work_dirs=None, style='terminal'):
         str: The text, with a line break at its end. Beside AP and accuracy, ``here`` is
         what the last evaluation of the config's run gave, empty where there is none.
         Beside one of complexity, ``counted`` is the paper's own count done again, and
-        ``here`` that of the config as it runs.
+        ``here`` that of the config as it runs. Beside ``fps``, ``here`` is what
+        ``tools/benchmark.py fps`` measured last. Its ratio to the baseline is shown if
+        both were measured on the same device.
     """
     head, body, notes = ['config'], [], {}
     for c in table.columns:
@@ -58,6 +62,8 @@ def _beside(column, work_dirs):
         words = ('gain', 'here', 'gain here')[: 3 if work_dirs else 1]
     elif column in complexity.COLUMNS and work_dirs:
         words = ('counted', 'here')
+    elif column == FPS and work_dirs:
+        words = ('ratio', 'here', 'ratio here')
     else:
         words = ()
     return [f'{column} {word}' for word in words]
@@ -76,6 +82,18 @@ def _values_beside(table, row, column, work_dirs):
         for count in (complexity.counted, complexity.here):
             value = count(table, row, column)
             yield None if value is None else f'{value:.{places}f}'
+    if column == FPS and work_dirs:
+        yield _ratio(row, row.cells.get(FPS), table.baseline(row).cells.get(FPS))
+        mine, base = (fps_here(work_dirs, c) for c in (row.config, row.baseline))
+        yield mine and f'{mine["fps"]:.{places}f}'
+        fair = mine and base and comparable(mine, base)
+        yield _ratio(row, mine['fps'], base['fps']) if fair else None
+
+
+def _ratio(row, value, base):
+    if row.config == row.baseline or value is None or base is None:
+        return None
+    return f'{value / base:.2f}'
 
 
 def _gain(row, cells, base, column, places):
