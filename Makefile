@@ -1,8 +1,9 @@
-# make demo: set up, train a small detector on generated data, evaluate it, show it.
-# make test: set up, run the tests.       make test-configs: a step of every config.
-# make probes: what each block lets a detector see, hours; make probes-short: a part.
-# make lint: set up, run the linter and the type checker.
-# STACK=onedl with any of them: the same on the maintained forks, in .venv-onedl.
+# Each target sets up .venv first, unless it is complete.
+# make demo: generate data, train a small detector, evaluate it and draw its predictions.
+# make test: run the tests. make test-configs: train every config for a step.
+# make lint: run the linter and the type checker.
+# make probes: train all context probes, for hours. make probes-short: a part of them.
+# With STACK=onedl, a target runs on the maintained forks, in .venv-onedl.
 PYTHON ?= python3.11
 STACK ?= openmmlab
 SUFFIX := $(if $(filter-out openmmlab,$(STACK)),-$(STACK))
@@ -15,7 +16,7 @@ DEMO_DIR := work_dirs/$(DEMO)$(SUFFIX)
 
 env:
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); \
-	install Python 3.11, or say where it is: make PYTHON=/path/to/python3.11"; exit 1; }
+	install Python 3.11, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) tools/setup_env.py $(STACK) $(VENV)
 
 demo: env
@@ -30,12 +31,12 @@ test: env
 test-configs: env
 	$(VENV_PYTHON) -m pytest tests/test_every_config.py -m configs
 
-# Two runs at a time, of one thread each.
+# Two runs of one thread each run at a time.
 probes: env
-	$(VENV_PYTHON) tools/probes.py --jobs 2
+	$(VENV_PYTHON) projects/context_probes/run.py --jobs 2
 
 probes-short: env
-	$(VENV_PYTHON) tools/probes.py --short --jobs 2
+	$(VENV_PYTHON) projects/context_probes/run.py --short --jobs 2
 
 lint: env
 	$(VENV)/bin/ruff check .
