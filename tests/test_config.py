@@ -87,8 +87,7 @@ def test_every_row_is_what_its_name_says(name):
         settings = settings.model
     assert settings.depth == (50 if backbone.startswith('r50') else 101)
     assert settings.frozen_stages == 1 and settings.norm_eval
-    legacy = 'LegacyDeltaXYWHBBoxCoder' in cfg.pretty_text
-    assert legacy == (recipe != '1x')
+    _check_version(cfg, detector, legacy=recipe != '1x')
 
     plugins = settings.get('plugins') or []
     placed = {'c3-c5': (False, True, True, True), 'c2-c5': (True, True, True, True)}
@@ -103,6 +102,25 @@ def test_every_row_is_what_its_name_says(name):
             if stated in backbone:
                 position = stated.replace('-', '_')
         assert plugin.position == position
+
+
+def _check_version(cfg, detector, legacy):
+    """The settings of MMDetection 1.x, or those of 3."""
+    assert ('LegacyDeltaXYWHBBoxCoder' in cfg.pretty_text) == legacy
+    train_cfg = cfg.model.train_cfg
+    if detector == 'retinanet':
+        assert train_cfg.allowed_border == -1
+        return
+    cascade = 'cascade' in detector
+    assert train_cfg.rpn.allowed_border == (0 if legacy or cascade else -1)
+    stages = train_cfg.rcnn if cascade else [train_cfg.rcnn]
+    ious = [(s.assigner.pos_iou_thr, s.assigner.min_pos_iou) for s in stages]
+    assert ious == [(0.5, 0.5), (0.6, 0.6), (0.7, 0.7)][: len(stages)]
+    for stage in stages:
+        # MMDetection 3 keeps low-quality matches in Mask R-CNN alone.
+        assert stage.assigner.match_low_quality == (legacy or detector == 'mask-rcnn')
+        assert stage.get('mask_size') == (28 if 'mask' in detector else None)
+    assert train_cfg.rpn_proposal.max_per_img == (2000 if legacy or cascade else 1000)
 
 
 IMAGENET_RECIPES = {  # images a GPU, images a step, epochs of warm-up
@@ -158,11 +176,17 @@ def test_every_classifier_is_what_its_name_says(name):
     assert (drops.milestones, drops.gamma) == ([30, 60, 90], 0.1)
     assert [s.end for s in first] == ([warm_up] if warm_up else [])
 
+    # LCT and SAC sample their crops from images of 256 x 256.
+    crop = cfg.train_dataloader.dataset.pipeline[0]
+    assert (crop.size, crop.get('image_size')) == (224, None if images == 32 else 256)
+
     settings = cfg.model.backbone
     plugins = settings.get('plugins', [])
     plugged = settings.type == 'prm_mmdet.Plugged'
     settings = settings.model if plugged else settings
     expected = NETWORKS[network]
+    if (block, stages) == ('sac', 'c2-c4') and network != 'resnet18':
+        expected = dict(expected, type='prm_mmdet.LastBlockResNet')
     if block == 'sk':
         expected, block = dict(expected, type='prm_mmdet.SKResNet'), None
     assert {key: settings[key] for key in expected} == expected
@@ -200,10 +224,12 @@ def _places(network, block, switch, stages):
         at = rf'layer{"[235]" if last else layers}\.\d+\.linear_conv'
         return [(at, 'last' if last else None, None, None)]
     one_stage = len(stages) == 2
+    if (network, block) == ('resnet18', 'sac'):
+        return [(r'layer[1-3]\.\d+\.bn2', 'last', None, None)]
     if block == 'sac':
-        layers = int(stages[1]) - 1 if one_stage else '[1-3]'
-        blocks = None if one_stage else 'last'
-        return [(rf'layer{layers}\.\d+\.bn2', blocks, None, None)]
+        ends = (int(stages[1]), int(stages[-1]))
+        used = tuple(ends[0] <= stage <= ends[1] for stage in range(2, 6))
+        return [(None, None, 'after_conv2', used)]
     if stages == 'c2-c4':
         if block == 'bam':
             return [('layer[1-3]', None, None, None)]

@@ -1,4 +1,4 @@
 _base_ = 'mmdet::_base_/default_runtime.py'
-# Makes the blocks' plain names known, and checkpoints readable on torch >= 2.6, in
-# MMDetection's own scripts too.
+# The import registers the blocks' unscoped names and lets torch >= 2.6 read MMEngine's
+# checkpoints, in MMDetection's own scripts too.
 custom_imports = dict(imports=['prm_mmdet'], allow_failed_imports=False)

@@ -1,4 +1,4 @@
-# Averaged weights beside those that are trained:
+# For an exponential moving average of the weights, add
 # --cfg-options default_hooks.ema.type=EMAHook default_hooks.ema.update_buffers=True
 _base_ = 'default_runtime.py'
 default_hooks = dict(

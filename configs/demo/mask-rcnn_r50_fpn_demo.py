@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-width = 64  # of the neck and the heads; the backbone is a quarter of ResNet-50's
+width = 64  # channels of the neck and the heads
 num_classes = 4
 norm_cfg = dict(type='BN', requires_grad=True)  # learns faster from scratch
 proposals = dict(nms_pre=400, max_per_img=100)

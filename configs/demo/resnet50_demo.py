@@ -1,5 +1,5 @@
-# The backbone of the demo's Mask R-CNN, learning the generated classes in minutes on
-# two cores.
+# A classifier with the backbone of the demo's Mask R-CNN. It learns the generated
+# classes in minutes on two cores.
 _base_ = [
     '../_base_/models/imagenet_resnet50.py',
     '../_base_/datasets/demo_classes.py',

@@ -1,4 +1,5 @@
-# As in MobileNetV2; layer1 is no inverted residual.
+# PRM follows the norm of the linear 1x1 convolution in each inverted residual, which
+# layer1 is not. For the 8 groups see mobilenet-v2-prm_8xb32-100e_imagenet.py.
 _base_ = 'mnasnet_8xb32-100e_imagenet.py'
 block = dict(type='prm_mmdet.PRM', groups=8)
 plugin = dict(cfg=block, at=r'layer[2-7]\.\d+\.linear_conv')

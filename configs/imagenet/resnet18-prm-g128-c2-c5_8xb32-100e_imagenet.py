@@ -1,5 +1,5 @@
-# c2 has 64 channels, which make no more than 64 heads; the paper does not say what it
-# did there.
+# c2 has 64 channels, which allow at most 64 groups. The paper does not say what it does
+# with 128 groups there.
 _base_ = 'resnet18-prm-c2-c5_8xb32-100e_imagenet.py'
 narrow = dict(cfg=dict(type='prm_mmdet.PRM', groups=64), at=r'layer1\.\d+\.bn2')
 wide = dict(cfg=dict(type='prm_mmdet.PRM', groups=128), at=r'layer[2-4]\.\d+\.bn2')

@@ -1,4 +1,4 @@
-# Behind the last residual block of c2, c3 and c4.
+# The block follows the last residual block of c2, c3 and c4 (caption of Table X).
 _base_ = 'resnet50_4xb64-100e-warmup_imagenet.py'
 block = dict(type='prm_mmdet.DoubleAttention')
 plugin = dict(cfg=block, at=r'layer[1-3]\.\d+', blocks='last')

@@ -1,10 +1,4 @@
 _base_ = 'resnet50_4xb64-100e-warmup_imagenet.py'
-plugin = dict(cfg=dict(type='prm_mmdet.SAC'), at=r'layer2\.\d+\.bn2')
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='prm_mmdet.Plugged',
-        model=_base_.model.backbone,
-        plugins=[plugin],
-    )
-)
+block = dict(type='prm_mmdet.SAC')
+plugin = dict(cfg=block, stages=(False, True, False, False), position='after_conv2')
+model = dict(backbone=dict(plugins=[plugin]))

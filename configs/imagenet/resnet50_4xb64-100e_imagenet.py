@@ -1,2 +1,6 @@
-_base_ = 'resnet50_8xb32-100e_imagenet.py'
-train_dataloader = dict(batch_size=64)
+_base_ = [
+    '../_base_/models/imagenet_resnet50.py',
+    '../_base_/datasets/imagenet_256.py',
+    '../_base_/schedules/imagenet_100e.py',
+    '../_base_/imagenet_runtime.py',
+]

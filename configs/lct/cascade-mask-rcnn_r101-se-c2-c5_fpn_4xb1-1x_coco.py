@@ -1,6 +1,6 @@
 _base_ = 'cascade-mask-rcnn_r101_fpn_4xb1-1x_coco.py'
 block = dict(type='prm_mmdet.SE')
 plugin = dict(cfg=block, stages=(True, True, True, True), position='after_conv3')
-# c2 is frozen, so the block in it must come from pre-training.
+# c2 is frozen, so the weights of the blocks in c2 must come from pre-training.
 init_cfg = dict(checkpoint='checkpoints/resnet101-se_imagenet.pth', prefix='backbone.')
 model = dict(backbone=dict(plugins=[plugin], init_cfg=init_cfg))

@@ -2,5 +2,5 @@ _base_ = ['../_base_/v3/retinanet_r50_fpn.py', 'mmdet::_base_/schedules/schedule
 block = dict(type='prm_mmdet.PRM')
 plugin = dict(cfg=block, stages=(False, True, True, True), position='after_conv3')
 model = dict(backbone=dict(plugins=[plugin]))
-# As in MMDetection: half the rate of the two-stage detectors.
+# MMDetection trains RetinaNet at half the learning rate of two-stage detectors.
 optim_wrapper = dict(optimizer=dict(lr=0.01))

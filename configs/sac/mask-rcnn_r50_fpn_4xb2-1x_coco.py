@@ -1,2 +1,3 @@
-# The 1.x protocol of the paper; '../_base_/v3/...' gives MMDetection 3's defaults.
+# MMDetection 1.x's settings, as when the paper was written. For MMDetection 3's
+# defaults, replace v1 by v3.
 _base_ = ['../_base_/v1/mask-rcnn_r50_fpn.py', '../_base_/schedules/4xb2-1x.py']

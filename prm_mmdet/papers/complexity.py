@@ -90,21 +90,17 @@ def counted(table, row, column):
         for the FLOPs of a detector's baseline: papers differ in how they count the
         heads, so that only differences to it compare.
     """
-    way = table.counting
-    config = row.config
-    if way.every_block:
-        config = config.replace('-c3-c5', '-c2-c5')
-    kind = 'trainable' if way.trainable else 'params'
-    return _value(table, row, column, config, kind, 'flops')
+    kind = 'trainable' if table.counting.trainable else 'params'
+    return _value(table, row, column, kind, 'flops')
 
 
 def here(table, row, column):
     """The same for the row's own config and the arithmetic that this package does:
     all parameters, and FLOPs, of a detector over those of the baseline's cell."""
-    return _value(table, row, column, row.config, 'params', 'flops_here')
+    return _value(table, row, column, 'params', 'flops_here')
 
 
-def _value(table, row, column, config, params, flops):
+def _value(table, row, column, params, flops):
     way = table.counting
     alone = column == 'params' or (column == 'flops' and way.every_layer)
     if column not in row.cells or (
@@ -112,7 +108,7 @@ def _value(table, row, column, config, params, flops):
     ):
         return None
     kind, unit = (params, 1e6) if 'params' in column else (flops, 1e9)
-    value = getattr(complexity(config, way), kind) / unit
+    value = getattr(complexity(row.config, way), kind) / unit
     if alone:
         return value
     value -= getattr(complexity(row.baseline, way), kind) / unit

@@ -22,8 +22,6 @@ class Counting:
     Args:
         size (tuple): Height and width of the input, in pixels.
         trainable (bool): Whether frozen parameters were left out. Default: False.
-        every_block (bool): Whether the blocks stood in c2-c5, so that the configs of
-            the companions have to be counted. Default: False.
         every_layer (bool): Whether all kinds of layers of the whole network were
             counted, so that the FLOPs of baselines compare too: beside convolutions and
             linear layers batch normalisation (two operations an element), activations,
@@ -34,7 +32,6 @@ class Counting:
 
     size: tuple
     trainable: bool = False
-    every_block: bool = False
     every_layer: bool = False
 
 

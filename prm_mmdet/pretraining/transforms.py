@@ -6,8 +6,11 @@ decode large JPEGs at a reduced scale, which takes less time and smooths what wo
 alias.
 """
 
+from __future__ import annotations
+
 import io
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -77,25 +80,42 @@ class LoadRandomResizedCrop(LoadImage):
     Deeper with Convolutions" (Szegedy et al., CVPR 2015).
 
     The part's area and the logarithm of its aspect ratio are drawn uniformly, ten times
-    until it fits in; if it never does, it is the largest one in the middle within the
-    bounds of the ratio. What is decoded is the whole image, at a reduced scale if that
-    leaves the part as large as it is to be.
+    until it fits in. If it never fits, the part is the largest one in the middle within
+    the bounds of the ratio. The whole image is decoded, at a reduced scale if the part
+    still has ``size`` pixels a side.
 
     Args:
         size (int): Side of the square in pixels.
         scale (tuple[float]): Bounds of the part's area, as fractions of the image's.
             Default: (0.08, 1).
         ratio (tuple[float]): Bounds of its width over its height. Default: (3/4, 4/3).
+        image_size (int | None): Side of the square to which the whole image is resized
+            before a part is drawn, without keeping its ratio. Default: None, the image
+            stays as it is.
         backend_args (dict | None): As for :class:`LoadImage`.
     """
 
-    def __init__(self, size, scale=(0.08, 1), ratio=(3 / 4, 4 / 3), backend_args=None):
-        super().__init__(backend_args=backend_args)
+    def __init__(
+        self,
+        size: int,
+        scale: Sequence[float] = (0.08, 1),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        image_size: int | None = None,
+        backend_args: dict | None = None,
+    ) -> None:
+        super().__init__(image_size, backend_args)
         self.size = size
         self.scale = scale
         self.ratio = ratio
+        self.image_size = image_size
 
     def load(self, data, shape):
+        if self.image_size is not None:
+            image = super().load(data, shape)
+            if image is None:
+                return None
+            shape = (self.image_size, self.image_size)
+            return self.cut(cv2.resize(image, shape), shape, self.draw(*shape))
         part = self.draw(*shape)
         image = decode(data, self.reduction(part))
         return None if image is None else self.cut(image, shape, part)

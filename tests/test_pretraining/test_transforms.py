@@ -189,6 +189,24 @@ def test_random_crop_of_a_large_image_is_the_same_part(tmp_path, monkeypatch):
     assert np.abs(found['img'].astype(int) - expected).mean() < 3
 
 
+def test_random_crop_of_an_image_that_is_resized_to_a_square_first(
+    tmp_path, monkeypatch
+):
+    transform = LoadRandomResizedCrop(32, image_size=64)
+    drawn = []
+    monkeypatch.setattr(transform, 'draw', lambda *shape: drawn.append(shape) or PART)
+    found = load(tmp_path, encoded(photo(60, 80), '.png'), transform)
+    top, left, height, width = PART
+    part = cv2.resize(photo(60, 80), (64, 64))[top : top + height, left : left + width]
+    assert drawn == [(64, 64)]
+    assert (found['img'] == cv2.resize(part, (32, 32))).all()
+    assert found['ori_shape'] == (60, 80)
+    assert load(tmp_path, b'no image', transform) is None
+
+
+PART = (5, 7, 40, 50)  # top, left, height and width
+
+
 def test_random_crops_have_the_areas_and_ratios_asked_for():
     transform = LoadRandomResizedCrop(32)
     crops = np.array([transform.draw(1000, 1000) for _ in range(4000)])

@@ -1,4 +1,4 @@
-# ResNeXt-101, 32 x 4d, over a detector's ResNet-50.
+# ResNeXt-101 32x4d, which replaces a detector's ResNet-50.
 resnext101_32x4d = dict(
     type='ResNeXt',
     depth=101,

@@ -1,5 +1,5 @@
-# COCO 2017 with boxes. The folder may be named from outside:
-# MMDET_DATASETS=/path/to/coco/ python tools/train.py ...
+# COCO 2017 with boxes. To use another folder, set
+# MMDET_DATASETS=/path/to/coco/.
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 data_root = '{{$MMDET_DATASETS:data/coco/}}'.rstrip('/') + '/'
 train_dataloader = dict(dataset=dict(data_root=data_root))

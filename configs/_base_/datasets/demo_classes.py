@@ -1,4 +1,4 @@
-# What tools/make_demo_data.py --classes 8 writes.
+# The data set that tools/make_demo_data.py --classes 8 writes.
 _base_ = 'imagenet.py'
 data_root = 'data/demo_classes/'
 train_pipeline = [
@@ -10,7 +10,7 @@ test_pipeline = [dict(type='prm_mmdet.LoadImage'), dict(type='prm_mmdet.PackImag
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
-    pin_memory=False,  # it is for CPUs
+    pin_memory=False,  # the demo runs on a CPU
     dataset=dict(data_root=data_root, pipeline=train_pipeline),
 )
 val_dataloader = dict(

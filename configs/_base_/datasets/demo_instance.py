@@ -1,4 +1,4 @@
-# What tools/make_demo_data.py writes.
+# The data set that tools/make_demo_data.py writes.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 data_root = 'data/demo/'
 metainfo = dict(classes=('circle', 'rectangle', 'triangle', 'star'))

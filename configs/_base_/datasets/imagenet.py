@@ -1,6 +1,5 @@
-# ImageNet 2012: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG. The folder may be named from
-# outside: IMAGENET=/path/to/imagenet/ python tools/train.py ...
-# A val/ without folders needs a file of labels:
+# ImageNet 2012: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG. To use another folder, set
+# IMAGENET=/path/to/imagenet/. If val/ has no folders, name a file of labels:
 # --cfg-options {val,test}_dataloader.dataset.ann_file=LOC_val_solution.csv
 data_root = '{{$IMAGENET:data/imagenet/}}'.rstrip('/') + '/'
 train_pipeline = [
@@ -11,7 +10,8 @@ train_pipeline = [
 test_pipeline = [
     dict(type='prm_mmdet.LoadImage', short_edge=256),
     dict(type='Resize', scale=(1000000, 256), keep_ratio=True),  # the shorter edge
-    # Padded: where the scale's other bound comes first, less is left.
+    # auto_pad: in an image that is 4000 times as long as wide, the other bound of the
+    # scale applies first and leaves less than 224 pixels.
     dict(type='CenterCrop', crop_size=224, auto_pad=True),
     dict(type='prm_mmdet.PackImage'),
 ]

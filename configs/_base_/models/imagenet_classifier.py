@@ -1,5 +1,9 @@
-# A row gives the backbone. Images are normalised as MMDetection's detectors do it, so
-# that a backbone sees the same numbers in both.
+# A classifier without its backbone, which a config adds.
+#
+# Images are normalised by channel means and standard deviations, as the LCT and SAC
+# papers say and as MMDetection's detectors do. The PRM paper names "mean channel
+# subtraction" only. PRM's configs divide too, because a detector that starts from this
+# backbone divides and must give it the same numbers.
 model = dict(
     type='prm_mmdet.ImageClassifier',
     num_classes=1000,

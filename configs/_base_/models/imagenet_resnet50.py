@@ -1,5 +1,6 @@
-# The papers' ResNets are torchvision's, which do not start the last norm of a block at
-# zero; behind a norm that does, a plugin would start on maps that are zero everywhere.
+# ResNet-50 as torchvision has it, whose numbers of parameters and FLOPs the papers
+# print. It does not initialise the last norm of a block at zero. With
+# zero_init_residual, a plugin after that norm would get maps that are zero everywhere.
 _base_ = 'imagenet_classifier.py'
 model = dict(
     backbone=dict(

@@ -1,4 +1,5 @@
-# The PRM paper's 24 epochs; it names no batch size, so MMDetection's 8 GPUs x 2 images.
+# The PRM paper names 24 epochs and no batch size. The rest is MMDetection 1.x's 2x:
+# 8 GPUs x 2 images.
 _base_ = 'mmdet::_base_/schedules/schedule_2x.py'
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))
 param_scheduler = [

@@ -1,4 +1,5 @@
-# The SAC paper's: 4 GPUs x 2 images, 12 epochs. MMDetection 1.x's warm-up and clipping.
+# The SAC paper's schedule: 4 GPUs x 2 images, 12 epochs, one learning rate for all
+# detectors. Warm-up and gradient clipping are MMDetection 1.x's.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 optim_wrapper = dict(optimizer=dict(lr=0.01), clip_grad=dict(max_norm=35, norm_type=2))
 param_scheduler = [

@@ -1,4 +1,4 @@
-# The SAC paper's recipe: five epochs of linear warm-up before.
+# The SAC paper's recipe, which adds five epochs of linear warm-up.
 _base_ = 'imagenet_100e.py'
 param_scheduler = [
     dict(

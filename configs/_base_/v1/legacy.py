@@ -1,6 +1,15 @@
-# What MMDetection 1.x did otherwise: anchors, box coder, RoIAlign, losses, proposals.
-# The baselines of the SAC and LCT papers are its numbers. MMDetection 3 keeps the parts
-# for its own configs/legacy_1.x.
+# Settings in which MMDetection 1.x differs from MMDetection 3: anchors, box coder,
+# RoIAlign, losses, proposals and assignment. The SAC paper names MMDetection V1. The
+# LCT and PRM papers name no version, and were written before 2.0.
+#
+# Sources: configs/{faster,mask,cascade,cascade_mask}_rcnn_r50_fpn_1x.py and
+# configs/retinanet_r50_fpn_1x.py of MMDetection 1.x, docs/compatibility.md of 2.0, and
+# configs/legacy_1.x of 3, for which MMDetection 3 still has these parts.
+#
+# These differences remain, since MMDetection 3 has no setting for them. 1.x added 1 to
+# widths and heights in the IoU of assignment and of NMS. It cropped the targets of
+# masks from rounded boxes and pasted predicted masks at rounded boxes. It resized both
+# sides of a box by one factor.
 legacy_anchors = dict(type='LegacyAnchorGenerator', center_offset=0.5)
 legacy_coder = dict(type='LegacyDeltaXYWHBBoxCoder')
 legacy_rpn_head = dict(
@@ -14,7 +23,10 @@ legacy_bbox_head = dict(
     loss_bbox=dict(type='SmoothL1Loss', beta=1.0, loss_weight=1.0),
 )
 legacy_train_cfg = dict(
+    # Anchors that reach beyond the image are not trained.
+    rpn=dict(allowed_border=0),
     rpn_proposal=dict(max_per_img=2000),
+    # Each object keeps its best proposal, even below the threshold of the IoU.
     rcnn=dict(assigner=dict(match_low_quality=True)),
 )
 legacy_cascade_heads = [

@@ -1,0 +1,36 @@
+"""ResNet with plugins in the last residual block of each stage only, as the SAC paper
+pre-trains on ImageNet: MMDetection's ``plugins`` cannot choose a block of a stage.
+
+Source: D. Ruan et al., "Spatially-Aware Context Neural Networks", IEEE TIP 30, 2021,
+Section IV-B: "we insert SAC in the last residual block in stage 2-4".
+"""
+
+from typing import Any
+
+from mmdet.models.backbones.resnet import ResNet
+from mmdet.models.layers import ResLayer
+
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+class LastBlockResNet(ResNet):
+    """MMDetection's ResNet, in which ``plugins`` are built in the last residual block
+    of each of their stages.
+
+    Takes the arguments of ``mmdet.ResNet``. Positions and names of the plugins are the
+    same as there: SAC at ``after_conv2`` of c2 is ``layer1.2.sac_block`` in ResNet-50.
+    """
+
+    def make_res_layer(self, **kwargs: Any) -> ResLayer:
+        layer = super().make_res_layer(**kwargs)
+        for block in list(layer)[:-1]:
+            if block.with_plugins:
+                for name in (
+                    *block.after_conv1_plugin_names,
+                    *block.after_conv2_plugin_names,
+                    *block.after_conv3_plugin_names,
+                ):
+                    delattr(block, name)
+                block.with_plugins = False
+        return layer
