@@ -25,7 +25,7 @@ from prm_mmdet.papers.reproduce import Launch, Run, choose, dry_run, run_rows
 from prm_mmdet.papers.smoke import write_smoke_config
 
 TOOL = ROOT / 'tools' / 'reproduce.py'
-ROWS = [f'prm/retinanet_r50{block}_fpn_2x_coco.py' for block in ('', '-se-c3-c5')]
+ROWS = [f'prm/retinanet_r50{block}_fpn_2x_coco.py' for block in ('', '-se-c2-c5')]
 BASE, SE = (Path(row).stem for row in ROWS)
 MULTI_SCALE = 'cascade-mask-rcnn_x101-32x4d-dconv-c3-c5-sac-c3-c5_fpn_4xb2-ms-1x_coco'
 
@@ -124,7 +124,7 @@ def test_rows_are_chosen_once_and_by_pattern():
     assert len({Path(config).stem for config in everything}) == len(everything) > 70
     twice = [find_table(key) for key in ('sac-II', 'sac-V')]
     assert len(choose(twice)) == 13
-    assert choose(TABLES, ['retinanet_r50_*_2x*', '*se-c3-c5*_2x*']) == ROWS
+    assert choose(TABLES, ['retinanet_r50_*_2x*', '*se-c2-c5*_2x*']) == ROWS
     with pytest.raises(ValueError, match=rf"'retina' in|'retina'; there are\n  {BASE}"):
         choose(TABLES, ['*2x*', 'retina'])
     with pytest.raises(ValueError, match='name tables before --rows'):
@@ -237,13 +237,13 @@ def test_a_failure_stops_no_other_row(stand_in, capsys):
     assert '[1/4] no-such: 0:00:00, failed: FileNotFoundError: prm_mmdet has no' in out
     assert 'failed: exit status 1; it says:\n    told to\n    fail\n[3/4]' in out
     assert 'failed: killed by SIGABRT' in out
-    assert '[4/4] retinanet_r50-prm-c3-c5_fpn_2x_coco: 0:00:0' in out
+    assert '[4/4] retinanet_r50-prm-c2-c5_fpn_2x_coco: 0:00:0' in out
     assert out.endswith(f'rows: 3 failed, 1 ok\n{_failed("no-such", BASE, SE)}')
     assert 'told to' in Path('work_dirs', BASE, 'reproduce.log').read_text()
 
     stand_in(BASE, '')
     assert run_rows([rows[1], rows[3]], Launch()) == 0
-    assert '[2/2] retinanet_r50-prm-c3-c5_fpn_2x_coco: finished before\n' in (
+    assert '[2/2] retinanet_r50-prm-c2-c5_fpn_2x_coco: finished before\n' in (
         capsys.readouterr().out
     )
 

@@ -25,7 +25,8 @@ def test_plugins_are_in_the_last_block_of_their_stages():
 
 
 def test_the_block_takes_the_map_after_the_relu_of_the_3x3():
-    network = build('prm_mmdet.LastBlockResNet').eval()
+    network = build('prm_mmdet.LastBlockResNet')
+    network.eval()
     inputs = []
     block = network.layer1[-1]
     block.sac_block.register_forward_hook(lambda m, x, y: inputs.append(x[0]))
@@ -42,9 +43,9 @@ def test_the_block_takes_the_map_after_the_relu_of_the_3x3():
 
 def test_without_plugins_it_is_mmdetections_resnet():
     torch.manual_seed(0)
-    ours = MODELS.build(dict(CFG, type='prm_mmdet.LastBlockResNet')).eval()
+    ours = MODELS.build(dict(CFG, type='prm_mmdet.LastBlockResNet'))
     torch.manual_seed(0)
-    theirs = MODELS.build(dict(CFG, type='mmdet.ResNet')).eval()
+    theirs = MODELS.build(dict(CFG, type='mmdet.ResNet'))
     x = torch.randn(1, 3, 32, 32)
     for a, b in zip(ours(x), theirs(x)):
         assert torch.equal(a, b)
