@@ -1,313 +1,309 @@
 """Linear Context Transform in Triton kernels, forward and backward.
 
-Each direction is three launches: sums over positions by channel, what follows from them
-in each group of channels, and the sweep that writes the result. The last one starts
-where the first one stopped, so that part of what it reads still lies in cache. Sums are
-taken in float32 (float64 for such inputs), in an order that does not vary.
+Each direction is three launches: sums over the positions of each channel, what follows
+from the sums within each group of channels, and the sweep that writes the result. The
+sweep starts where the sums stopped, because the positions that were read last are still
+in cache. Sums are accumulated in float32 (float64 for float64 inputs), in an order that
+never changes.
 """
 
-import contextlib
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from .common import accumulation_dtype, memory_format
+from .common import memory_format
+from .triton_launch import (
+    allocator,
+    dense,
+    launch,
+    pointers,
+    processors,
+    strides,
+    wide,
+)
 
-# Elements in a program's block, and the warps that work on them.
+# Elements of a block, and the warps that work on them.
 _BLOCK = 4096
 _WARPS = 8
-# Channels in a block where channels are innermost: a cache line of float32.
+# Channels of a block in channels_last: a cache line of float32.
 _INNER = 32
-# Channels that one program takes of the middle step where no groups are normalised.
+# Channels that one program of the middle launch takes if no groups are normalised.
 _CHANNELS = 256
-# The same roundings whatever Triton's version does by default.
-_OPTIONS = dict(enable_fp_fusion=False)
+
+
+class _Sizes(NamedTuple):
+    """The numbers that all kernels get."""
+
+    stride_c: int  # elements between neighbouring channels, of every map
+    stride_n: int  # elements between neighbouring positions, of every map
+    B: int  # samples
+    C: int  # channels
+    N: int  # positions
+    M: int  # channels that a program of the middle launch takes: those of one group
+    P: int  # programs that share the positions of a block of channels
+
+
+class _Plan(NamedTuple):
+    """The compile-time constants of all kernels."""
+
+    BLOCK_C: tl.constexpr  # channels in a block
+    BLOCK_N: tl.constexpr  # positions in a block
+    BLOCK_M: tl.constexpr  # M, rounded up to a power of two
+    EPS: tl.constexpr  # added to the variance
+    NORMALIZED: tl.constexpr  # whether Eqs. 2 and 3 are applied
+    WIDE: tl.constexpr  # whether offsets within a sample need 64 bits
 
 
 def forward(x, weight, bias, groups, eps, normalization):
-    """Returns y (B, C, H, W) and the channels' means (B, C)."""
-    x = x.contiguous(memory_format=memory_format(x))
-    plan = _Plan(x, groups, eps, normalization)
+    """Compute the output and what backward keeps.
+
+    Returns:
+        tuple[Tensor]: y (B, C, H, W) and the channels' means (B, C).
+    """
+    x = dense(x)
+    s, p = _plan(x, groups, eps, normalization)
+    new = allocator(x, s.C)
     y = torch.empty_like(x, memory_format=memory_format(x))
-    mean, gate = plan.new(), plan.new()
-    if x.numel():
-        with plan.device():
-            shares = plan.sums(x, None)
-            _gate_kernel[(len(x) * plan.groups,)](
-                *(shares, weight, bias, mean, gate), **plan.middle
-            )
-            plan.scale(x, gate, None, y)
+    shares, mean, gate = new(s.P), new(), new()
+    _sum(x, None, shares, s, p)
+    grid = (s.B * triton.cdiv(s.C, s.M),)
+    launch(_gate_kernel, grid, x, shares, weight, bias, mean, gate, s, p)
+    _scale(x, gate, None, y, s, p)
     return y, mean
 
 
 def backward(gradient, x, weight, bias, mean, groups, eps, normalization):
-    """Returns the gradients of x, weight and bias; the last two are empty where there
-    is no transform."""
-    x = x.contiguous(memory_format=memory_format(x))
-    gradient = gradient.contiguous(memory_format=memory_format(x))
-    plan = _Plan(x, groups, eps, normalization)
+    """Compute the gradients of x, weight and bias.
+
+    Returns:
+        tuple[Tensor]: The gradients; those of weight and bias are empty without the
+        transform.
+    """
+    x = dense(x)
+    gradient = dense(gradient, like=x)
+    s, p = _plan(x, groups, eps, normalization)
+    new = allocator(x, s.C)
     gx = torch.empty_like(x, memory_format=memory_format(x))
-    gate, shift = plan.new(), plan.new()
+    shares, gate, shift = new(s.P), new(), new()
     g_weight, g_bias = (
-        x.new_empty(0) if p is None else torch.zeros_like(p) for p in (weight, bias)
+        x.new_empty(0) if t is None else torch.zeros_like(t) for t in (weight, bias)
     )
-    if x.numel():
-        with plan.device():
-            shares = plan.sums(x, gradient)
-            _gate_gradient_kernel[(plan.groups,)](
-                *(shares, weight, bias, mean, gate, shift, g_weight, g_bias, len(x)),
-                **plan.middle,
-            )
-            plan.scale(gradient, gate, shift, gx)
+    _sum(x, gradient, shares, s, p)
+    tensors = (shares, weight, bias, mean, gate, shift, g_weight, g_bias)
+    grid = (triton.cdiv(s.C, s.M),)
+    launch(_gate_gradient_kernel, grid, x, *tensors, s, p)
+    _scale(gradient, gate, shift, gx, s, p)
     return gx, g_weight, g_bias
 
 
-class _Plan:
-    """How the kernels divide a map, and their launches."""
-
-    def __init__(self, x, groups, eps, normalization):
-        self.x = x
-        batch, channels, height, width = x.shape
-        n = height * width
-        block_n = min(_BLOCK, triton.next_power_of_2(max(n, 1)))
-        self.strides = channels * n, n, 1
-        if not x.is_contiguous():
-            block_n = min(block_n, _BLOCK // _INNER)
-            self.strides = channels * n, 1, channels
-        block_c = min(_BLOCK // block_n, triton.next_power_of_2(channels))
-        self.blocks = triton.cdiv(n, block_n)
-        self.slabs = batch * triton.cdiv(channels, block_c)
-        self.splits = min(_splits(x, self.slabs), max(self.blocks, 1))
-        acc = tl.float64 if x.dtype == torch.float64 else tl.float32
-        self.tile = dict(C=channels, N=n, BLOCK_C=block_c, BLOCK_N=block_n, ACC=acc)
-        m = channels // groups if normalization else min(channels, _CHANNELS)
-        self.groups = triton.cdiv(channels, m)
-        self.middle = dict(
-            C=channels,
-            N=n,
-            M=m,
-            BLOCK_M=triton.next_power_of_2(m),
-            SPLITS=self.splits,
-            EPS=eps,
-            NORMALIZED=normalization,
-            ACC=acc,
-            **_OPTIONS,
-        )
-
-    def new(self, *size):
-        size = (*self.x.shape[:2], *size)
-        return self.x.new_empty(size, dtype=accumulation_dtype(self.x))
-
-    def device(self):
-        x = self.x
-        return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
-
-    def sums(self, x, factor):
-        """Of x, or of its products with a factor: (B, C, splits)."""
-        shares = self.new(self.splits)
-        _sum_kernel[(self.slabs * self.splits,)](
-            *(x, factor, shares),
-            *self.strides,
-            **self.tile,
-            SPLITS=self.splits,
-            SHARE=triton.cdiv(self.blocks, self.splits),
-            num_warps=_WARPS,
-            **_OPTIONS,
-        )
-        return shares
-
-    def scale(self, x, gain, shift, result):
-        """x * gain + shift, where there is a shift."""
-        _scale_kernel[(self.slabs * self.blocks,)](
-            *(x, gain, shift, result),
-            *self.strides,
-            **self.tile,
-            BLOCKS=self.blocks,
-            num_warps=_WARPS,
-            **_OPTIONS,
-        )
+def _plan(x, groups, eps, normalization):
+    batch, channels, height, width = x.shape
+    n = height * width
+    block_n = min(_BLOCK, triton.next_power_of_2(max(n, 1)))
+    if not x.is_contiguous():
+        block_n = min(block_n, _BLOCK // _INNER)
+    block_c = min(_BLOCK // block_n, triton.next_power_of_2(channels))
+    blocks, slabs = triton.cdiv(n, block_n), batch * triton.cdiv(channels, block_c)
+    m = channels // groups if normalization else min(channels, _CHANNELS)
+    sizes = _Sizes(
+        *strides(x),
+        B=batch,
+        C=channels,
+        N=n,
+        M=m,
+        P=max(1, min(_programs(slabs, processors(x)), blocks)),
+    )
+    constants = dict(
+        BLOCK_C=block_c,
+        BLOCK_N=block_n,
+        BLOCK_M=triton.next_power_of_2(m),
+        EPS=eps,
+        NORMALIZED=normalization,
+        WIDE=wide(x),
+    )
+    return sizes, _Plan(**{k: tl.constexpr(v) for k, v in constants.items()})
 
 
-def _splits(x, slabs):
-    """Programs that share the positions of a block of channels: eight for each
-    multiprocessor in all."""
-    if not x.is_cuda:  # the interpreter
-        return 1
-    available = torch.cuda.get_device_properties(x.device).multi_processor_count
-    return triton.cdiv(8 * available, slabs)
+def _programs(slabs, available):
+    """Programs that share the positions of a block of channels.
+
+    So many that each available multiprocessor has eight.
+    """
+    return triton.cdiv(8 * available, max(slabs, 1))
+
+
+def _sum(x, factor, shares, s, p):
+    """Sum x, or its product with a factor, into shares (B, C, P)."""
+    grid = (s.B * triton.cdiv(s.C, p.BLOCK_C.value) * s.P,)
+    launch(_sum_kernel, grid, x, x, factor, shares, s, p, num_warps=_WARPS)
+
+
+def _scale(x, gain, shift, result, s, p):
+    """Write x * gain, plus shift if there is one, to the result."""
+    blocks = triton.cdiv(s.C, p.BLOCK_C.value) * triton.cdiv(s.N, p.BLOCK_N.value)
+    grid = (s.B * blocks,)
+    launch(_scale_kernel, grid, x, x, gain, shift, result, s, p, num_warps=_WARPS)
 
 
 @triton.jit
-def _tile(slab, block, stride_b, stride_c, stride_n, C, N, BLOCK_C, BLOCK_N):
-    """Where a block of channels (slab, over all samples) and of positions lies: the
-    offset of each element, whether it exists, and its channel (b * C + c)."""
-    slabs = tl.cdiv(C, BLOCK_C)
-    b = (slab // slabs).to(tl.int64)
-    c = slab % slabs * BLOCK_C + tl.arange(0, BLOCK_C)
-    n = block * BLOCK_N + tl.arange(0, BLOCK_N)
-    at = b * stride_b + (c[:, None] * stride_c + n[None, :] * stride_n)
-    return at, (c < C)[:, None] & (n < N)[None, :], b * C + c, c < C
+def _channels(slab, s, p):
+    """Sample and channels of a block of channels; numbers of the channels among the
+    channels of all samples; whether the channels exist."""
+    blocks = tl.cdiv(s.C, p.BLOCK_C)
+    sample = slab // blocks
+    c = slab % blocks * p.BLOCK_C + tl.arange(0, p.BLOCK_C)
+    return sample, c, sample.to(tl.int64) * s.C + c, c < s.C
+
+
+@triton.jit
+def _address(tensor, sample, c, n, s, p):
+    """Addresses of channels c at positions n, and whether they exist."""
+    at = pointers(tensor, sample, c, n, s.C, s.N, s.stride_c, s.stride_n, p.WIDE)
+    return at, (c < s.C)[:, None] & (n < s.N)[None, :]
 
 
 @triton.jit
 def _sum_kernel(
-    x,
-    factor,
-    shares,
-    stride_b,
-    stride_c,
-    stride_n,
-    C,
-    N,
-    SHARE,
-    SPLITS: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    ACC: tl.constexpr,
+    x,  # features, (B, C, H, W), any floating dtype, dense
+    factor,  # gradient of y, shape and strides of x; None: sum x alone
+    shares,  # each program's sums, (B, C, P), float64 for float64, else float32
+    s,  # _Sizes
+    p,  # _Plan
 ):
-    program = tl.program_id(0)
-    slab, split = program // SPLITS, program % SPLITS
-    total = tl.zeros((BLOCK_C, BLOCK_N), ACC)
-    for i in range(SHARE):
-        at, inside, _, _ = _tile(
-            *(slab, split * SHARE + i, stride_b, stride_c, stride_n),
-            *(C, N, BLOCK_C, BLOCK_N),
-        )
-        value = tl.load(x + at, mask=inside, other=0).to(ACC)
+    slab, share = tl.program_id(0) // s.P, tl.program_id(0) % s.P
+    sample, c, channel, exists = _channels(slab, s, p)
+    size = tl.cdiv(tl.cdiv(s.N, p.BLOCK_N), s.P)
+    acc = shares.dtype.element_ty
+    total = tl.zeros((p.BLOCK_C, p.BLOCK_N), acc)
+    for i in range(share * size, share * size + size):
+        n = i * p.BLOCK_N + tl.arange(0, p.BLOCK_N)
+        at, inside = _address(x, sample, c, n, s, p)
+        value = tl.load(at, mask=inside, other=0).to(acc)
         if factor is not None:
-            value *= tl.load(factor + at, mask=inside, other=0).to(ACC)
+            at, _ = _address(factor, sample, c, n, s, p)
+            value *= tl.load(at, mask=inside, other=0).to(acc)
         total += value
-    _, _, channel, exists = _tile(slab, 0, 0, 0, 0, C, N, BLOCK_C, BLOCK_N)
-    tl.store(shares + channel * SPLITS + split, tl.sum(total, 1), mask=exists)
+    tl.store(shares + channel * s.P + share, tl.sum(total, 1), mask=exists)
 
 
 @triton.jit
 def _scale_kernel(
-    x,
-    gain,
-    shift,
-    result,
-    stride_b,
-    stride_c,
-    stride_n,
-    C,
-    N,
-    BLOCKS,
-    BLOCK_C: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    ACC: tl.constexpr,
+    x,  # features or gradient of y, (B, C, H, W), any floating dtype, dense
+    gain,  # (B, C), dtype of _sum_kernel's shares
+    shift,  # (B, C), dtype of gain; None: no shift
+    result,  # x * gain + shift, shape, dtype and strides of x
+    s,  # _Sizes
+    p,  # _Plan
 ):
     program = tl.num_programs(0) - 1 - tl.program_id(0)
-    slab, block = program // BLOCKS, program % BLOCKS
-    at, inside, channel, exists = _tile(
-        slab, block, stride_b, stride_c, stride_n, C, N, BLOCK_C, BLOCK_N
-    )
-    value = tl.load(x + at, mask=inside, other=0).to(ACC)
+    blocks = tl.cdiv(s.N, p.BLOCK_N)
+    sample, c, channel, exists = _channels(program // blocks, s, p)
+    n = program % blocks * p.BLOCK_N + tl.arange(0, p.BLOCK_N)
+    at, inside = _address(x, sample, c, n, s, p)
+    value = tl.load(at, mask=inside, other=0).to(gain.dtype.element_ty)
     value *= tl.load(gain + channel, mask=exists, other=0)[:, None]
     if shift is not None:
         value += tl.load(shift + channel, mask=exists, other=0)[:, None]
-    tl.store(result + at, value, mask=inside)
-
-
-@triton.jit
-def _total(shares, channel, inside, SPLITS, BLOCK_M: tl.constexpr, ACC: tl.constexpr):
-    total = tl.zeros((BLOCK_M,), ACC)
-    for i in range(SPLITS):
-        total += tl.load(shares + channel * SPLITS + i, mask=inside, other=0)
-    return total
-
-
-@triton.jit
-def _normalize(mean, inside, M, EPS: tl.constexpr):
-    """Eqs. 2 and 3, and one over the deviation."""
-    centred = tl.where(inside, mean - tl.sum(tl.where(inside, mean, 0)) / M, 0)
-    inverse = 1 / tl.sqrt(tl.sum(centred * centred) / M + EPS)
-    return centred * inverse, inverse
-
-
-@triton.jit
-def _gate(context, weight, bias, c, inside, ACC: tl.constexpr):
-    """Eqs. 4 and 5, and the gain."""
-    gain = tl.full(context.shape, 1, ACC)
-    if weight is not None:
-        gain = tl.load(weight + c, mask=inside, other=0).to(ACC)
-        context = context * gain + tl.load(bias + c, mask=inside, other=0).to(ACC)
-    return 1 / (1 + tl.exp(-context)), gain
+    at, _ = _address(result, sample, c, n, s, p)
+    tl.store(at, value.to(result.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _gate_kernel(
-    shares,
-    weight,
-    bias,
-    mean,
-    gate,
-    C,
-    N,
-    M,
-    SPLITS,
-    BLOCK_M: tl.constexpr,
-    EPS: tl.constexpr,
-    NORMALIZED: tl.constexpr,
-    ACC: tl.constexpr,
+    shares,  # sums of x, (B, C, P), float64 for float64 features, else float32
+    weight,  # (C,), any floating dtype; None: no transform
+    bias,  # (C,), any floating dtype; None: no transform
+    mean,  # mean of x over positions, written here, (B, C), dtype of shares
+    gate,  # sigmoid of Eq. 5, written here, (B, C), dtype of shares
+    s,  # _Sizes
+    p,  # _Plan
 ):
-    groups = tl.cdiv(C, M)
-    b, group = tl.program_id(0) // groups, tl.program_id(0) % groups
-    j = tl.arange(0, BLOCK_M)
-    c = group * M + j
-    inside = (j < M) & (c < C)
-    context = _total(shares, b * C + c, inside, SPLITS, BLOCK_M, ACC) / N
-    tl.store(mean + b * C + c, context, mask=inside)
-    if NORMALIZED:
-        context, _ = _normalize(context, inside, M, EPS)
-    value, _ = _gate(context, weight, bias, c, inside, ACC)
-    tl.store(gate + b * C + c, value, mask=inside)
+    groups = tl.cdiv(s.C, s.M)
+    sample, group = tl.program_id(0) // groups, tl.program_id(0) % groups
+    c, inside = _group(group, s, p)
+    channel = sample.to(tl.int64) * s.C + c
+    context = _total(shares, channel, inside, s, p) / s.N
+    tl.store(mean + channel, context, mask=inside)
+    if p.NORMALIZED:
+        context, _ = _normalize(context, inside, s, p)
+    value, _ = _gate(context, weight, bias, c, inside)
+    tl.store(gate + channel, value, mask=inside)
 
 
 @triton.jit
 def _gate_gradient_kernel(
-    shares,
-    weight,
-    bias,
-    mean,
-    gate,
-    shift,
-    g_weight,
-    g_bias,
-    B,
-    C,
-    N,
-    M,
-    SPLITS,
-    BLOCK_M: tl.constexpr,
-    EPS: tl.constexpr,
-    NORMALIZED: tl.constexpr,
-    ACC: tl.constexpr,
+    shares,  # sums of x times the gradient of y, as in _gate_kernel
+    weight,  # as in _gate_kernel
+    bias,  # as in _gate_kernel
+    mean,  # mean of x over positions, (B, C), dtype of shares
+    gate,  # factor of the gradient of y, written here, (B, C), dtype of shares
+    shift,  # added to the product, written here, (B, C), dtype of shares
+    g_weight,  # gradient of weight, written here, (C,); empty without transform
+    g_bias,  # gradient of bias, written here, (C,); empty without transform
+    s,  # _Sizes
+    p,  # _Plan
 ):
-    j = tl.arange(0, BLOCK_M)
-    c = tl.program_id(0) * M + j
-    inside = (j < M) & (c < C)
-    total_weight = tl.zeros((BLOCK_M,), ACC)
-    total_bias = tl.zeros((BLOCK_M,), ACC)
-    for b in range(B):
-        at = b * C + c
-        context = tl.load(mean + at, mask=inside, other=0)
-        inverse = tl.full((), 1, ACC)
-        if NORMALIZED:
-            context, inverse = _normalize(context, inside, M, EPS)
-        value, gain = _gate(context, weight, bias, c, inside, ACC)
-        tl.store(gate + at, value, mask=inside)
+    c, inside = _group(tl.program_id(0), s, p)
+    acc = shares.dtype.element_ty
+    total_weight = tl.zeros((p.BLOCK_M,), acc)
+    total_bias = tl.zeros((p.BLOCK_M,), acc)
+    for sample in range(s.B):
+        channel = tl.cast(sample, tl.int64) * s.C + c
+        context = tl.load(mean + channel, mask=inside, other=0)
+        inverse = 1.0
+        if p.NORMALIZED:
+            context, inverse = _normalize(context, inside, s, p)
+        value, gain = _gate(context, weight, bias, c, inside)
+        tl.store(gate + channel, value, mask=inside)
         # Eqs. 5 and 4.
-        g = _total(shares, at, inside, SPLITS, BLOCK_M, ACC) * value * (1 - value)
+        g = _total(shares, channel, inside, s, p) * value * (1 - value)
         total_weight += g * context
         total_bias += g
         g *= gain
         # Eqs. 3 and 2.
-        if NORMALIZED:
-            along = tl.sum(g * context) / M
-            g = (g - tl.sum(g) / M - context * along) * inverse
-        tl.store(shift + at, g / N, mask=inside)
+        if p.NORMALIZED:
+            along = tl.sum(g * context, 0) / s.M
+            g = (g - tl.sum(g, 0) / s.M - context * along) * inverse
+        tl.store(shift + channel, g / s.N, mask=inside)
     if weight is not None:
         tl.store(g_weight + c, total_weight, mask=inside)
         tl.store(g_bias + c, total_bias, mask=inside)
+
+
+@triton.jit
+def _group(group, s, p):
+    """Channels that a program of the middle launch takes, and whether they exist."""
+    j = tl.arange(0, p.BLOCK_M)
+    c = group * s.M + j
+    return c, (j < s.M) & (c < s.C)
+
+
+@triton.jit
+def _total(shares, channel, inside, s, p):
+    """The sum of all programs' shares, (BLOCK_M,)."""
+    total = tl.zeros((p.BLOCK_M,), shares.dtype.element_ty)
+    for i in range(s.P):
+        total += tl.load(shares + channel * s.P + i, mask=inside, other=0)
+    return total
+
+
+@triton.jit
+def _normalize(mean, inside, s, p):
+    """Eqs. 2 and 3, and one over the deviation."""
+    average = tl.sum(tl.where(inside, mean, 0.0), 0) / s.M
+    centred = tl.where(inside, mean - average, 0.0)
+    inverse = 1 / tl.sqrt(tl.sum(centred * centred, 0) / s.M + p.EPS)
+    return centred * inverse, inverse
+
+
+@triton.jit
+def _gate(context, weight, bias, c, inside):
+    """Eqs. 4 and 5, and the weight."""
+    gain = context * 0 + 1
+    if weight is not None:
+        gain = tl.load(weight + c, mask=inside, other=0).to(context.dtype)
+        context = context * gain
+        context += tl.load(bias + c, mask=inside, other=0).to(context.dtype)
+    return tl.sigmoid(context), gain

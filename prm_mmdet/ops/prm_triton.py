@@ -1,72 +1,157 @@
 """Position-Aware Recalibration Module in Triton kernels, forward and backward.
 
-A slab is one group of one sample: k = C / g channels by N = H * W positions. It takes
-three passes in each direction, since a pass needs what the one before it summed over
-all positions: the query and the mean, the moments of the score, the gate; the sums of
-Eq. 6's gradient, the gradients of query and mean, that of x. Where there are slabs
-enough to fill the device, one program makes all three passes over a slab, each from
-the end where the last one stopped, so that much of it still lies in cache. Where
-there are few, each pass is a launch and several programs share a slab.
+A slab is one group of one sample: K channels by N = H * W positions. Each direction
+takes three passes over a slab, because a pass requires sums over all positions from the
+pass before it:
 
-A program holds all channels of a slab for a block of positions. Sums are taken in
-float32 (float64 for such inputs), in an order that does not vary.
+- forward: the query and the mean vector; the moments of the score; the output.
+- backward: the sums that Eq. 6's gradient requires; the gradients of the query, of the
+  mean vector and of the parameters; the gradient of x.
+
+If there are enough slabs to fill the device, one program makes all three passes over a
+slab. It starts each pass at the end where the previous pass stopped, because the
+positions that were read last are still in cache. If there are fewer slabs, each pass is
+a launch and several programs share a slab.
+
+A program holds all channels of a slab for a block of positions. Sums are accumulated in
+float32 (float64 for float64 inputs), in an order that never changes.
 """
 
-import contextlib
+from typing import NamedTuple, Optional
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from .common import (
-    EPS,
-    MIN_DEVIATION,
-    MIN_NORMS,
-    MIN_SIGMA,
-    accumulation_dtype,
-    memory_format,
+from .common import EPS, MIN_DEVIATION, MIN_NORMS, MIN_SIGMA, memory_format
+from .triton_launch import (
+    allocator,
+    dense,
+    launch,
+    pointers,
+    processors,
+    strides,
+    wide,
 )
 
-# Elements in a program's block, with 16 warps: 32 kB of float32 under way at a time,
-# which is what keeps a multiprocessor's share of the memory busy.
+# Elements of a block. With 16 warps, a program reads 32 kB of float32 at a time, which
+# keeps a multiprocessor's share of the memory busy.
 _BLOCK = 8192
 _WARPS = 16
-# Positions that a block has at least, however many channels: a cache line of them.
+# A block has at least this many positions, however many channels: a cache line.
 _MIN_POSITIONS = 16
 _SIMILARITIES = {'dot': 0, 'l1': 1, 'cosine': 2}
 
+_L1 = tl.constexpr(_SIMILARITIES['l1'])
+_COSINE = tl.constexpr(_SIMILARITIES['cosine'])
 _EPS = tl.constexpr(EPS)
 _MIN_VARIANCE = tl.constexpr(MIN_DEVIATION**2)
 _MIN_NORMS = tl.constexpr(MIN_NORMS)
 _MIN_SIGMA = tl.constexpr(MIN_SIGMA)
 _ROOT_2_PI = tl.constexpr(2.5066282746310002)
+_NOWHERE = tl.constexpr(2**31 - 1)  # a position that is larger than all others
+# Columns of a program's results in forward; the sums of the K channels follow.
+_LARGEST, _COUNT, _CENTRE, _SQUARES, _SUMS = (tl.constexpr(i) for i in range(5))
+# Columns of a program's share of the parameters' gradients.
+_BIAS, _WEIGHT, _ALPHA, _BETA, _THETA, _SIGMA = map(tl.constexpr, (0, 1, 2, 3, 4, 6))
+
+
+class _Slabs(NamedTuple):
+    """The arguments of all kernels. A is float64 for float64 features, else float32."""
+
+    x: Tensor  # features, (B, C, H, W), any floating dtype, dense
+    alpha: Tensor  # weight of the similarity to the query, (G,)
+    beta: Tensor  # weight of the similarity to the mean vector, (G,)
+    weight: Tensor  # lambda of Eq. 8, (G,)
+    bias: Tensor  # xi of Eq. 8, (G,)
+    theta: Optional[Tensor]  # scale of rows and of columns, (2,); None: no encoding
+    sigma: Optional[Tensor]  # deviation of the encoding, (); None: no encoding
+    index: Tensor  # position of the query, (B, G), int64
+    mean: Tensor  # mean vector, (B, G, K), A
+    statistics: Tensor  # shift, offset and deviation of the score, (B, G, 3), A
+    stride_c: int  # elements between neighbouring channels, of every map
+    stride_n: int  # elements between neighbouring positions, of every map
+    G: int  # groups
+    N: int  # positions
+    W: int  # positions in a row
+
+
+class _Forward(NamedTuple):
+    """The arguments of forward's kernels."""
+
+    y: Tensor  # output, shape, dtype and strides of x
+    places: Tensor  # position of each program's largest channel sum, (B, G, P), int64
+    partial: Tensor  # each program's results, (B, G, P, 4 + K), A
+
+
+class _Backward(NamedTuple):
+    """The arguments of backward's kernels."""
+
+    gradient: Tensor  # of y, shape and strides of x, any floating dtype
+    gx: Tensor  # gradient of x, shape, dtype and strides of x
+    g_logit: Tensor  # gradient of the gate's logit, (B, G, N), A
+    g_parameters: Tensor  # each program's share of the gradients, (B, G, P, 7), A
+    g_targets: Tensor  # and of those of query and mean vector, (B, G, P, 2, K), A
+
+
+class _Plan(NamedTuple):
+    """The compile-time constants of all kernels."""
+
+    K: tl.constexpr  # channels in a group
+    SIMILARITY: tl.constexpr  # a value of _SIMILARITIES
+    NORMALIZED: tl.constexpr  # whether Eqs. 6 and 7 are applied
+    P: tl.constexpr  # programs that share a slab, a power of two
+    BLOCK_K: tl.constexpr  # K, rounded up to a power of two
+    BLOCK_N: tl.constexpr  # positions in a block
+    WIDE: tl.constexpr  # whether offsets within a sample need 64 bits
+
+
+class _Targets(NamedTuple):
+    """What Eq. 1 compares the positions of a slab to; made in the kernels."""
+
+    place: tl.tensor  # position of the query, ()
+    query: tl.tensor  # query vector, (BLOCK_K,)
+    mean: tl.tensor  # mean vector, (BLOCK_K,)
+    alpha: tl.tensor  # ()
+    beta: tl.tensor  # ()
+    row: tl.tensor  # theta / sigma of rows, ()
+    column: tl.tensor  # theta / sigma of columns, ()
+    height: tl.tensor  # half of the density at distance 0: D is the mean of two
+
+
+class _Norm(NamedTuple):
+    """How Eqs. 6 to 8 turn a score into a logit; made in the kernels, all ()."""
+
+    shift: tl.tensor  # score of the first position
+    offset: tl.tensor  # mean of score - shift
+    deviation: tl.tensor
+    inverse: tl.tensor  # 1 / (deviation + EPS)
+    scale: tl.tensor  # weight * inverse
+    bias: tl.tensor
 
 
 def forward(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization):
-    """Returns y (B, C, H, W), the query's index (B, g), the mean vector (B, g, k) and
-    the statistics of the score (B, g, 3): shift, offset and deviation."""
-    x, plan = _plan(x, len(alpha), similarity, normalization, theta is not None)
+    """Compute the output and what backward keeps.
+
+    Returns:
+        tuple[Tensor]: y (B, C, H, W), the query's index (B, g), the mean vector
+        (B, g, k), and shift, offset and deviation of the score (B, g, 3).
+    """
+    x = dense(x)
     y = torch.empty_like(x, memory_format=memory_format(x))
-    shape, dtype = (len(x), len(alpha)), accumulation_dtype(x)
-    index = x.new_empty(shape, dtype=torch.int64)
-    mean = x.new_empty((*shape, plan['K']), dtype=dtype)
-    statistics = x.new_zeros((*shape, 3), dtype=dtype)
-    shares = (*shape, plan['SPLITS'])
-    # Each program's: largest channel sum and its place, sums of the channels, and
-    # count, mean and squared deviations of the score.
-    largest, places = x.new_empty(shares, dtype=dtype), x.new_empty(shares, dtype=int)
-    sums = x.new_empty((*shares, plan['K']), dtype=dtype)
-    moments = x.new_empty((*shares, 3), dtype=dtype)
-    _launch(
-        _forward_kernel,
-        x,
-        plan,
-        *(x, y, alpha, beta, weight, bias, theta, sigma, index, mean, statistics),
-        *(largest, places, sums, moments),
-        *_strides(x),
-        *_strides(y),
+    plan = _plan(x, len(alpha), similarity, normalization)
+    new = allocator(x, len(alpha))
+    kept = new(dtype=torch.int64), new(plan.K.value), new(3)
+    parameters = (alpha, beta, weight, bias, theta, sigma)
+    results = _Forward(
+        y=y,
+        places=new(plan.P.value, dtype=torch.int64),
+        partial=new(plan.P.value, _SUMS.value + plan.K.value),
     )
-    return y, index, mean, statistics
+    passes = (_find_query, _measure_score, _write_output)
+    _launch(_forward_kernel, passes, x, parameters, kept, results, plan)
+    return y, *kept
 
 
 def backward(
@@ -84,598 +169,509 @@ def backward(
     similarity,
     normalization,
 ):
-    """Returns the gradients of x, alpha, beta, weight, bias, theta and sigma; the last
-    two are empty where there is no position encoding."""
-    x, plan = _plan(x, len(alpha), similarity, normalization, theta is not None)
-    gradient = _dense(gradient)
-    gx = torch.empty_like(x, memory_format=memory_format(x))
-    shape, dtype = (len(x), len(alpha)), accumulation_dtype(x)
-    g_logit = x.new_empty((*shape, x.shape[2] * x.shape[3]), dtype=dtype)
-    # Per slab: alpha, beta, weight, bias, theta (2), sigma, and one unused.
-    g_parameters = x.new_zeros((*shape, 8), dtype=dtype)
-    shares = (*shape, plan['SPLITS'])
-    totals = x.new_empty((*shares, 2), dtype=dtype)
-    g_targets = x.new_empty((*shares, 2, plan['K']), dtype=dtype)
-    partial = x.new_empty((*shares, 8), dtype=dtype)
-    _launch(
-        _backward_kernel,
-        x,
-        plan,
-        *(gradient, x, gx, alpha, beta, weight, bias, theta, sigma),
-        *(index, mean, statistics, g_logit, g_parameters, totals, g_targets, partial),
-        *_strides(gradient),
-        *_strides(x),
-        *_strides(gx),
+    """Compute the gradients of x, alpha, beta, weight, bias, theta and sigma.
+
+    Returns:
+        tuple[Tensor]: The gradients; those of theta and sigma are empty without
+        position encoding.
+    """
+    x = dense(x)
+    plan = _plan(x, len(alpha), similarity, normalization)
+    new = allocator(x, len(alpha))
+    results = _Backward(
+        gradient=dense(gradient, like=x),
+        gx=torch.empty_like(x, memory_format=memory_format(x)),
+        g_logit=new(x.shape[2] * x.shape[3]),
+        g_parameters=new(plan.P.value, 7),
+        g_targets=new(plan.P.value, 2, plan.K.value),
     )
-    per_group = g_parameters.sum(0)
-    # Copies, since an operator's outputs may not share their memory.
-    gradients = [
-        per_group[:, i].to(p.dtype, copy=True)
-        for i, p in enumerate((alpha, beta, weight, bias))
-    ]
+    parameters = (alpha, beta, weight, bias, theta, sigma)
+    kept = (index, mean, statistics)
+    passes = (_sum_logits, _differentiate_targets, _write_gradient)
+    _launch(_backward_kernel, passes, x, parameters, kept, results, plan)
+
+    totals = results.g_parameters.sum((0, 2))  # (g, 7)
+    shared = totals[:, _THETA.value :].sum(0)  # theta's two and sigma's
+    columns = (_ALPHA, _BETA, _WEIGHT, _BIAS)
+    gradients = [totals[:, column.value] for column in columns]
     if theta is None:
-        return (gx, *gradients, x.new_empty(0), x.new_empty(0))
-    shared = per_group[:, 4:7].sum(0)
-    g_theta = shared[:2].to(theta.dtype, copy=True)
-    return (gx, *gradients, g_theta, shared[2].to(sigma.dtype, copy=True))
+        gradients += [x.new_empty(0), x.new_empty(0)]
+    else:
+        gradients += [shared[:2], shared[2]]
+    # Copies, because an operator's outputs may not share their memory.
+    likes = [x if p is None else p for p in parameters]
+    copies = [g.to(p.dtype, copy=True) for g, p in zip(gradients, likes)]
+    return results.gx, *copies
 
 
-def _dense(x):
-    """Itself where rows and columns have one stride, as the kernels want it, else a
-    copy."""
-    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
-        return x
-    return x.contiguous()
-
-
-def _strides(x):
-    """Of samples, channels and positions."""
-    if x.is_contiguous():
-        return x.shape[1] * x.shape[2] * x.shape[3], x.shape[2] * x.shape[3], 1
-    return x.stride(0), x.stride(1), x.stride(3)
-
-
-def _plan(x, groups, similarity, normalization, encoded):
-    """x as the kernels take it, and their constants."""
-    x = _dense(x)
-    batch, channels, height, width = x.shape
-    k, n = channels // groups, height * width
+def _plan(x, groups, similarity, normalization):
+    k, n = x.shape[1] // groups, x.shape[2] * x.shape[3]
     block_k = triton.next_power_of_2(k)
-    block_n = max(_MIN_POSITIONS, _BLOCK // block_k)
-    block_n = max(_MIN_POSITIONS, min(block_n, triton.next_power_of_2(n)))
-    blocks = triton.cdiv(n, block_n)
-    splits = min(_splits(x, batch * groups), triton.next_power_of_2(max(blocks, 1)))
-    return x, dict(
-        G=groups,
+    block_n = min(_BLOCK // block_k, triton.next_power_of_2(n))
+    block_n = max(block_n, _MIN_POSITIONS)
+    programs = _programs(len(x) * groups, processors(x))
+    programs = min(programs, triton.next_power_of_2(triton.cdiv(n, block_n)))
+    constants = dict(
         K=k,
-        N=n,
-        W=width,
         SIMILARITY=_SIMILARITIES[similarity],
-        ENCODED=encoded,
         NORMALIZED=normalization,
-        ACC=tl.float64 if x.dtype == torch.float64 else tl.float32,
-        SPLITS=splits,
-        SHARE=triton.cdiv(blocks, splits),
-        BLOCKS=blocks,
+        P=max(programs, 1),
         BLOCK_K=block_k,
         BLOCK_N=block_n,
+        WIDE=wide(x),
     )
+    return _Plan(**{name: tl.constexpr(value) for name, value in constants.items()})
 
 
-def _splits(x, slabs):
-    """Programs that share a slab, a power of two: two on each multiprocessor in all, or
-    one per slab where these nearly fill the device."""
-    if not x.is_cuda:  # the interpreter
-        return 1
-    available = torch.cuda.get_device_properties(x.device).multi_processor_count
+def _programs(slabs, available):
+    """Programs that share a slab, a power of two.
+
+    One if the slabs occupy most of the available multiprocessors. Else so many that
+    each multiprocessor has two.
+    """
     if 5 * slabs >= 4 * available:
         return 1
     return triton.next_power_of_2(max(1, 2 * available // max(slabs, 1)))
 
 
-def _launch(kernel, x, plan, *arguments):
-    if not x.numel():
-        return
-    grid = (len(x) * plan['G'], plan['SPLITS'])
-    device = torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
-    with device:
-        for step in (0,) if plan['SPLITS'] == 1 else (1, 2, 3):
-            # Without contraction the same values round the same way in every pass:
-            # Eq. 7 divides a map that is constant but for rounding by 1e-5.
-            kernel[grid](
-                *arguments,
-                **plan,
-                PASS=step,
-                num_warps=_WARPS,
-                enable_fp_fusion=False,
-            )
+def _launch(whole, passes, x, parameters, kept, results, plan):
+    """Run one kernel, or its passes one by one if programs share a slab."""
+    groups, (*_, height, width) = len(parameters[0]), x.shape
+    sizes = (*strides(x), groups, height * width, width)
+    slabs = _Slabs(x, *parameters, *kept, *sizes)
+    grid = (len(x) * groups, plan.P.value)
+    for kernel in (whole,) if plan.P.value == 1 else passes:
+        launch(kernel, grid, x, slabs, results, plan, num_warps=_WARPS)
 
 
 @triton.jit
-def _load(pointer, c, n, stride_c, stride_n, K, N, ACC: tl.constexpr):
-    """A block (k, n) of a slab; zero outside."""
-    mask = (c < K)[:, None] & (n < N)[None, :]
-    at = pointer + c[:, None] * stride_c + n[None, :] * stride_n
-    return tl.load(at, mask=mask, other=0).to(ACC)
+def _forward_kernel(s, f, p):
+    """All passes of forward: s is _Slabs, f is _Forward, p is _Plan."""
+    _find_query(s, f, p)
+    tl.debug_barrier()
+    _measure_score(s, f, p)
+    tl.debug_barrier()
+    _write_output(s, f, p)
 
 
 @triton.jit
-def _gaussian(distance, theta, sigma):
-    """Eq. 5 on one axis."""
-    ratio = theta * distance / sigma
-    return tl.exp(-0.5 * ratio * ratio) / (sigma * _ROOT_2_PI)
+def _find_query(s, f, p):
+    """First pass: the largest channel sum and its place, and the channels' sums."""
+    share, begin, end = _share(s, p)
+    acc = f.partial.dtype.element_ty
+    total = tl.zeros([p.BLOCK_K, p.BLOCK_N], acc)
+    largest = tl.full([p.BLOCK_N], float('-inf'), acc)
+    place = tl.full([p.BLOCK_N], _NOWHERE, tl.int32)
+    for i in range(begin, end):
+        n = _positions(i, p)
+        block = _load(s.x, n, s, p)
+        total += block
+        value = tl.sum(block, 0)
+        # One NaN makes the whole slab NaN, so any position will do for the query.
+        value = tl.where(value == value, value, float('inf'))
+        value = tl.where(n < s.N, value, float('-inf'))
+        better = (value > largest) | ((value == largest) & (n < place))
+        largest, place = tl.where(better, value, largest), tl.where(better, n, place)
+    top = tl.max(largest, 0)
+    first = tl.min(tl.where(largest == top, place, _NOWHERE), 0)
+    partial = f.partial + share * (_SUMS + p.K)
+    c = tl.arange(0, p.BLOCK_K)
+    tl.store(f.places + share, first)
+    tl.store(partial + _LARGEST, top)
+    tl.store(partial + _SUMS + c, tl.sum(total, 1), mask=c < p.K)
 
 
 @triton.jit
-def _densities(n, place, theta, sigma, W, ENCODED: tl.constexpr, ACC: tl.constexpr):
-    """Eq. 5 for rows and for columns, and the distances."""
-    down = (n // W - place // W).to(ACC)
-    across = (n % W - place % W).to(ACC)
-    if ENCODED:
-        width = tl.maximum(tl.abs(tl.load(sigma).to(ACC)), _MIN_SIGMA)
-        rows = _gaussian(down, tl.load(theta).to(ACC), width)
-        columns = _gaussian(across, tl.load(theta + 1).to(ACC), width)
-    else:
-        rows, columns = down * 0 + 1, across * 0 + 1
-    return rows, columns, down, across
+def _measure_score(s, f, p):
+    """Second pass: the query and the mean vector of the slab, moments of the score."""
+    share, begin, end = _share(s, p)
+    slab = tl.program_id(0).to(tl.int64)
+    every = _every_share(p)
+    partial = f.partial + every * (_SUMS + p.K)
+    largest = tl.load(partial + _LARGEST)
+    place = tl.load(f.places + every).to(tl.int32)
+    place = tl.min(tl.where(largest == tl.max(largest, 0), place, _NOWHERE), 0)
+    c = tl.arange(0, p.BLOCK_K)
+    sums = partial[None, :] + _SUMS + c[:, None]
+    mean = tl.sum(tl.load(sums, mask=(c < p.K)[:, None], other=0), 1) / s.N
+    if tl.program_id(1) == 0:
+        tl.store(s.index + slab, place)
+        tl.store(s.mean + slab * p.K + c, mean, mask=c < p.K)
+    if p.NORMALIZED:
+        t = _targets(place, mean, s, p)
+        shift = _shift(t, s, p)
+        # Welford's recurrence in each lane, Chan's formula between lanes.
+        acc = f.partial.dtype.element_ty
+        count = tl.zeros([p.BLOCK_N], acc)
+        centre = tl.zeros([p.BLOCK_N], acc)
+        squares = tl.zeros([p.BLOCK_N], acc)
+        for i in range(begin, end):
+            n = _positions(begin + end - 1 - i, p)
+            score = _score(_load(s.x, n, s, p), n, t, s, p) - shift
+            inside = n < s.N
+            count += tl.where(inside, 1.0, 0.0)
+            away = tl.where(inside, score - centre, 0.0)
+            centre += away / tl.maximum(count, 1.0)
+            squares += tl.where(inside, away * (score - centre), 0.0)
+        count, centre, squares = _combine(count, centre, squares)
+        own = f.partial + share * (_SUMS + p.K)
+        tl.store(own + _COUNT, count)
+        tl.store(own + _CENTRE, centre)
+        tl.store(own + _SQUARES, squares)
 
 
 @triton.jit
-def _similarity(block, target, SIMILARITY: tl.constexpr):
-    """Eqs. 2-4, and for Eq. 2 the product of norms that it divides by."""
+def _write_output(s, f, p):
+    """Third pass: Eqs. 7 and 8, and the gated features."""
+    _, begin, end = _share(s, p)
+    t = _recall(s, p)
+    shift, offset, deviation = 0.0, 0.0, 1.0
+    if p.NORMALIZED:
+        shift = _shift(t, s, p)
+        partial = f.partial + _every_share(p) * (_SUMS + p.K)
+        count, centre, squares = (
+            tl.load(partial + _COUNT),
+            tl.load(partial + _CENTRE),
+            tl.load(partial + _SQUARES),
+        )
+        count, offset, squares = _combine(count, centre, squares)
+        deviation = tl.sqrt(tl.maximum(squares / s.N, _MIN_VARIANCE))
+    if tl.program_id(1) == 0:
+        own = s.statistics + tl.program_id(0).to(tl.int64) * 3
+        tl.store(own, shift)
+        tl.store(own + 1, offset)
+        tl.store(own + 2, deviation)
+    norm = _norm(shift, offset, deviation, s, p)
+    for i in range(begin, end):
+        n = _positions(i, p)
+        block = _load(s.x, n, s, p)
+        gate = _gate(_score(block, n, t, s, p) - shift - offset, norm)
+        _store(f.y, block * gate[None, :], n, s, p)
+
+
+@triton.jit
+def _backward_kernel(s, b, p):
+    """All passes of backward: s is _Slabs, b is _Backward, p is _Plan."""
+    _sum_logits(s, b, p)
+    tl.debug_barrier()
+    _differentiate_targets(s, b, p)
+    tl.debug_barrier()
+    _write_gradient(s, b, p)
+
+
+@triton.jit
+def _sum_logits(s, b, p):
+    """First pass: the gradients of weight and bias, which Eq. 6's gradient requires.
+
+    The second pass reads the gradient of the logit, a K-th of the gradient of y.
+    """
+    share, begin, end = _share(s, p)
+    t = _recall(s, p)
+    norm = _recall_norm(t, s, p)
+    g_bias = tl.zeros([p.BLOCK_N], norm.scale.dtype)
+    g_weight = tl.zeros([p.BLOCK_N], norm.scale.dtype)
+    for i in range(begin, end):
+        n = _positions(i, p)
+        block = _load(s.x, n, s, p)
+        score = _score(block, n, t, s, p) - norm.shift - norm.offset
+        gate = _gate(score, norm)
+        g_logit = tl.sum(_load(b.gradient, n, s, p) * block, 0) * gate * (1 - gate)
+        tl.store(_logits(n, s, b), g_logit, mask=n < s.N)
+        g_bias += tl.where(n < s.N, g_logit, 0.0)
+        # In this order nothing overflows where an infinite deviation makes inverse 0.
+        g_weight += tl.where(n < s.N, g_logit * (score * norm.inverse), 0.0)
+    own = b.g_parameters + share * 7
+    tl.store(own + _BIAS, tl.sum(g_bias, 0))
+    tl.store(own + _WEIGHT, tl.sum(g_weight, 0))
+
+
+@triton.jit
+def _differentiate_targets(s, b, p):
+    """Second pass: the other parameters' gradients, the query's and the mean's."""
+    share, begin, end = _share(s, p)
+    t = _recall(s, p)
+    norm = _recall_norm(t, s, p)
+    average, spread = _balance(norm, s, b, p)
+    acc = norm.scale.dtype
+    g_alpha = tl.zeros([p.BLOCK_N], acc)
+    g_beta = tl.zeros([p.BLOCK_N], acc)
+    g_row = tl.zeros([p.BLOCK_N], acc)
+    g_column = tl.zeros([p.BLOCK_N], acc)
+    g_query = tl.zeros([p.BLOCK_K, p.BLOCK_N], acc)
+    g_mean = tl.zeros([p.BLOCK_K, p.BLOCK_N], acc)
+    for i in range(begin, end):
+        n = _positions(begin + end - 1 - i, p)
+        block = _load(s.x, n, s, p)
+        score = _score(block, n, t, s, p) - norm.shift - norm.offset
+        g_logit = tl.load(_logits(n, s, b), mask=n < s.N, other=0)
+        g_score = norm.scale * (g_logit - average - score * spread)
+        g_score = tl.where(n < s.N, g_score, 0.0)
+        down, across, rows, columns = _densities(n, t, s)
+        to_query, _ = _similarity(block, t.query, p)
+        to_mean, _ = _similarity(block, t.mean, p)
+        g_alpha += g_score * to_query * (rows + columns)
+        g_beta += g_score * to_mean
+        g_density = t.alpha * g_score * to_query
+        g_row -= g_density * rows * t.row * down * down
+        g_column -= g_density * columns * t.column * across * across
+        g_to_query = t.alpha * g_score * (rows + columns)
+        g_query += _similarity_gradient(g_to_query, block, t.query, p)[1]
+        g_mean += _similarity_gradient(t.beta * g_score, block, t.mean, p)[1]
+    own = b.g_parameters + share * 7
+    of_alpha, of_row, of_column = (
+        tl.sum(g_alpha, 0),
+        tl.sum(g_row, 0),
+        tl.sum(g_column, 0),
+    )
+    tl.store(own + _ALPHA, of_alpha)
+    tl.store(own + _BETA, tl.sum(g_beta, 0))
+    if s.theta is not None:
+        sigma = tl.load(s.sigma).to(acc)
+        inverse = 1 / tl.maximum(tl.abs(sigma), _MIN_SIGMA)
+        tl.store(own + _THETA, of_row * inverse)
+        tl.store(own + _THETA + 1, of_column * inverse)
+        # sigma divides the height of the density and both ratios.
+        of_sigma = t.alpha * of_alpha + t.row * of_row + t.column * of_column
+        sign = tl.where(sigma < 0, 1.0, -1.0)
+        # Below its floor, and at zero, sigma has no effect.
+        sign = tl.where(tl.abs(sigma) < _MIN_SIGMA, 0.0, sign)
+        tl.store(own + _SIGMA, sign * inverse * of_sigma)
+    c = tl.arange(0, p.BLOCK_K)
+    own = b.g_targets + share * 2 * p.K + c
+    tl.store(own, tl.sum(g_query, 1), mask=c < p.K)
+    tl.store(own + p.K, tl.sum(g_mean, 1), mask=c < p.K)
+
+
+@triton.jit
+def _write_gradient(s, b, p):
+    """Third pass: the gradient of x."""
+    _, begin, end = _share(s, p)
+    t = _recall(s, p)
+    norm = _recall_norm(t, s, p)
+    average, spread = _balance(norm, s, b, p)
+    c = tl.arange(0, p.BLOCK_K)
+    shares = b.g_targets + _every_share(p)[None, :] * 2 * p.K + c[:, None]
+    g_query = tl.sum(tl.load(shares, mask=(c < p.K)[:, None], other=0), 1)
+    g_mean = tl.sum(tl.load(shares + p.K, mask=(c < p.K)[:, None], other=0), 1) / s.N
+    for i in range(begin, end):
+        n = _positions(i, p)
+        block = _load(s.x, n, s, p)
+        gradient = _load(b.gradient, n, s, p)
+        score = _score(block, n, t, s, p) - norm.shift - norm.offset
+        gate = _gate(score, norm)
+        g_logit = tl.sum(gradient * block, 0) * gate * (1 - gate)
+        g_score = norm.scale * (g_logit - average - score * spread)
+        _, _, rows, columns = _densities(n, t, s)
+        g_to_query = t.alpha * g_score * (rows + columns)
+        result = gradient * gate[None, :] + g_mean[:, None]
+        result += _similarity_gradient(g_to_query, block, t.query, p)[0]
+        result += _similarity_gradient(t.beta * g_score, block, t.mean, p)[0]
+        result += tl.where((n == t.place)[None, :], g_query[:, None], 0.0)
+        _store(b.gx, result, n, s, p)
+
+
+@triton.jit
+def _share(s, p):
+    """The program's number among all programs, and its first and last block."""
+    blocks = tl.cdiv(s.N, p.BLOCK_N)
+    size = tl.cdiv(blocks, p.P)
+    begin = tl.program_id(1) * size
+    share = tl.program_id(0).to(tl.int64) * p.P + tl.program_id(1)
+    return share, begin, tl.minimum(begin + size, blocks)
+
+
+@triton.jit
+def _every_share(p):
+    """The numbers of the programs that share the slab, (P,)."""
+    return tl.program_id(0).to(tl.int64) * p.P + tl.arange(0, p.P)
+
+
+@triton.jit
+def _positions(i, p):
+    """The positions of a block, (BLOCK_N,); some may lie beyond the map."""
+    return i * p.BLOCK_N + tl.arange(0, p.BLOCK_N)
+
+
+@triton.jit
+def _address(tensor, n, s, p):
+    """Addresses of the slab's channels at positions n, and whether they exist."""
+    slab, c = tl.program_id(0), tl.arange(0, p.BLOCK_K)
+    at = pointers(
+        tensor,
+        slab // s.G,
+        slab % s.G * p.K + c,
+        n,
+        s.G * p.K,
+        s.N,
+        s.stride_c,
+        s.stride_n,
+        p.WIDE,
+    )
+    return at, (c < p.K)[:, None] & (n < s.N)[None, :]
+
+
+@triton.jit
+def _load(tensor, n, s, p):
+    """The slab at positions n, (BLOCK_K, len(n)); zero outside."""
+    at, exists = _address(tensor, n, s, p)
+    return tl.load(at, mask=exists, other=0).to(s.mean.dtype.element_ty)
+
+
+@triton.jit
+def _store(tensor, block, n, s, p):
+    at, exists = _address(tensor, n, s, p)
+    tl.store(at, block.to(tensor.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def _logits(n, s, b):
+    """Addresses of the slab's row of g_logit at positions n."""
+    return b.g_logit + tl.program_id(0).to(tl.int64) * s.N + n
+
+
+@triton.jit
+def _combine(count, mean, squares):
+    """Chan's formula: number, mean and squared deviations of all parts together."""
+    number = tl.sum(count, 0)
+    middle = tl.sum(count * mean, 0) / tl.maximum(number, 1.0)
+    away = mean - middle
+    return number, middle, tl.sum(squares + count * away * away, 0)
+
+
+@triton.jit
+def _targets(place, mean, s, p):
+    """What Eq. 1 needs of a slab, as _Targets."""
+    acc = s.mean.dtype.element_ty
+    group = tl.program_id(0) % s.G
+    query = tl.sum(_load(s.x, place + tl.arange(0, 1), s, p), 1)
+    alpha, beta = tl.load(s.alpha + group).to(acc), tl.load(s.beta + group).to(acc)
+    row, column, height = 0.0, 0.0, 0.5  # for which D is 1
+    if s.theta is not None:
+        width = tl.maximum(tl.abs(tl.load(s.sigma).to(acc)), _MIN_SIGMA)
+        row = tl.load(s.theta).to(acc) / width
+        column = tl.load(s.theta + 1).to(acc) / width
+        height = 0.5 / (width * _ROOT_2_PI)
+    return _Targets(place, query, mean, alpha, beta, row, column, height)
+
+
+@triton.jit
+def _recall(s, p):
+    """The targets, from the query's index and the mean vector."""
+    slab, c = tl.program_id(0).to(tl.int64), tl.arange(0, p.BLOCK_K)
+    mean = tl.load(s.mean + slab * p.K + c, mask=c < p.K, other=0)
+    return _targets(tl.load(s.index + slab).to(tl.int32), mean, s, p)
+
+
+@triton.jit
+def _densities(n, t, s):
+    """Distances in rows and columns, and the two halves of Eq. 5's D."""
+    down = (n // s.W - t.place // s.W).to(t.mean.dtype)
+    across = (n % s.W - t.place % s.W).to(t.mean.dtype)
+    rows = t.height * tl.exp(-0.5 * (t.row * down) * (t.row * down))
+    columns = t.height * tl.exp(-0.5 * (t.column * across) * (t.column * across))
+    return down, across, rows, columns
+
+
+@triton.jit
+def _similarity(block, target, p):
+    """Eqs. 2 to 4, and for Eq. 2 the product of norms."""
     norms = tl.sum(block * 0, 0)
-    if SIMILARITY == 1:
+    if p.SIMILARITY == _L1:
         value = -tl.sum(tl.abs(block - target[:, None]), 0)
     else:
         value = tl.sum(block * target[:, None], 0)
-    if SIMILARITY == 2:
+    if p.SIMILARITY == _COSINE:
         norms = tl.sqrt(tl.sum(block * block, 0)) * tl.sqrt(tl.sum(target * target, 0))
         value = value / tl.maximum(norms, _MIN_NORMS)
     return value, norms
 
 
 @triton.jit
-def _score(
-    block,
-    n,
-    query,
-    mean,
-    place,
-    alpha,
-    beta,
-    theta,
-    sigma,
-    W,
-    SIMILARITY: tl.constexpr,
-    ENCODED: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """Eq. 1."""
-    to_query, _ = _similarity(block, query, SIMILARITY)
-    to_mean, _ = _similarity(block, mean, SIMILARITY)
-    rows, columns, _, _ = _densities(n, place, theta, sigma, W, ENCODED, ACC)
-    return alpha * to_query * (0.5 * (rows + columns)) + beta * to_mean
+def _similarity_gradient(g, block, target, p):
+    """Gradients of the block and, position by position, of the target, (K, N) each."""
+    if p.SIMILARITY == _L1:
+        away = block - target[:, None]
+        sign = tl.where(away > 0, 1.0, tl.where(away < 0, -1.0, 0.0))
+        of_target = g[None, :] * sign
+        of_block = -of_target
+    else:
+        radial = g * 0
+        if p.SIMILARITY == _COSINE:
+            value, norms = _similarity(block, target, p)
+            # Below their floor the norms are a constant.
+            radial = tl.where(norms < _MIN_NORMS, 0.0, g * value)
+            g = g / tl.maximum(norms, _MIN_NORMS)
+        of_block, of_target = g[None, :] * target[:, None], g[None, :] * block
+        if p.SIMILARITY == _COSINE:
+            square = tl.sum(block * block, 0)
+            of_block -= block * (radial / tl.where(square > 0, square, 1.0))[None, :]
+            square = tl.sum(target * target, 0)
+            square = tl.where(square > 0, square, 1.0)
+            of_target -= target[:, None] * (radial / square)[None, :]
+    return of_block, of_target
 
 
 @triton.jit
-def _first(values, n):
-    """That of position 0, which is in the block."""
-    return tl.sum(tl.where(n == 0, values, 0), 0)
+def _score(block, n, t, s, p):
+    """Eq. 1, (BLOCK_N,)."""
+    _, _, rows, columns = _densities(n, t, s)
+    to_query, _ = _similarity(block, t.query, p)
+    to_mean, _ = _similarity(block, t.mean, p)
+    return t.alpha * to_query * (rows + columns) + t.beta * to_mean
 
 
 @triton.jit
-def _forward_kernel(
-    x,
-    y,
-    alpha,
-    beta,
-    weight,
-    bias,
-    theta,
-    sigma,
-    index,
-    mean,
-    statistics,
-    largest,
-    places,
-    sums,
-    moments,
-    x_sample,
-    x_channel,
-    x_position,
-    y_sample,
-    y_channel,
-    y_position,
-    G,
-    K: tl.constexpr,
-    N,
-    W,
-    BLOCKS,
-    SHARE,
-    SIMILARITY: tl.constexpr,
-    ENCODED: tl.constexpr,
-    NORMALIZED: tl.constexpr,
-    ACC: tl.constexpr,
-    SPLITS: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PASS: tl.constexpr,
-):
-    slab = tl.program_id(0).to(tl.int64)
-    split = tl.program_id(1)
-    group = slab % G
-    x += slab // G * x_sample + group * K * x_channel
-    y += slab // G * y_sample + group * K * y_channel
-    begin, end = split * SHARE, tl.minimum(split * SHARE + SHARE, BLOCKS)
-    c, lanes, shares = (
-        tl.arange(0, BLOCK_K),
-        tl.arange(0, BLOCK_N),
-        tl.arange(0, SPLITS),
-    )
-    share = slab * SPLITS + split
-    every = slab * SPLITS + shares
+def _shift(t, s, p):
+    """The score of the first position, which is subtracted from all scores.
 
-    if PASS == 0 or PASS == 1:
-        total = tl.zeros([BLOCK_K, BLOCK_N], ACC)
-        best = tl.full([BLOCK_N], float('-inf'), ACC)
-        place = tl.full([BLOCK_N], 2**31 - 1, tl.int32)
-        for i in range(begin, end):
-            n = i * BLOCK_N + lanes
-            block = _load(x, c, n, x_channel, x_position, K, N, ACC)
-            total += block
-            value = tl.sum(block, 0)
-            # A NaN makes the whole slab NaN: any index will do.
-            value = tl.where(value == value, value, float('inf'))
-            value = tl.where(n < N, value, float('-inf'))
-            better = (value > best) | ((value == best) & (n < place))
-            best, place = tl.where(better, value, best), tl.where(better, n, place)
-        top = tl.max(best, 0)
-        tl.store(largest + share, top)
-        tl.store(places + share, tl.min(tl.where(best == top, place, 2**31 - 1), 0))
-        tl.store(sums + share * K + c, tl.sum(total, 1), mask=c < K)
-
-    if PASS == 0:
-        tl.debug_barrier()
-
-    if PASS != 1:
-        best = tl.load(largest + every)
-        place = tl.load(places + every)
-        place = tl.min(tl.where(best == tl.max(best, 0), place, 2**31 - 1), 0)
-        at = sums + every[None, :] * K + c[:, None]
-        z = tl.sum(tl.load(at, mask=(c < K)[:, None], other=0), 1) / N
-        q = tl.load(x + c * x_channel + place * x_position, mask=c < K, other=0).to(ACC)
-        a, b = tl.load(alpha + group).to(ACC), tl.load(beta + group).to(ACC)
-        shift = 0.0
-        if NORMALIZED:
-            # A constant map less one of its values is exactly zero.
-            block = _load(x, c, lanes, x_channel, x_position, K, N, ACC)
-            score = _score(
-                *(block, lanes, q, z, place, a, b, theta, sigma, W),
-                SIMILARITY,
-                ENCODED,
-                ACC,
-            )
-            shift = _first(score, lanes)
-
-        if PASS == 0 or PASS == 2:
-            if split == 0:
-                tl.store(index + slab, place)
-                tl.store(mean + slab * K + c, z, mask=c < K)
-            if NORMALIZED:
-                # Welford's recurrence in each lane, Chan's formula between lanes.
-                count = tl.zeros([BLOCK_N], ACC)
-                centre = tl.zeros([BLOCK_N], ACC)
-                squares = tl.zeros([BLOCK_N], ACC)
-                for i in range(begin, end):
-                    n = (begin + end - 1 - i) * BLOCK_N + lanes
-                    block = _load(x, c, n, x_channel, x_position, K, N, ACC)
-                    score = _score(
-                        *(block, n, q, z, place, a, b, theta, sigma, W),
-                        SIMILARITY,
-                        ENCODED,
-                        ACC,
-                    )
-                    inside = n < N
-                    count += tl.where(inside, 1.0, 0.0)
-                    away = tl.where(inside, score - shift - centre, 0.0)
-                    centre += away / tl.maximum(count, 1.0)
-                    squares += tl.where(inside, away * (score - shift - centre), 0.0)
-                number = tl.sum(count, 0)
-                middle = tl.sum(count * centre, 0) / tl.maximum(number, 1.0)
-                squares += count * (centre - middle) * (centre - middle)
-                tl.store(moments + share * 3, number)
-                tl.store(moments + share * 3 + 1, middle)
-                tl.store(moments + share * 3 + 2, tl.sum(squares, 0))
-
-        if PASS == 0:
-            tl.debug_barrier()
-
-        if PASS == 0 or PASS == 3:
-            scale = tl.load(weight + group).to(ACC)
-            offset = 0.0
-            if NORMALIZED:
-                count = tl.load(moments + every * 3)
-                centre = tl.load(moments + every * 3 + 1)
-                squares = tl.load(moments + every * 3 + 2)
-                offset = tl.sum(count * centre, 0) / N
-                squares += count * (centre - offset) * (centre - offset)
-                variance = tl.sum(squares, 0) / N
-                deviation = tl.sqrt(tl.maximum(variance, _MIN_VARIANCE))
-                scale = scale / (deviation + _EPS)
-                if split == 0:
-                    tl.store(statistics + slab * 3, shift)
-                    tl.store(statistics + slab * 3 + 1, offset)
-                    tl.store(statistics + slab * 3 + 2, deviation)
-            level = tl.load(bias + group).to(ACC)
-            for i in range(begin, end):
-                n = i * BLOCK_N + lanes
-                block = _load(x, c, n, x_channel, x_position, K, N, ACC)
-                score = _score(
-                    *(block, n, q, z, place, a, b, theta, sigma, W),
-                    SIMILARITY,
-                    ENCODED,
-                    ACC,
-                )
-                gate = tl.sigmoid(scale * (score - shift - offset) + level)
-                room = y + c[:, None] * y_channel + n[None, :] * y_position
-                mask = (c < K)[:, None] & (n < N)[None, :]
-                value = block * gate[None, :]
-                tl.store(room, value.to(y.dtype.element_ty), mask=mask)
+    A constant score less one of its values is exactly zero, as Eq. 7 requires, which
+    may divide it by 1e-5. That is so only if both are rounded alike. Another kernel may
+    add the channels in another order, so each pass computes the shift anew, backward's
+    passes too, although forward keeps it in its statistics.
+    """
+    n = tl.arange(0, p.BLOCK_N)
+    score = _score(_load(s.x, n, s, p), n, t, s, p)
+    return tl.sum(tl.where(n == 0, score, 0.0), 0)
 
 
 @triton.jit
-def _backward_kernel(
-    gradient,
-    x,
-    gx,
-    alpha,
-    beta,
-    weight,
-    bias,
-    theta,
-    sigma,
-    index,
-    mean,
-    statistics,
-    g_logit,
-    g_parameters,
-    totals,
-    g_targets,
-    partial,
-    g_sample,
-    g_channel,
-    g_position,
-    x_sample,
-    x_channel,
-    x_position,
-    gx_sample,
-    gx_channel,
-    gx_position,
-    G,
-    K: tl.constexpr,
-    N,
-    W,
-    BLOCKS,
-    SHARE,
-    SIMILARITY: tl.constexpr,
-    ENCODED: tl.constexpr,
-    NORMALIZED: tl.constexpr,
-    ACC: tl.constexpr,
-    SPLITS: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    PASS: tl.constexpr,
-):
-    slab = tl.program_id(0).to(tl.int64)
-    split = tl.program_id(1)
-    group = slab % G
-    x += slab // G * x_sample + group * K * x_channel
-    gx += slab // G * gx_sample + group * K * gx_channel
-    gradient += slab // G * g_sample + group * K * g_channel
-    g_logit += slab * N
-    begin, end = split * SHARE, tl.minimum(split * SHARE + SHARE, BLOCKS)
-    c, lanes, shares = (
-        tl.arange(0, BLOCK_K),
-        tl.arange(0, BLOCK_N),
-        tl.arange(0, SPLITS),
-    )
-    share = slab * SPLITS + split
-    every = slab * SPLITS + shares
-
-    place = tl.load(index + slab).to(tl.int32)
-    z = tl.load(mean + slab * K + c, mask=c < K, other=0)
-    q = tl.load(x + c * x_channel + place * x_position, mask=c < K, other=0).to(ACC)
-    a, b = tl.load(alpha + group).to(ACC), tl.load(beta + group).to(ACC)
-    plain_scale = tl.load(weight + group).to(ACC)
-    level = tl.load(bias + group).to(ACC)
-    shift, offset, inverse, scale = 0.0, 0.0, 1.0, plain_scale
-    deviation = 1.0
-    if NORMALIZED:
-        block = _load(x, c, lanes, x_channel, x_position, K, N, ACC)
-        score = _score(
-            *(block, lanes, q, z, place, a, b, theta, sigma, W),
-            SIMILARITY,
-            ENCODED,
-            ACC,
-        )
-        shift = _first(score, lanes)
-        offset = tl.load(statistics + slab * 3 + 1)
-        deviation = tl.load(statistics + slab * 3 + 2)
+def _norm(shift, offset, deviation, s, p):
+    """Eq. 7's and Eq. 8's factors, as _Norm."""
+    group = tl.program_id(0) % s.G
+    scale = tl.load(s.weight + group).to(s.mean.dtype.element_ty)
+    bias = tl.load(s.bias + group).to(s.mean.dtype.element_ty)
+    inverse = 1.0
+    if p.NORMALIZED:
         inverse = 1.0 / (deviation + _EPS)
-        scale = plain_scale * inverse
-
-    if PASS == 0 or PASS == 1:
-        total = tl.zeros([BLOCK_N], ACC)
-        product = tl.zeros([BLOCK_N], ACC)
-        for i in range(begin, end):
-            n = i * BLOCK_N + lanes
-            block = _load(x, c, n, x_channel, x_position, K, N, ACC)
-            g = _load(gradient, c, n, g_channel, g_position, K, N, ACC)
-            score = _score(
-                *(block, n, q, z, place, a, b, theta, sigma, W),
-                SIMILARITY,
-                ENCODED,
-                ACC,
-            )
-            score = score - shift - offset
-            gate = tl.sigmoid(scale * score + level)
-            logit = tl.sum(g * block, 0) * gate * (1 - gate)
-            tl.store(g_logit + n, logit, mask=n < N)
-            logit = tl.where(n < N, logit, 0.0)
-            total += logit
-            product += tl.where(n < N, logit * score, 0.0)
-        tl.store(totals + share * 2, tl.sum(total, 0))
-        tl.store(totals + share * 2 + 1, tl.sum(product, 0))
-
-    if PASS == 0:
-        tl.debug_barrier()
-
-    if PASS != 1:
-        total = tl.sum(tl.load(totals + every * 2), 0)
-        product = tl.sum(tl.load(totals + every * 2 + 1), 0)
-        average, spread = 0.0, 0.0
-        if NORMALIZED:
-            average = total / N
-            spread = product * inverse * scale / (N * deviation)
-
-        if PASS == 0 or PASS == 2:
-            # Their sums over positions: the parameters', the vectors'.
-            g_alpha = tl.zeros([BLOCK_N], ACC)
-            g_beta = tl.zeros([BLOCK_N], ACC)
-            g_down = tl.zeros([BLOCK_N], ACC)
-            g_across = tl.zeros([BLOCK_N], ACC)
-            g_sigma = tl.zeros([BLOCK_N], ACC)
-            q_norm = tl.zeros([BLOCK_N], ACC)
-            z_norm = tl.zeros([BLOCK_N], ACC)
-            g_q = tl.zeros([BLOCK_K, BLOCK_N], ACC)
-            g_z = tl.zeros([BLOCK_K, BLOCK_N], ACC)
-            for i in range(begin, end):
-                n = (begin + end - 1 - i) * BLOCK_N + lanes
-                block = _load(x, c, n, x_channel, x_position, K, N, ACC)
-                logit = tl.load(g_logit + n, mask=n < N, other=0)
-                to_query, q_norms = _similarity(block, q, SIMILARITY)
-                to_mean, z_norms = _similarity(block, z, SIMILARITY)
-                rows, columns, down, across = _densities(
-                    n, place, theta, sigma, W, ENCODED, ACC
-                )
-                weighting = 0.5 * (rows + columns)
-                score = a * to_query * weighting + b * to_mean - shift - offset
-                if NORMALIZED:
-                    g_score = (logit - average) * scale - spread * score
-                else:
-                    g_score = logit * scale
-                g_score = tl.where(n < N, g_score, 0.0)
-                g_alpha += g_score * to_query * weighting
-                g_beta += g_score * to_mean
-                if ENCODED:
-                    width = tl.maximum(tl.abs(tl.load(sigma).to(ACC)), _MIN_SIGMA)
-                    by_row = tl.load(theta).to(ACC) * down / width
-                    by_column = tl.load(theta + 1).to(ACC) * across / width
-                    g_weighting = 0.5 * a * to_query * g_score / width
-                    g_down -= g_weighting * rows * by_row * down
-                    g_across -= g_weighting * columns * by_column * across
-                    g_sigma += g_weighting * (
-                        rows * (by_row * by_row - 1)
-                        + columns * (by_column * by_column - 1)
-                    )
-                g_to_query, g_to_mean = g_score * a * weighting, g_score * b
-                if SIMILARITY == 1:
-                    g_q += g_to_query[None, :] * _sign(block - q[:, None])
-                    g_z += g_to_mean[None, :] * _sign(block - z[:, None])
-                else:
-                    if SIMILARITY == 2:
-                        q_norm += tl.where(
-                            q_norms < _MIN_NORMS, 0.0, g_to_query * to_query
-                        )
-                        z_norm += tl.where(
-                            z_norms < _MIN_NORMS, 0.0, g_to_mean * to_mean
-                        )
-                        g_to_query = g_to_query / tl.maximum(q_norms, _MIN_NORMS)
-                        g_to_mean = g_to_mean / tl.maximum(z_norms, _MIN_NORMS)
-                    g_q += g_to_query[None, :] * block
-                    g_z += g_to_mean[None, :] * block
-            of_q, of_z = tl.sum(g_q, 1), tl.sum(g_z, 1)
-            if SIMILARITY == 2:
-                of_q -= q * _ratio(tl.sum(q_norm, 0), tl.sum(q * q, 0))
-                of_z -= z * _ratio(tl.sum(z_norm, 0), tl.sum(z * z, 0))
-            tl.store(g_targets + share * 2 * K + c, of_q, mask=c < K)
-            tl.store(g_targets + share * 2 * K + K + c, of_z, mask=c < K)
-            tl.store(partial + share * 8, tl.sum(g_alpha, 0))
-            tl.store(partial + share * 8 + 1, tl.sum(g_beta, 0))
-            tl.store(partial + share * 8 + 2, tl.sum(g_down, 0))
-            tl.store(partial + share * 8 + 3, tl.sum(g_across, 0))
-            tl.store(partial + share * 8 + 4, tl.sum(g_sigma, 0))
-
-        if PASS == 0:
-            tl.debug_barrier()
-
-        if PASS == 0 or PASS == 3:
-            if split == 0:
-                own, sums = g_parameters + slab * 8, partial + every * 8
-                tl.store(own, tl.sum(tl.load(sums), 0))
-                tl.store(own + 1, tl.sum(tl.load(sums + 1), 0))
-                tl.store(own + 2, product * inverse)
-                tl.store(own + 3, total)
-                if ENCODED:
-                    tl.store(own + 4, tl.sum(tl.load(sums + 2), 0))
-                    tl.store(own + 5, tl.sum(tl.load(sums + 3), 0))
-                    # Under its floor, and at zero, sigma has no effect.
-                    s = tl.load(sigma).to(ACC)
-                    s = tl.where(s < 0, -1.0, 1.0) * tl.where(
-                        tl.abs(s) < _MIN_SIGMA, 0.0, 1.0
-                    )
-                    tl.store(own + 6, s * tl.sum(tl.load(sums + 4), 0))
-            at = g_targets + every[None, :] * 2 * K + c[:, None]
-            of_q = tl.sum(tl.load(at, mask=(c < K)[:, None], other=0), 1)
-            of_z = tl.sum(tl.load(at + K, mask=(c < K)[:, None], other=0), 1) / N
-            for i in range(begin, end):
-                n = i * BLOCK_N + lanes
-                block = _load(x, c, n, x_channel, x_position, K, N, ACC)
-                g = _load(gradient, c, n, g_channel, g_position, K, N, ACC)
-                to_query, q_norms = _similarity(block, q, SIMILARITY)
-                to_mean, z_norms = _similarity(block, z, SIMILARITY)
-                rows, columns, _, _ = _densities(
-                    n, place, theta, sigma, W, ENCODED, ACC
-                )
-                weighting = 0.5 * (rows + columns)
-                score = a * to_query * weighting + b * to_mean - shift - offset
-                gate = tl.sigmoid(scale * score + level)
-                logit = tl.sum(g * block, 0) * gate * (1 - gate)
-                if NORMALIZED:
-                    g_score = (logit - average) * scale - spread * score
-                else:
-                    g_score = logit * scale
-                g_to_query, g_to_mean = g_score * a * weighting, g_score * b
-                result = g * gate[None, :] + of_z[:, None]
-                if SIMILARITY == 1:
-                    result -= g_to_query[None, :] * _sign(block - q[:, None])
-                    result -= g_to_mean[None, :] * _sign(block - z[:, None])
-                else:
-                    if SIMILARITY == 2:
-                        of_norm = tl.where(
-                            q_norms < _MIN_NORMS, 0.0, g_to_query * to_query
-                        )
-                        of_norm += tl.where(
-                            z_norms < _MIN_NORMS, 0.0, g_to_mean * to_mean
-                        )
-                        of_norm = _ratio(of_norm, tl.sum(block * block, 0))
-                        result -= block * of_norm[None, :]
-                        g_to_query = g_to_query / tl.maximum(q_norms, _MIN_NORMS)
-                        g_to_mean = g_to_mean / tl.maximum(z_norms, _MIN_NORMS)
-                    result += g_to_query[None, :] * q[:, None]
-                    result += g_to_mean[None, :] * z[:, None]
-                result += tl.where((n == place)[None, :], of_q[:, None], 0.0)
-                room = gx + c[:, None] * gx_channel + n[None, :] * gx_position
-                mask = (c < K)[:, None] & (n < N)[None, :]
-                tl.store(room, result.to(gx.dtype.element_ty), mask=mask)
+        scale = scale * inverse
+    return _Norm(shift, offset, deviation, inverse, scale, bias)
 
 
 @triton.jit
-def _sign(value):
-    return tl.where(value > 0, 1.0, tl.where(value < 0, -1.0, 0.0))
+def _recall_norm(t, s, p):
+    """The factors, from forward's statistics."""
+    shift, offset, deviation = 0.0, 0.0, 1.0
+    if p.NORMALIZED:
+        kept = s.statistics + tl.program_id(0).to(tl.int64) * 3
+        shift = _shift(t, s, p)
+        offset, deviation = tl.load(kept + 1), tl.load(kept + 2)
+    return _norm(shift, offset, deviation, s, p)
 
 
 @triton.jit
-def _ratio(value, square):
-    """Zero where the norm is: there the value is."""
-    return value / tl.where(square > 0, square, 1.0)
+def _gate(score, norm):
+    """Eq. 8."""
+    return tl.sigmoid(norm.scale * score + norm.bias)
+
+
+@triton.jit
+def _balance(norm, s, b, p):
+    """What Eqs. 6 and 7 subtract from the gradient of the logit: an average, and a
+    multiple of the score."""
+    average, spread = 0.0, 0.0
+    if p.NORMALIZED:
+        shares = b.g_parameters + _every_share(p) * 7
+        average = tl.sum(tl.load(shares + _BIAS), 0) / s.N
+        g_weight = tl.sum(tl.load(shares + _WEIGHT), 0)
+        spread = g_weight / (s.N * norm.deviation)
+    return average, spread

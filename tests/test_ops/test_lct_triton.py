@@ -1,8 +1,8 @@
-"""LCT's Triton kernels against the reference: on a GPU, or else in Triton's
-interpreter, which tests/conftest.py switches on."""
+"""LCT's Triton kernels against the reference, on a GPU or in Triton's interpreter."""
 
 import pytest
 import torch
+from sparse_maps import far_apart
 
 from prm_mmdet import ops
 from prm_mmdet.ops import reference
@@ -72,7 +72,7 @@ def test_switches(monkeypatch, layout, normalization, transform, programs):
     monkeypatch.setattr(lct_triton, '_BLOCK', 64)
     monkeypatch.setattr(lct_triton, '_INNER', 8)
     monkeypatch.setattr(lct_triton, '_CHANNELS', 4)
-    monkeypatch.setattr(lct_triton, '_splits', lambda *_: programs)
+    monkeypatch.setattr(lct_triton, '_programs', lambda *_: programs)
     check(normalization=normalization, transform=transform, layout=layout)
 
 
@@ -103,8 +103,9 @@ def test_constant_maps(value):
     check(values=lambda shape: torch.full(shape, value), dtype=torch.float16)
 
 
-def test_huge_maps():
-    check(values=lambda shape: 1e4 * torch.randn(shape), dtype=torch.float16)
+@pytest.mark.parametrize('scale, dtype', [(1e4, torch.float16), (1e12, torch.float32)])
+def test_huge_maps(scale, dtype):
+    check(values=lambda shape: scale * torch.randn(shape), dtype=dtype)
 
 
 def test_strides_that_are_neither_and_gradients_in_another_layout():
@@ -116,6 +117,26 @@ def test_strides_that_are_neither_and_gradients_in_another_layout():
     exact = reference.lct(x, weight, bias, 2)
     torch.testing.assert_close(y, exact)
     torch.testing.assert_close(gradient, torch.autograd.grad(exact, x, g)[0])
+
+
+@pytest.mark.skipif(DEVICE == 'cuda', reason='reads files, through the interpreter')
+@pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
+def test_elements_beyond_two_to_the_31(monkeypatch, tmp_path, layout):
+    small = torch.randn(1, 2, 1, 3).double()
+    weight, bias = torch.randn(2, 2).double()
+    expected = evaluate(reference.lct, [small, weight, bias], small, 1)
+    names = ('x', 'y', 'gradient', 'gx')
+    maps = [far_apart(tmp_path / name, small, layout) for name in names]
+    x, y, gradient, gx = (view for view, _ in maps)
+    monkeypatch.setattr(lct_triton, 'wide', lambda x: True)
+    monkeypatch.setattr(lct_triton, 'strides', lambda x: maps[0][1])
+    monkeypatch.setattr(lct_triton, 'dense', lambda x, like=None: x)
+    results = iter((y, gx))
+    monkeypatch.setattr(torch, 'empty_like', lambda *_, **__: next(results))
+    _, mean = lct_triton.forward(x, weight, bias, 1, 1e-5, True)
+    _, *rest = lct_triton.backward(gradient, x, weight, bias, mean, 1, 1e-5, True)
+    for ours, exact in zip((y, gx, *rest), expected):
+        torch.testing.assert_close(ours, exact)
 
 
 def test_nan_stays_in_its_group():

@@ -1,0 +1,99 @@
+"""How the Triton kernels of PRM and LCT are launched on a map (B, C, H, W)."""
+
+import contextlib
+
+import torch
+import triton
+import triton.language as tl
+
+from .common import accumulation_dtype, memory_format
+
+# Positions are 32-bit numbers in the kernels, and a kernel's last block may reach
+# beyond the last position.
+_MAX_POSITIONS = 2**31 - 2**16
+
+
+def dense(x, like=None):
+    """Return a map as the kernels read it: contiguous or channels_last.
+
+    Args:
+        x (Tensor): Features, (B, C, H, W).
+        like (Tensor, optional): A dense map whose memory format the result gets.
+            Default: None, the memory format of ``x``.
+
+    Returns:
+        Tensor: ``x`` itself where possible, else a copy.
+
+    Raises:
+        ValueError: The map has too many positions for the kernels.
+    """
+    if x.shape[2] * x.shape[3] > _MAX_POSITIONS:
+        raise ValueError(
+            f'a map of {x.shape[2]} x {x.shape[3]} positions is too large for the '
+            f'Triton kernels, which take up to {_MAX_POSITIONS} positions. Set '
+            f'PRM_MMDET_BACKEND=torch'
+        )
+    return x.contiguous(memory_format=memory_format(x if like is None else like))
+
+
+def strides(x):
+    """Elements between neighbouring channels and positions of a dense map.
+
+    They follow from the shape. ``x.stride`` would not do: PyTorch leaves the stride of
+    a dimension of size 1 undefined.
+    """
+    if x.is_contiguous():
+        return x.shape[2] * x.shape[3], 1
+    return 1, x.shape[1]
+
+
+def wide(x):
+    """Whether offsets within a sample of a map need 64 bits."""
+    # Less than 2^31: blocks reach beyond the last channel and position.
+    return x[:1].numel() >= 2**30
+
+
+def processors(x):
+    """Multiprocessors of the GPU that holds a tensor; 0 in Triton's interpreter."""
+    if not x.is_cuda:
+        return 0
+    return torch.cuda.get_device_properties(x.device).multi_processor_count
+
+
+def allocator(x, parts):
+    """Return a function that makes tensors (B, parts, *size), without writing to them.
+
+    Their dtype is the dtype of accumulation unless the call names another. If ``x`` is
+    empty, no kernel runs, and the tensors are zero.
+    """
+    make = x.new_empty if x.numel() else x.new_zeros
+
+    def new(*size, dtype=None):
+        return make((len(x), parts, *size), dtype=dtype or accumulation_dtype(x))
+
+    return new
+
+
+def launch(kernel, grid, x, *arguments, **options):
+    """Start a kernel on the device of ``x``, unless ``x`` is empty."""
+    if x.numel() == 0:
+        return
+    device = torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+    with device:
+        # Without contraction to fused multiply-adds, one formula rounds the same way
+        # wherever a kernel computes it. PRM relies on that: it divides the score by as
+        # little as 1e-5.
+        kernel[grid](*arguments, **options, enable_fp_fusion=False)
+
+
+@triton.jit
+def pointers(tensor, sample, c, n, C, N, stride_c, stride_n, WIDE: tl.constexpr):
+    """Addresses of channels c at positions n of one sample, (len(c), len(n)).
+
+    ``WIDE`` says that offsets within a sample need 64 bits. Narrow offsets occupy half
+    the registers.
+    """
+    if WIDE:
+        c, n = c.to(tl.int64), n.to(tl.int64)
+    start = sample.to(tl.int64) * C * N
+    return tensor + start + (c[:, None] * stride_c + n[None, :] * stride_n)
