@@ -397,6 +397,7 @@ def _differentiate_targets(s, b, p):
     g_beta = tl.zeros([p.BLOCK_N], acc)
     g_row = tl.zeros([p.BLOCK_N], acc)
     g_column = tl.zeros([p.BLOCK_N], acc)
+    g_sigma = tl.zeros([p.BLOCK_N], acc)
     g_query = tl.zeros([p.BLOCK_K, p.BLOCK_N], acc)
     g_mean = tl.zeros([p.BLOCK_K, p.BLOCK_N], acc)
     for i in range(begin, end):
@@ -412,30 +413,28 @@ def _differentiate_targets(s, b, p):
         g_alpha += g_score * to_query * (rows + columns)
         g_beta += g_score * to_mean
         g_density = t.alpha * g_score * to_query
-        g_row -= g_density * rows * t.row * down * down
-        g_column -= g_density * columns * t.column * across * across
+        by_row, by_column = t.row * down, t.column * across
+        g_row -= g_density * rows * by_row * down
+        g_column -= g_density * columns * by_column * across
+        # Position by position, because sums of the two terms would cancel.
+        g_sigma += g_density * (
+            rows * (by_row * by_row - 1) + columns * (by_column * by_column - 1)
+        )
         g_to_query = t.alpha * g_score * (rows + columns)
         g_query += _similarity_gradient(g_to_query, block, t.query, p)[1]
         g_mean += _similarity_gradient(t.beta * g_score, block, t.mean, p)[1]
     own = b.g_parameters + share * 7
-    of_alpha, of_row, of_column = (
-        tl.sum(g_alpha, 0),
-        tl.sum(g_row, 0),
-        tl.sum(g_column, 0),
-    )
-    tl.store(own + _ALPHA, of_alpha)
+    tl.store(own + _ALPHA, tl.sum(g_alpha, 0))
     tl.store(own + _BETA, tl.sum(g_beta, 0))
     if s.theta is not None:
         sigma = tl.load(s.sigma).to(acc)
         inverse = 1 / tl.maximum(tl.abs(sigma), _MIN_SIGMA)
-        tl.store(own + _THETA, of_row * inverse)
-        tl.store(own + _THETA + 1, of_column * inverse)
-        # sigma divides the height of the density and both ratios.
-        of_sigma = t.alpha * of_alpha + t.row * of_row + t.column * of_column
-        sign = tl.where(sigma < 0, 1.0, -1.0)
+        tl.store(own + _THETA, inverse * tl.sum(g_row, 0))
+        tl.store(own + _THETA + 1, inverse * tl.sum(g_column, 0))
         # Below its floor, and at zero, sigma has no effect.
+        sign = tl.where(sigma < 0, -1.0, 1.0)
         sign = tl.where(tl.abs(sigma) < _MIN_SIGMA, 0.0, sign)
-        tl.store(own + _SIGMA, sign * inverse * of_sigma)
+        tl.store(own + _SIGMA, sign * inverse * tl.sum(g_sigma, 0))
     c = tl.arange(0, p.BLOCK_K)
     own = b.g_targets + share * 2 * p.K + c
     tl.store(own, tl.sum(g_query, 1), mask=c < p.K)

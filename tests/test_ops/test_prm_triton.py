@@ -65,7 +65,7 @@ def test_a_program_without_a_block(monkeypatch):
 @pytest.mark.parametrize('switches', SWITCHES[::3], ids=str)
 def test_every_dtype(switches, dtype):
     bound = 2e-5 if dtype == torch.float32 else torch.finfo(dtype).eps
-    x = grid(1, 10, 6, 7).to(dtype)
+    x = grid(1, 10, 6, 8).to(dtype)
     y, gx, *rest = check(x, 2, switches, bound, dtype=torch.float32)
     assert y.dtype == gx.dtype == dtype
     assert all(g.dtype == torch.float32 for g in rest)
