@@ -257,7 +257,7 @@ def _forward_kernel(s, f, p):
 @triton.jit
 def _find_query(s, f, p):
     """First pass: the largest channel sum and its place, and the channels' sums."""
-    share, begin, end = _share(s, p)
+    begin, end = _blocks(s, p)
     acc = f.partial.dtype.element_ty
     total = tl.zeros([p.BLOCK_K, p.BLOCK_N], acc)
     largest = tl.full([p.BLOCK_N], float('-inf'), acc)
@@ -274,9 +274,9 @@ def _find_query(s, f, p):
         largest, place = tl.where(better, value, largest), tl.where(better, n, place)
     top = tl.max(largest, 0)
     first = tl.min(tl.where(largest == top, place, _NOWHERE), 0)
-    partial = f.partial + share * (_SUMS + p.K)
+    partial = f.partial + _share(p) * (_SUMS + p.K)
     c = tl.arange(0, p.BLOCK_K)
-    tl.store(f.places + share, first)
+    tl.store(f.places + _share(p), first)
     tl.store(partial + _LARGEST, top)
     tl.store(partial + _SUMS + c, tl.sum(total, 1), mask=c < p.K)
 
@@ -284,7 +284,7 @@ def _find_query(s, f, p):
 @triton.jit
 def _measure_score(s, f, p):
     """Second pass: the query and the mean vector of the slab, moments of the score."""
-    share, begin, end = _share(s, p)
+    begin, end = _blocks(s, p)
     slab = tl.program_id(0).to(tl.int64)
     every = _every_share(p)
     partial = f.partial + every * (_SUMS + p.K)
@@ -314,7 +314,7 @@ def _measure_score(s, f, p):
             centre += away / tl.maximum(count, 1.0)
             squares += tl.where(inside, away * (score - centre), 0.0)
         count, centre, squares = _combine(count, centre, squares)
-        own = f.partial + share * (_SUMS + p.K)
+        own = f.partial + _share(p) * (_SUMS + p.K)
         tl.store(own + _COUNT, count)
         tl.store(own + _CENTRE, centre)
         tl.store(own + _SQUARES, squares)
@@ -323,7 +323,7 @@ def _measure_score(s, f, p):
 @triton.jit
 def _write_output(s, f, p):
     """Third pass: Eqs. 7 and 8, and the gated features."""
-    _, begin, end = _share(s, p)
+    begin, end = _blocks(s, p)
     t = _recall(s, p)
     shift, offset, deviation = 0.0, 0.0, 1.0
     if p.NORMALIZED:
@@ -365,7 +365,7 @@ def _sum_logits(s, b, p):
 
     The second pass reads the gradient of the logit, a K-th of the gradient of y.
     """
-    share, begin, end = _share(s, p)
+    begin, end = _blocks(s, p)
     t = _recall(s, p)
     norm = _recall_norm(t, s, p)
     g_bias = tl.zeros([p.BLOCK_N], norm.scale.dtype)
@@ -380,7 +380,7 @@ def _sum_logits(s, b, p):
         g_bias += tl.where(n < s.N, g_logit, 0.0)
         # In this order nothing overflows where an infinite deviation makes inverse 0.
         g_weight += tl.where(n < s.N, g_logit * (score * norm.inverse), 0.0)
-    own = b.g_parameters + share * 7
+    own = b.g_parameters + _share(p) * 7
     tl.store(own + _BIAS, tl.sum(g_bias, 0))
     tl.store(own + _WEIGHT, tl.sum(g_weight, 0))
 
@@ -388,7 +388,7 @@ def _sum_logits(s, b, p):
 @triton.jit
 def _differentiate_targets(s, b, p):
     """Second pass: the other parameters' gradients, the query's and the mean's."""
-    share, begin, end = _share(s, p)
+    begin, end = _blocks(s, p)
     t = _recall(s, p)
     norm = _recall_norm(t, s, p)
     average, spread = _balance(norm, s, b, p)
@@ -407,9 +407,10 @@ def _differentiate_targets(s, b, p):
         g_logit = tl.load(_logits(n, s, b), mask=n < s.N, other=0)
         g_score = norm.scale * (g_logit - average - score * spread)
         g_score = tl.where(n < s.N, g_score, 0.0)
-        down, across, rows, columns = _densities(n, t, s)
-        to_query, _ = _similarity(block, t.query, p)
-        to_mean, _ = _similarity(block, t.mean, p)
+        down, across = _distances(n, t, s)
+        rows, columns = _densities(n, t, s)
+        to_query = _similarity(block, t.query, p)
+        to_mean = _similarity(block, t.mean, p)
         g_alpha += g_score * to_query * (rows + columns)
         g_beta += g_score * to_mean
         g_density = t.alpha * g_score * to_query
@@ -423,7 +424,7 @@ def _differentiate_targets(s, b, p):
         g_to_query = t.alpha * g_score * (rows + columns)
         g_query += _similarity_gradient(g_to_query, block, t.query, p)[1]
         g_mean += _similarity_gradient(t.beta * g_score, block, t.mean, p)[1]
-    own = b.g_parameters + share * 7
+    own = b.g_parameters + _share(p) * 7
     tl.store(own + _ALPHA, tl.sum(g_alpha, 0))
     tl.store(own + _BETA, tl.sum(g_beta, 0))
     if s.theta is not None:
@@ -436,7 +437,7 @@ def _differentiate_targets(s, b, p):
         sign = tl.where(tl.abs(sigma) < _MIN_SIGMA, 0.0, sign)
         tl.store(own + _SIGMA, sign * inverse * tl.sum(g_sigma, 0))
     c = tl.arange(0, p.BLOCK_K)
-    own = b.g_targets + share * 2 * p.K + c
+    own = b.g_targets + _share(p) * 2 * p.K + c
     tl.store(own, tl.sum(g_query, 1), mask=c < p.K)
     tl.store(own + p.K, tl.sum(g_mean, 1), mask=c < p.K)
 
@@ -444,7 +445,7 @@ def _differentiate_targets(s, b, p):
 @triton.jit
 def _write_gradient(s, b, p):
     """Third pass: the gradient of x."""
-    _, begin, end = _share(s, p)
+    begin, end = _blocks(s, p)
     t = _recall(s, p)
     norm = _recall_norm(t, s, p)
     average, spread = _balance(norm, s, b, p)
@@ -460,7 +461,7 @@ def _write_gradient(s, b, p):
         gate = _gate(score, norm)
         g_logit = tl.sum(gradient * block, 0) * gate * (1 - gate)
         g_score = norm.scale * (g_logit - average - score * spread)
-        _, _, rows, columns = _densities(n, t, s)
+        rows, columns = _densities(n, t, s)
         g_to_query = t.alpha * g_score * (rows + columns)
         result = gradient * gate[None, :] + g_mean[:, None]
         result += _similarity_gradient(g_to_query, block, t.query, p)[0]
@@ -470,13 +471,18 @@ def _write_gradient(s, b, p):
 
 
 @triton.jit
-def _share(s, p):
-    """The program's number among all programs, and its first and last block."""
+def _blocks(s, p):
+    """The first block of the program's share of the slab, and the block after it."""
     blocks = tl.cdiv(s.N, p.BLOCK_N)
     size = tl.cdiv(blocks, p.P)
     begin = tl.program_id(1) * size
-    share = tl.program_id(0).to(tl.int64) * p.P + tl.program_id(1)
-    return share, begin, tl.minimum(begin + size, blocks)
+    return begin, tl.minimum(begin + size, blocks)
+
+
+@triton.jit
+def _share(p):
+    """The number of the program among all programs."""
+    return tl.program_id(0).to(tl.int64) * p.P + tl.program_id(1)
 
 
 @triton.jit
@@ -562,27 +568,38 @@ def _recall(s, p):
 
 
 @triton.jit
-def _densities(n, t, s):
-    """Distances in rows and columns, and the two halves of Eq. 5's D."""
+def _distances(n, t, s):
+    """Rows and columns from the query to positions n, with their signs."""
     down = (n // s.W - t.place // s.W).to(t.mean.dtype)
     across = (n % s.W - t.place % s.W).to(t.mean.dtype)
+    return down, across
+
+
+@triton.jit
+def _densities(n, t, s):
+    """The two halves of Eq. 5's D, of rows and of columns."""
+    down, across = _distances(n, t, s)
     rows = t.height * tl.exp(-0.5 * (t.row * down) * (t.row * down))
     columns = t.height * tl.exp(-0.5 * (t.column * across) * (t.column * across))
-    return down, across, rows, columns
+    return rows, columns
 
 
 @triton.jit
 def _similarity(block, target, p):
-    """Eqs. 2 to 4, and for Eq. 2 the product of norms."""
-    norms = tl.sum(block * 0, 0)
+    """Eqs. 2 to 4, (BLOCK_N,)."""
     if p.SIMILARITY == _L1:
         value = -tl.sum(tl.abs(block - target[:, None]), 0)
     else:
         value = tl.sum(block * target[:, None], 0)
     if p.SIMILARITY == _COSINE:
-        norms = tl.sqrt(tl.sum(block * block, 0)) * tl.sqrt(tl.sum(target * target, 0))
-        value = value / tl.maximum(norms, _MIN_NORMS)
-    return value, norms
+        value = value / tl.maximum(_norms(block, target), _MIN_NORMS)
+    return value
+
+
+@triton.jit
+def _norms(block, target):
+    """The product of norms that Eq. 2 divides by, (BLOCK_N,)."""
+    return tl.sqrt(tl.sum(block * block, 0)) * tl.sqrt(tl.sum(target * target, 0))
 
 
 @triton.jit
@@ -596,9 +613,10 @@ def _similarity_gradient(g, block, target, p):
     else:
         radial = g * 0
         if p.SIMILARITY == _COSINE:
-            value, norms = _similarity(block, target, p)
+            norms = _norms(block, target)
             # Below their floor the norms are a constant.
-            radial = tl.where(norms < _MIN_NORMS, 0.0, g * value)
+            radial = g * _similarity(block, target, p)
+            radial = tl.where(norms < _MIN_NORMS, 0.0, radial)
             g = g / tl.maximum(norms, _MIN_NORMS)
         of_block, of_target = g[None, :] * target[:, None], g[None, :] * block
         if p.SIMILARITY == _COSINE:
@@ -613,9 +631,9 @@ def _similarity_gradient(g, block, target, p):
 @triton.jit
 def _score(block, n, t, s, p):
     """Eq. 1, (BLOCK_N,)."""
-    _, _, rows, columns = _densities(n, t, s)
-    to_query, _ = _similarity(block, t.query, p)
-    to_mean, _ = _similarity(block, t.mean, p)
+    rows, columns = _densities(n, t, s)
+    to_query = _similarity(block, t.query, p)
+    to_mean = _similarity(block, t.mean, p)
     return t.alpha * to_query * (rows + columns) + t.beta * to_mean
 
 
