@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -196,14 +197,16 @@ def measure_fps(args: argparse.Namespace) -> None:
         configs.append(cfg)
         folder = args.work_dirs / Path(path).stem
         checkpoints.append(find_latest_checkpoint(folder) if folder.is_dir() else None)
-    fps = detector_fps.measure_fps(
-        configs, checkpoints, device, args.images, args.warmup, say
-    )
+    # pycocotools prints to stdout, which is for the table alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        fps = detector_fps.measure_fps(
+            configs, checkpoints, device, args.images, args.warmup, say
+        )
     say('')
     rows = [['config', 'fps', 'of the first', 'weights']]
     for path, value, checkpoint in zip(args.configs, fps, checkpoints):
         ratio = f'{value / fps[0]:.3f}'
-        rows.append([Path(path).stem, f'{value:.2f}', ratio, checkpoint or 'random'])
+        rows.append([Path(path).stem, f'{value:.3g}', ratio, checkpoint or 'random'])
     print(', '.join(f'{k}: {v}' for k, v in environment(device).items()))
     print(cost_tables.columns(rows), end='')
     file = fps_records.record_fps(

@@ -85,7 +85,7 @@ def _values_beside(table, row, column, work_dirs):
     if column == FPS and work_dirs:
         yield _ratio(row, row.cells.get(FPS), table.baseline(row).cells.get(FPS))
         mine, base = (fps_here(work_dirs, c) for c in (row.config, row.baseline))
-        yield mine and f'{mine["fps"]:.{places}f}'
+        yield mine and f'{mine["fps"]:.3g}'
         fair = mine and base and comparable(mine, base)
         yield _ratio(row, mine['fps'], base['fps']) if fair else None
 

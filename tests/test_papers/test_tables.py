@@ -246,10 +246,10 @@ def test_a_report_sets_measured_beside_printed(work_dirs):
     fps = ['fps', 'fps ratio', 'fps here', 'fps ratio here']
     assert rows == [
         ['table', 'config', 'bbox_mAP', *gains, *fps, 'notes'],
-        ['x-1', 'base', '37.3', '', '37.5', '', '9.9', '', '2.0', '', ''],
+        ['x-1', 'base', '37.3', '', '37.5', '', '9.9', '', '2', '', ''],
         # With trained weights a detector detects more than its baseline with random
         # weights: these figures have no ratio.
-        ['x-1', 'block', '39.6', '+2.3', '39.6', '+2.1', '', '', '1.8', '', ''],
+        ['x-1', 'block', '39.6', '+2.3', '39.6', '+2.1', '', '', '1.84', '', ''],
         ['x-1', 'other', '36.0', '-1.3', '', '', '1.0', '0.10', '0.5', '0.25', ''],
     ]
     alone = csv.reader(io.StringIO(report(TABLE, style='csv')))
