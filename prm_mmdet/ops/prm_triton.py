@@ -67,7 +67,7 @@ class _Slabs(NamedTuple):
     bias: Tensor  # xi of Eq. 8, (G,)
     theta: Optional[Tensor]  # scale of rows and of columns, (2,); None: no encoding
     sigma: Optional[Tensor]  # deviation of the encoding, (); None: no encoding
-    index: Tensor  # position of the query, (B, G), int64
+    index: Tensor  # type: ignore[assignment]  # position of the query, (B, G), int64
     mean: Tensor  # mean vector, (B, G, K), A
     statistics: Tensor  # shift, offset and deviation of the score, (B, G, 3), A
     stride_c: int  # elements between neighbouring channels, of every map
