@@ -12,8 +12,6 @@ from hypothesis import settings
 if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'
 
-from prm_mmdet.datasets.demo import generate_demo
-
 # New examples at every run by hand, the same ones in CI.
 settings.register_profile('ci', derandomize=True)
 if os.environ.get('CI'):
@@ -25,6 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope='session')
 def demo_data(tmp_path_factory):
     """A handful of generated images with boxes and masks."""
+    # Imported here, because the tests of the operators must run without MMDetection.
+    from prm_mmdet.datasets.demo import generate_demo
+
     root = tmp_path_factory.mktemp('demo')
     generate_demo(root, num_train=8, num_val=4, image_size=64)
     return root

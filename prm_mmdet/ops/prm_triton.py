@@ -67,7 +67,7 @@ class _Slabs(NamedTuple):
     bias: Tensor  # xi of Eq. 8, (G,)
     theta: Optional[Tensor]  # scale of rows and of columns, (2,); None: no encoding
     sigma: Optional[Tensor]  # deviation of the encoding, (); None: no encoding
-    index: Tensor  # type: ignore[assignment]  # position of the query, (B, G), int64
+    place: Tensor  # position of the query, (B, G), int64
     mean: Tensor  # mean vector, (B, G, K), A
     statistics: Tensor  # shift, offset and deviation of the score, (B, G, 3), A
     stride_c: int  # elements between neighbouring channels, of every map
@@ -295,7 +295,7 @@ def _measure_score(s, f, p):
     sums = partial[None, :] + _SUMS + c[:, None]
     mean = tl.sum(tl.load(sums, mask=(c < p.K)[:, None], other=0), 1) / s.N
     if tl.program_id(1) == 0:
-        tl.store(s.index + slab, place)
+        tl.store(s.place + slab, place)
         tl.store(s.mean + slab * p.K + c, mean, mask=c < p.K)
     if p.NORMALIZED:
         t = _targets(place, mean, s, p)
@@ -564,7 +564,7 @@ def _recall(s, p):
     """The targets, from the query's index and the mean vector."""
     slab, c = tl.program_id(0).to(tl.int64), tl.arange(0, p.BLOCK_K)
     mean = tl.load(s.mean + slab * p.K + c, mask=c < p.K, other=0)
-    return _targets(tl.load(s.index + slab).to(tl.int32), mean, s, p)
+    return _targets(tl.load(s.place + slab).to(tl.int32), mean, s, p)
 
 
 @triton.jit
