@@ -5,7 +5,9 @@ The forms of a block are:
 - ``ours``: the operator of this package, and ``ours, compiled`` under torch.compile;
 - ``plain``: the block in vectorised PyTorch (:mod:`.opponents`), and
   ``plain, compiled``;
-- ``x * gate``: a product with one number a channel. No gate can be cheaper.
+- ``x * gate``: a product with one given number a channel. No gate can be cheaper;
+- ``x * learnt gate``: the same product with the gradient of these numbers, as autograd
+  computes it.
 
 SE and GC have no operator in this package: their plain form is ``ours``. This module
 requires torch only.
@@ -28,7 +30,8 @@ from .measure import Setting, Spread, interleave, peak_memory, ratio
 
 STAGES = ('c2', 'c3', 'c4', 'c5')
 PASSES = ('step', 'forward')
-OURS, PLAIN, LIMIT = 'ours', 'plain', 'x * gate'
+OURS, PLAIN = 'ours', 'plain'
+LIMIT, LEARNT = 'x * gate', 'x * learnt gate'
 COMPILED = ', compiled'
 _COPY = 'copy'
 # A step reads x and writes y, then reads x and the gradient of y and writes that of x.
@@ -118,6 +121,7 @@ def forms(
     gate = torch.rand(*x.shape[:2], 1, 1, device=x.device, dtype=x.dtype)
     found: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
         LIMIT: (torch.mul, [x, gate]),
+        LEARNT: (torch.mul, [x, gate.clone().requires_grad_()]),
         OURS: (BLOCKS[block].ours, [x, *parameters]),
     }
     plain = BLOCKS[block].plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .block_costs import COMPILED, LIMIT, OURS, PLAIN
+from .block_costs import COMPILED, LEARNT, LIMIT, OURS, PLAIN
 from .measure import Spread
 
 
@@ -23,34 +23,38 @@ def block_table(records: Sequence[Mapping[str, Any]]) -> str:
     """One table of all records of :func:`.block_costs.measure_blocks`."""
     head = [
         *('block, map', 'pass', 'ours ms', 'x*gate ms', 'plain ms', 'compiled ms'),
-        *('ours / x*gate', 'ours / plain', 'ours / compiled', 'both compiled'),
-        *('floors', 'ours MB', 'x*gate MB'),
+        *('/ x*gate', '/ learnt', '/ plain', '/ compiled', 'both compiled'),
+        *('floors', 'MB'),
     ]
     rows = [head]
     for record in records:
         seconds, ratios = record['seconds'], record['ratios']
-        names = (LIMIT, PLAIN, PLAIN + COMPILED)
+        forms = (LIMIT, PLAIN, PLAIN + COMPILED)
         shape = ' x '.join(map(str, record['shape']))
         rows.append(
             [
                 f'{record["block"]} {record["stage"]} {shape}',
                 record['pass'],
-                *(milliseconds(seconds.get(name)) for name in (OURS, *names)),
-                *(spread(ratios.get(name)) for name in names),
+                *(milliseconds(seconds.get(name)) for name in (OURS, *forms)),
+                spread(ratios[LIMIT]),
+                f'{ratios[LEARNT]["median"]:.2f}',
+                *(spread(ratios.get(name)) for name in forms[1:]),
                 spread(record['both_compiled']),
                 f'{record["floor"]["median"]:.2f}',
-                *(f'{record["memory"][name] / 1e6:.0f}' for name in (OURS, LIMIT)),
+                f'{record["memory"][OURS] / 1e6:.0f}',
             ]
         )
     return columns(rows)
 
 
 BLOCK_LEGEND = """\
-Each cell is a median; in parentheses: quartiles of the ratios within rounds.
-ours: this package's operator. plain: the same equations in vectorised PyTorch.
+Each cell is a median. In parentheses are quartiles of the ratios within rounds.
+ours: this package's operator, whose ratios are '/ ...'. step: forward and backward.
+forward: inference. x*gate: product with a given number a channel. learnt: the same
+with the gradient of these numbers. plain: the block's equations in vectorised PyTorch.
 compiled: plain under torch.compile. both compiled: ours compiled / plain compiled.
-step: forward and backward. forward: inference.
 floors: time of ours / time to copy the bytes that the pass must read and write.
+MB: peak memory of ours beyond its input, in 10^6 bytes.
 """
 
 
@@ -65,7 +69,7 @@ def network_table(records: Sequence[Mapping[str, Any]]) -> str:
         row = [record['name']]
         for kind in kinds:
             row.append(milliseconds(record['seconds'][kind]))
-            row.append(spread(record['ratios'][kind]))
+            row.append(spread(record['ratios'][kind], 3))
         row.append(f'{record["memory"] / 1e6:.0f}')
         counted = record['multiply_adds']
         row.append('' if counted is None else f'{counted / 1e9:.2f}')
@@ -78,8 +82,9 @@ def milliseconds(times: Sequence[float] | None) -> str:
     return '' if times is None else f'{1e3 * Spread.of(times).median:.2f}'
 
 
-def spread(values: Mapping[str, float] | None) -> str:
-    """A spread as text, or nothing for None."""
+def spread(values: Mapping[str, float] | None, digits: int = 2) -> str:
+    """A spread as text with so many decimals, or nothing for None."""
     if values is None:
         return ''
-    return f'{values["median"]:.3f} ({values["low"]:.3f}-{values["high"]:.3f})'
+    median, low, high = (f'{values[k]:.{digits}f}' for k in ('median', 'low', 'high'))
+    return f'{median} ({low}-{high})'

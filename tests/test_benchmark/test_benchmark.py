@@ -15,7 +15,7 @@ from mmdet.utils import register_all_modules
 
 from prm_mmdet import load_config
 from prm_mmdet.benchmark import block_costs, network_costs
-from prm_mmdet.benchmark.block_costs import BLOCKS, LIMIT, OURS, PLAIN
+from prm_mmdet.benchmark.block_costs import BLOCKS, LEARNT, LIMIT, OURS, PLAIN
 from prm_mmdet.benchmark.fps_records import comparable, fps_here
 from prm_mmdet.benchmark.measure import Setting
 
@@ -70,10 +70,14 @@ def test_compared_blocks_are_those_of_the_configs(name):
 
 def test_forms_of_a_block():
     functions = block_costs.forms('SAC', 'c5', SMALL, compiled=False)
-    assert {name for name, _ in functions} == {OURS, PLAIN, LIMIT}
+    assert {name for name, _ in functions} == {OURS, PLAIN, LIMIT, LEARNT}
     for function in functions.values():
         function()
-    assert {name for name, _ in block_costs.forms('GC', 'c5', SMALL)} == {OURS, LIMIT}
+    assert {name for name, _ in block_costs.forms('GC', 'c5', SMALL)} == {
+        OURS,
+        LIMIT,
+        LEARNT,
+    }
 
 
 def test_fps_of_detectors(run_tool, demo_data, tmp_path, capsys):
@@ -145,7 +149,7 @@ def test_the_tool_prints_one_table(run_tool, tmp_path, capfd):
     options = ['--dtype', 'bfloat16', '--device', 'cpu', '--no-compile']
     run_tool(*command, *options, '--json', file)
     text, progress = capfd.readouterr()
-    assert 'backend: ' in text and text.count('ours / x*gate') == 1
+    assert 'backend: ' in text and text.count(' / x*gate') == 1
     assert 'PRM c2 1 x 256 x 16 x 16' in text and 'SE c5 1 x 2048 x 2 x 2' in text
     assert len(progress.strip().splitlines()) == 2 * 4  # one line a block and stage
     result = json.loads(file.read_text())
