@@ -4,40 +4,76 @@ MMEngine imports this module by itself when a config says ``prm_mmdet.X``, and t
 registry then imports its ``locations``: no ``custom_imports`` is needed.
 """
 
+from __future__ import annotations
+
+import difflib
+
 from mmengine import registry as mmengine
 from mmengine.registry import Registry
 
-MODELS = Registry(
+
+class _Registry(Registry):
+    """A registry that names similar entries where MMEngine's returns None, after which
+    MMCV reports 'Cannot find None in registry'."""
+
+    def get(self, key: str) -> type:
+        found = super().get(key)
+        if found is None:
+            name = f'{self.scope}.{key.rpartition(".")[2]}'
+            near = near_names(name, self)
+            raise KeyError(
+                f'{name} is not in the registry of {self.name}s'
+                + (f'; near it: {", ".join(near)}' if near else '')
+            )
+        return found
+
+
+def near_names(kind: str, registry: Registry) -> list[str]:
+    """Registered names similar to an unknown name, from its scope if it has one."""
+    names = [*registry.module_dict, *registry.root.module_dict]
+    for scope, child in registry.root.children.items():
+        names += [f'{scope}.{name}' for name in child.module_dict]
+    scope, dot, last = kind.rpartition('.')
+    if own := [name for name in names if dot and name.startswith(scope + dot)]:
+        names = own
+    lasts: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        lasts.setdefault(name.rpartition('.')[2].lower(), []).append(name)
+    near = difflib.get_close_matches(last.lower(), lasts, n=3)
+    return [name for last in near for name in lasts[last]]
+
+
+MODELS = _Registry(
     'model',
     parent=mmengine.MODELS,
     scope='prm_mmdet',
     locations=['prm_mmdet.plugins', 'prm_mmdet.insertion', 'prm_mmdet.pretraining'],
 )
-WEIGHT_INITIALIZERS = Registry(
+WEIGHT_INITIALIZERS = _Registry(
     'weight initializer',
     parent=mmengine.WEIGHT_INITIALIZERS,
     scope='prm_mmdet',
     locations=['prm_mmdet.insertion'],
 )
-DATASETS = Registry(
+DATASETS = _Registry(
     'dataset',
     parent=mmengine.DATASETS,
     scope='prm_mmdet',
     locations=['prm_mmdet.pretraining.imagenet'],
 )
-TRANSFORMS = Registry(
+TRANSFORMS = _Registry(
     'transform',
     parent=mmengine.TRANSFORMS,
     scope='prm_mmdet',
     locations=['prm_mmdet.pretraining.transforms'],
 )
-HOOKS = Registry(
+HOOKS = _Registry(
     'hook',
     parent=mmengine.HOOKS,
     scope='prm_mmdet',
     locations=['prm_mmdet.pretraining.imagenet', 'prm_mmdet.inspection.hook'],
 )
-METRICS = Registry(
+METRICS = _Registry(
     'metric',
     parent=mmengine.METRICS,
     scope='prm_mmdet',

@@ -1,81 +1,113 @@
-"""Insertion of plugins anywhere in a model that is already built.
+"""Plugins behind any submodule of a model that is already built.
 
-A plugin becomes a submodule of the module that it follows, and a forward hook there
-runs it. So neither class nor names of what was there change, and whatever copies,
+A plugin becomes a submodule of the module that it follows. A forward hook of that
+module runs the plugin, so the model's classes and names do not change. Whatever copies,
 pickles, traces, compiles or distributes the model takes the plugin along.
 """
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmcv.cnn import build_plugin_layer
 from mmengine.model import ModuleList
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from ..plugins.checks import GroupsError
 from ..registry import MODELS
-from .channels import Probe, training_flags_kept
-from .specs import Spec, chosen_names, hint, read_specs, where
+from .channels import (
+    Level,
+    Levels,
+    Probe,
+    in_words,
+    run_as_in_inference,
+    training_flags_kept,
+)
+from .specs import Spec, chosen_levels, chosen_names, hint, read_specs, where
 
-# These run or count all of their submodules: a plugin among them would be one more.
+# These classes run or count all of their submodules, so a plugin must not be added.
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def attach_plugins(module, specs, input_shape=None):
-    """Put plugins behind submodules of a model: each then returns its output as the
-    plugin makes it.
+def attach_plugins(
+    module: nn.Module, specs: Sequence[dict], input_shape: Sequence | None = None
+) -> nn.Module:
+    """The same model, with plugins behind some of its submodules.
+
+    Each of these submodules then returns its output as the plugin changes it. Attach
+    plugins before you build an optimizer, a moving average or a distributed wrapper.
 
     Args:
-        module (nn.Module): Any model, backbone or neck.
-        specs (Sequence[dict]): What goes where; where several follow one module, they
-            run in this order. Keys of each:
+        module: Any model, backbone or neck.
+        specs: One dict for each plugin and its places. Plugins behind the same module
+            run in this order. Keys:
 
             - cfg (dict): The plugin's ``type`` and arguments without ``in_channels``,
               and ``postfix`` for its name, as in MMDetection's ``plugins``.
             - at (str): Regular expression that matches the whole name of each submodule
               to follow, as ``named_modules()`` has it; '' is the model itself.
-            - blocks (str | Sequence[int]): Which of the matches in a stage (those whose
-              names differ in the last number only, or that have the same parent if
-              there is no number): 'last', or indices. Default: all.
-        input_shape (Sequence | None): What to run the model on once, to learn the
-            channels: (C, H, W), or one for each of the maps that it takes. Default:
-            None, an image, or maps of the channels that a neck's ``in_channels`` lists.
+            - blocks (str | Sequence[int]): Which matches of a stage to follow: 'last',
+              or indices. A stage is all names that differ in the last number only, or
+              without a number, that have the same parent. Default: all.
+            - levels (Sequence[int]): If the submodule returns several maps, indices of
+              those that get a plugin. A plugin on a map that nothing uses is not
+              trained, and stops distributed training. Default: all.
+        input_shape: Shape of the input on which the model is run to learn the channels:
+            (C, H, W), or a list of shapes if the model takes several maps. Default:
+            None, an image, or maps with the channels that a neck's ``in_channels``
+            lists. The model is run a second time, on a larger input.
 
     Returns:
-        nn.Module: The same module. The plugin behind ``layer3.1`` is its submodule,
-        named as in MMDetection: ``layer3.1.sac_block``. Behind a Sequential, whose
-        submodules all run in it, the plugin stands beside it: ``layer3_sac_block``.
-        A module that returns a tuple or list of maps gets a plugin for each.
+        ``module``. The plugin behind ``layer3.1`` is its submodule, named as in
+        MMDetection: ``layer3.1.sac_block``. A Sequential runs all of its submodules, so
+        the plugin behind it is placed beside it: ``layer3_sac_block``. A module that
+        returns a tuple or list of maps gets one plugin for each map. Plugins see maps
+        (B, C, H, W). Around a map (B, H, W, C), as in torchvision's Swin Transformer,
+        the axes are permuted.
 
     ``init_weights`` leaves the plugins' initial values as their classes set them, and
-    loads those that a ``Pretrained`` checkpoint contains. What the model's ``train``
-    freezes or keeps in evaluation mode includes the plugins in it. Code that replaces
-    the module that a plugin follows (a norm, when SyncBN is converted to or norms are
-    fused into convolutions) drops the plugin.
+    loads the plugins' weights that a ``Pretrained`` checkpoint contains. If the model's
+    ``train`` freezes a part or keeps it in evaluation mode, this includes the plugins
+    in that part. If other code replaces a module that a plugin follows (to convert
+    norms to SyncBN, or to fuse norms into convolutions), the plugin is lost.
 
     Raises:
-        ValueError: A spec is wrong, matches nothing or something that returns no maps,
-            or its plugin cannot take the channels; the message says where and why.
-            Nothing is attached then.
+        ValueError: A spec is wrong, matches nothing, or matches a module that returns
+            no maps. Or its plugin cannot take the channels, or changes a map's shape.
+            The message says where and why. Nothing is attached then.
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f'module must be an nn.Module, got {module!r}')
-    specs = read_specs(specs)
-    probe = Probe(module, input_shape)
-    plan = [planned for spec in specs for planned in _planned(module, probe, spec)]
-    _check_names(module, plan)
-    with training_flags_kept(module):
-        for p in plan:
-            p.holder.add_module(p.name, p.plugin)
-            beside = None if p.holder is p.follows else p.plugin
-            p.follows.register_forward_hook(_RunPlugin(p.name, beside))
-        module.train(module.training)  # it may freeze parts: their plugins, too
-    _keep_through_init_weights(module, {p.plugin: p.follows for p in plan})
+    if isinstance(module, (DataParallel, DistributedDataParallel)):
+        raise ValueError(
+            f'module must not be a {type(module).__name__}, which would not '
+            'synchronise the plugins; attach them to the model before you wrap it'
+        )
+    model = getattr(module, '_orig_mod', module)  # the model in a compiled one
+    read = read_specs(specs)
+    probe = Probe(model, input_shape)
+    plan = [planned for spec in read for planned in _planned(model, probe, spec)]
+    _check_names(model, plan)
+    _attach(model, plan)
+    if 'torch._dynamo' in sys.modules:
+        torch._dynamo.reset()  # Code that is compiled already ignores new hooks.
+    _keep_through_init_weights(model, {p.plugin: p.follows for p in plan})
     return module
 
 
 @MODELS.register_module()
-def Plugged(model, plugins, input_shape=None, **settings):
-    """Build a model, backbone or neck with plugins in it, in a config::
+def Plugged(
+    model: dict,
+    plugins: Sequence[dict],
+    input_shape: Sequence | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """A model, backbone or neck with plugins in it, built from a config::
 
         backbone=dict(
             type='prm_mmdet.Plugged',
@@ -84,136 +116,228 @@ def Plugged(model, plugins, input_shape=None, **settings):
         )
 
     Args:
-        model (dict): Config of the model.
-        plugins (Sequence[dict]): As the ``specs`` of :func:`attach_plugins`.
-        input_shape (Sequence | None): As there. Default: None.
-        settings: More of the model's, where ``model`` has none of the name: a detector
-            gives its heads ``train_cfg`` and ``test_cfg`` so.
+        model: Config of the model.
+        plugins: As the ``specs`` of :func:`attach_plugins`.
+        input_shape: As in :func:`attach_plugins`. Default: None.
+        settings: Defaults for settings that ``model`` does not have. A detector passes
+            ``train_cfg`` and ``test_cfg`` to its heads in this way.
 
     Returns:
-        nn.Module: The model itself.
+        The model itself.
 
     Raises:
-        ValueError: As :func:`attach_plugins`; or ``init_cfg`` is given and ``model``
-            has its own.
+        ValueError: As :func:`attach_plugins`, or both ``settings`` and ``model`` have
+            an ``init_cfg``.
     """
     if settings.get('init_cfg') and model.get('init_cfg'):
         raise ValueError(
-            f'init_cfg={settings["init_cfg"]} stands beside model, which has '
-            f'init_cfg={model["init_cfg"]}: set model.init_cfg'
+            f'init_cfg={settings["init_cfg"]} is given beside model, which has '
+            f'init_cfg={model["init_cfg"]}: set model.init_cfg alone'
         )
-    model = MODELS.build(model, default_args=settings)
-    return attach_plugins(model, plugins, input_shape)
+    built = MODELS.build(model, default_args=settings)
+    return attach_plugins(built, plugins, input_shape)
 
 
 @dataclass(frozen=True)
 class _Planned:
     spec: Spec
-    at: str  # the name of the module that the plugin follows
+    at: str  # name of the module that the plugin follows
     follows: nn.Module
-    holder: nn.Module
+    holder: nn.Module  # the plugin becomes its submodule
     name: str
     plugin: nn.Module
+    channels_last: tuple[bool, ...]  # for each map
 
 
-def _planned(module, probe, spec):
+def _planned(model: nn.Module, probe: Probe, spec: Spec) -> Iterator[_Planned]:
     """Build the plugins of a spec."""
-    modules = dict(module.named_modules())
+    modules = dict(model.named_modules())
+    found: dict[str, Levels] = {}
     for at in chosen_names(spec, modules, probe):
-        follows = modules[at]
         try:
-            levels = probe.levels(at, follows)
-            holder, prefix = _holder(modules, at)
-            abbr, plugin = _build(spec, levels)
+            found[at] = probe.levels(at, modules[at])
         except ValueError as error:
-            raise ValueError(
-                f'{spec.label}: {where(at)} of {probe.name}: {error}'
-                + ('' if at in probe.names_of_maps() else hint(spec, modules, probe))
-            ) from error
+            advice = hint(spec, modules, probe)
+            raise _refused(spec, at, probe, f'{error}{advice}') from error
+    channels = sorted({level.channels for at in found for level in _listed(found[at])})
+    for at, levels in found.items():
+        try:
+            holder, prefix = _holder(modules, at, probe)
+            abbr, plugin = _build(spec, levels)
+        except GroupsError as error:
+            reason = f'{error.in_channels} channels: {error.for_all(channels)}'
+            raise _refused(spec, at, probe, reason) from error
+        except ValueError as error:
+            raise _refused(spec, at, probe, f'{error}') from error
+        last = tuple(level.axis == 3 for level in _listed(levels))
         name = '_'.join([*prefix, abbr])
-        yield _Planned(spec, at, follows, holder, name, plugin)
+        yield _Planned(spec, at, modules[at], holder, name, plugin, last)
 
 
-def _holder(modules, name):
-    """The module that a plugin becomes a submodule of: the one that it follows, or if
-    that is a container the nearest around it, and names from there."""
-    prefix = []
-    while isinstance(modules[name], _CONTAINERS):
-        if not name:
+def _refused(spec: Spec, at: str, probe: Probe, reason: str) -> ValueError:
+    return ValueError(f'{spec.label}: {where(at)} of {probe.name}: {reason}')
+
+
+def _listed(levels: Levels) -> tuple:
+    return levels if isinstance(levels, tuple) else (levels,)
+
+
+def _holder(
+    modules: dict[str, nn.Module], name: str, probe: Probe
+) -> tuple[nn.Module, list[str]]:
+    """The module that a plugin becomes a submodule of, and the names from there.
+
+    It is the module that the plugin follows. If that is a container, it is the nearest
+    module around the container.
+    """
+    prefix: list[str] = []
+    outer, around = name, f'{name}.' if name else ''
+    while isinstance(modules[outer], _CONTAINERS):
+        if not outer:
+            maps = [
+                inner
+                for inner in _last_in_containers(modules, '')
+                if inner in probe.names_of_maps() and f'{inner}.'.startswith(around)
+            ]
+            instead = f', such as {", ".join(map(repr, maps[-4:]))}' if maps else ''
             raise ValueError(
-                'a container has no place for a plugin beside it; append the plugin to '
-                'it, or name a module in it'
+                f'{type(modules[""]).__name__} runs all of its submodules, so a plugin '
+                'cannot become one of them; name a module that is no container'
+                f'{instead}'
             )
-        name, _, last = name.rpartition('.')
+        outer, _, last = outer.rpartition('.')
         prefix.insert(0, last)
-    return modules[name], prefix
+    return modules[outer], prefix
 
 
-def _build(spec, levels):
-    if isinstance(levels, tuple):
-        built = [_build(spec, level) for level in levels]
-        return built[0][0], ModuleList(plugin for _, plugin in built)
+def _last_in_containers(modules: dict[str, nn.Module], name: str) -> Iterator[str]:
+    """Names of a container's submodules. A container among them is replaced by its last
+    submodule, which returns the same for a Sequential."""
+    for child, _ in modules[name].named_children():
+        inner = f'{name}.{child}' if name else child
+        if not isinstance(modules.get(inner), _CONTAINERS):
+            yield inner
+        elif isinstance(modules[inner], nn.Sequential):
+            yield from list(_last_in_containers(modules, inner))[-1:]
+
+
+def _build(spec: Spec, levels: Levels) -> tuple[str, nn.Module]:
+    """A plugin's name and the plugin, or a ModuleList with a plugin for each level."""
+    chosen = chosen_levels(spec, levels)
+    if not isinstance(levels, tuple):
+        return _build_one(spec, levels)
+    built = {i: _build_one(spec, levels[i]) for i in chosen}
+    name = built[chosen[0]][0]
+    plugins = [built[i][1] if i in built else nn.Identity() for i in range(len(levels))]
+    return name, ModuleList(plugins)
+
+
+def _build_one(spec: Spec, level: Level) -> tuple[str, nn.Module]:
     cfg = dict(spec.options, type=spec.plugin)
+    x = torch.zeros(
+        1, level.channels, *level.size, device=level.device, dtype=level.dtype
+    )
     try:
-        name, plugin = build_plugin_layer(
-            cfg, spec.postfix, in_channels=levels.channels
-        )
-    except Exception as error:  # whatever a plugin raises on unfit options
+        name, plugin = build_plugin_layer(cfg, spec.postfix, in_channels=level.channels)
+        plugin.to(level.device, level.dtype)
+        with torch.no_grad():
+            y = run_as_in_inference(plugin, x)
+        if not isinstance(y, torch.Tensor) or y.shape != x.shape:
+            raise ValueError(
+                f'a plugin has to keep the shape of its map, but it returns '
+                f'{in_words(y)} for {in_words(x)}'
+            )
+    except GroupsError:
+        raise
+    except Exception as error:  # A plugin may raise anything on unfit options.
         reason = str(error)
         if spec.plugin.__name__ not in reason:
             reason = f'{spec.plugin.__name__}: {reason or type(error).__name__}'
-        raise ValueError(f'{levels.channels} channels: {reason}') from error
-    return name, plugin.to(levels.device, levels.dtype)
+        raise ValueError(f'{level.channels} channels: {reason}') from error
+    return name, plugin
 
 
-def _check_names(module, plan):
+def _check_names(model: nn.Module, plan: list[_Planned]) -> None:
     taken = set()
     for p in plan:
         if hasattr(p.holder, p.name) or (p.holder, p.name) in taken:
             beside = '' if p.holder is p.follows else ' beside it'
             raise ValueError(
-                f'{p.spec.label}: {where(p.at)} of {type(module).__name__} has a '
+                f'{p.spec.label}: {where(p.at)} of {type(model).__name__} has a '
                 f"{p.name!r}{beside} already; give the plugin's cfg a postfix, such as "
                 "postfix='_2'"
             )
         taken.add((p.holder, p.name))
 
 
+def _attach(model: nn.Module, plan: list[_Planned]) -> None:
+    """Add the plugins. If the model's ``train`` raises, remove them again."""
+    handles = []
+    try:
+        with training_flags_kept(model):
+            for p in plan:
+                p.holder.add_module(p.name, p.plugin)
+                beside = None if p.holder is p.follows else p.plugin
+                hook = _RunPlugin(p.name, beside, p.channels_last)
+                handles.append(p.follows.register_forward_hook(hook))
+            model.train(model.training)  # It may freeze parts, with plugins in them.
+    except BaseException:
+        for handle in handles:
+            handle.remove()
+        for p in plan:
+            p.holder._modules.pop(p.name, None)
+        raise
+
+
 class _RunPlugin:
     """A forward hook that runs a plugin on a module's output.
 
-    An object and not a function, so that it can be pickled, and a copy of the model
-    runs the copy's plugin.
+    It is an object and not a function so that it can be pickled, and so that a copy of
+    the model runs the copy's plugin.
 
     Args:
-        name (str): The module's submodule that is the plugin.
-        beside (nn.Module | None): The plugin, if it is not in the module.
+        name: The module's submodule that is the plugin.
+        beside: The plugin, if it is not in the module. Default: None.
+        channels_last: For each map, whether it is (B, H, W, C).
     """
 
-    def __init__(self, name, beside):
+    def __init__(
+        self, name: str, beside: nn.Module | None, channels_last: tuple[bool, ...]
+    ):
         self.name = name
         self.beside = beside
+        self.channels_last = channels_last
 
-    def __call__(self, module, inputs, output):
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         plugin = getattr(module, self.name) if self.beside is None else self.beside
         if isinstance(output, torch.Tensor):
-            return plugin(output)
+            return _run(plugin, output, self.channels_last[0])
         if len(output) != len(plugin):
             raise ValueError(
                 f'{type(module).__name__} returned {len(output)} maps, but '
                 f'{self.name!r} was attached when it returned {len(plugin)}; attach it '
                 'to a module that returns as many in training as in inference'
             )
-        return type(output)(p(x) for p, x in zip(plugin, output))
+        each = zip(plugin, output, self.channels_last)
+        return type(output)(_run(p, x, last) for p, x, last in each)
 
 
-def has_plugins(module):
-    """Whether :func:`attach_plugins` put one behind a module, or something in it."""
+def _run(plugin: Callable, x: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    if not channels_last:
+        return plugin(x)
+    # Contiguous, since the modules behind it may call view().
+    return plugin(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
+
+
+def has_plugins(module: nn.Module) -> bool:
+    """Whether a plugin of :func:`attach_plugins` is behind a module or inside it."""
     hooks = (hook for m in module.modules() for hook in m._forward_hooks.values())
     return any(isinstance(hook, _RunPlugin) for hook in hooks)
 
 
-def _keep_through_init_weights(module, plugins):
+def _keep_through_init_weights(
+    module: nn.Module, plugins: dict[nn.Module, nn.Module]
+) -> None:
     if not hasattr(module, 'init_weights'):
         return
     if not isinstance(module.init_weights, _InitWeights):
@@ -224,19 +348,19 @@ def _keep_through_init_weights(module, plugins):
 class _InitWeights:
     """A model's ``init_weights`` that leaves plugins as they were built.
 
-    A model's ``init_cfg`` is for its own layers: Kaiming's numbers in every convolution
-    would spoil the zeros with which a plugin starts. MMEngine asks only plugins in
-    modules of its own to restore them.
+    A model's ``init_cfg`` is for its own layers. Kaiming initialisation of every
+    convolution would overwrite the zeros with which a plugin starts, and MMEngine calls
+    a plugin's ``init_weights`` only if the module around the plugin is MMEngine's.
 
     Raises:
-        ValueError: A module that a plugin follows has been replaced since.
+        ValueError: A module that a plugin follows has been replaced.
     """
 
-    def __init__(self, module):
+    def __init__(self, module: nn.Module):
         self.module = module
-        self.plugins = {}  # to the modules that they follow
+        self.plugins: dict[nn.Module, nn.Module] = {}  # to the modules that they follow
 
-    def __call__(self):
+    def __call__(self) -> None:
         present = set(self.module.modules())
         for plugin, follows in self.plugins.items():
             if follows not in present:
@@ -251,17 +375,17 @@ class _InitWeights:
             for plugin in self.plugins
         }
 
-        def restore(plugin):
+        def restore(plugin: nn.Module) -> None:
             state = built.pop(plugin, None)
             if state is None:
                 return
             plugin.load_state_dict(state)
             if hasattr(plugin, 'init_weights'):
                 for m in plugin.modules():
-                    m._is_init = False  # MMEngine's, which may have been here before
+                    m._is_init = False  # MMEngine's mark that init_weights has run
                 plugin.init_weights()
 
-        # Before a Pretrained checkpoint is loaded, else after all.
+        # Restored before a Pretrained checkpoint is loaded, or else at the end.
         handles = [
             plugin._register_load_state_dict_pre_hook(
                 lambda *_, plugin=plugin: restore(plugin)

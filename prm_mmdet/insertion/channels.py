@@ -1,95 +1,132 @@
-"""What the submodules of a model return: found by running it once."""
+"""What the submodules of a model return: found by running the model."""
+
+from __future__ import annotations
 
 import contextlib
+import copy
+import math
+import random
+import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Union
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# Stride 32 leaves 4 x 4, and all of MMDetection's backbones can be run.
+# At stride 32, this image leaves 4 x 4 positions. All of MMDetection's backbones run.
 _IMAGE = (3, 128, 128)
 _SMALLEST_MAP = 4
+
+Shape = Sequence[int]
+Inputs = Union[torch.Tensor, tuple]
 
 
 @dataclass(frozen=True)
 class Level:
-    """One map, as far as a plugin must know it."""
+    """One map that a module returns.
+
+    Attributes:
+        channels: Its channels C.
+        device: Its device.
+        dtype: Its type.
+        axis: The axis of the channels: 1 for (B, C, H, W), 3 for (B, H, W, C).
+        size: (H, W) when the model was run.
+    """
 
     channels: int
     device: torch.device
     dtype: torch.dtype
+    axis: int = 1
+    size: tuple[int, int] = field(default=(_SMALLEST_MAP, _SMALLEST_MAP), compare=False)
+
+
+Levels = Union[Level, tuple]
 
 
 class Probe:
-    """Run a model once, as in inference and with gradients off, and note what every
-    submodule returned. The model stays as it was: training flags, buffers, the state of
-    random numbers.
+    """What every submodule of a model returns, from two runs in inference mode.
+
+    The second input is larger, by another factor in height than in width. An axis that
+    keeps its size in both runs holds the channels. The model stays as it was, see
+    :func:`run_as_in_inference`.
 
     Args:
-        module (nn.Module): The model.
-        input_shape (Sequence | None): Its input: (C, H, W), or a sequence of those for
-            a model that takes a sequence of maps. None stands for an image, or, for a
-            model whose ``in_channels`` is a sequence (a neck), for a map of each.
+        module: The model.
+        input_shape: Shape of the first input: (C, H, W), or a sequence of such shapes
+            for a model that takes a sequence of maps. Default: None, an image of
+            (3, 128, 128), or one map for each entry of the model's ``in_channels``.
+
+    Raises:
+        ValueError: ``input_shape`` is no shape and no sequence of shapes.
     """
 
-    def __init__(self, module, input_shape=None):
+    def __init__(self, module: nn.Module, input_shape: Sequence | None = None):
         self.name = type(module).__name__
-        self.returned = {}  # names to what each call returned
-        self.failure = None
-        self._run(module, input_shape)
+        self.failure: str | None = None
+        shapes = input_shapes(module, input_shape)
+        self._calls = self._run(module, shapes)  # names to what each call returned
+        failure, self.failure = self.failure, None
+        self._calls_on_larger = self._run(module, _larger(shapes))
+        self.failure = failure
 
-    def _run(self, module, input_shape):
-        shapes, inputs = example_inputs(module, input_shape)
+    def _run(self, module: nn.Module, shapes: Sequence) -> dict[str, list]:
+        calls: dict[str, list] = {}
         handles = [
-            m.register_forward_hook(self._recorder(name))
+            m.register_forward_hook(_recorder(calls.setdefault(name, [])))
             for name, m in module.named_modules()
         ]
         try:
             with torch.no_grad():
-                run_as_in_inference(module, inputs)
-        except Exception as error:  # whatever a model raises on an unfit input
-            # An assertion often has no words of its own: its line says more.
-            reason = str(error) or traceback.extract_tb(error.__traceback__)[-1].line
+                run_as_in_inference(module, example_inputs(module, shapes))
+        except Exception as error:  # A model may raise anything on an unfit input.
+            lines = str(error).strip().splitlines()
+            # A bare assertion has no message. Its source line says more.
+            lines.append(traceback.extract_tb(error.__traceback__)[-1].line or '')
+            reason = lines[0]
             self.failure = f'{self.name} on {shapes}: {type(error).__name__}: {reason}'
         finally:
             for handle in handles:
                 handle.remove()
+        return {name: returned for name, returned in calls.items() if returned}
 
-    def _recorder(self, name):
-        def record(module, inputs, output):
-            self.returned.setdefault(name, []).append(_described(output))
+    def names_of_maps(self) -> list[str]:
+        """Names of the submodules that return maps."""
+        return [name for name in self._calls if self._returns_maps(name)]
 
-        return record
+    def _returns_maps(self, name: str) -> bool:
+        try:
+            self._levels_of_calls(name)
+        except ValueError:
+            return False
+        return True
 
-    def names_of_maps(self):
-        """Submodules that returned maps."""
-        return [
-            n for n, calls in self.returned.items() if not isinstance(calls[0], str)
-        ]
-
-    def levels(self, name, submodule):
-        """What a submodule returns.
-
-        Returns:
-            Level | tuple[Level]: A tuple if it returns a list or tuple of maps.
+    def levels(self, name: str, submodule: nn.Module) -> Levels:
+        """The map that a submodule returns, or a tuple if it returns several.
 
         Raises:
-            ValueError: It returns no maps, or not always the same, or was not called.
+            ValueError: The submodule returns no maps, returns maps of other channels at
+                each call, or is never called. Or the axis of the channels is uncertain.
         """
-        calls = self.returned.get(name)
-        if calls is None:
+        if name not in self._calls:
             return self._certain(submodule)
-        for call in calls:
-            if isinstance(call, str):
-                raise ValueError(f'it returns {call}, not maps (B, C, H, W)')
-        if len(set(calls)) > 1:
+        levels = self._levels_of_calls(name)
+        if len(set(levels)) > 1:
             raise ValueError('it is called several times, with different channels')
-        return calls[0]
+        return levels[0]
 
-    def _certain(self, submodule):
+    def _levels_of_calls(self, name: str) -> list[Levels]:
+        calls = self._calls[name]
+        larger = self._calls_on_larger.get(name, [])
+        if len(larger) != len(calls):
+            larger = [None] * len(calls)
+        return [_levels(a, b) for a, b in zip(calls, larger)]
+
+    def _certain(self, submodule: nn.Module) -> Level:
         if self.failure is None:
             raise ValueError(f'{self.name} never calls it')
         channels = None
@@ -97,17 +134,18 @@ class Probe:
             channels = submodule.out_channels
         elif isinstance(submodule, _BatchNorm):
             channels = submodule.num_features
-        if channels is None or submodule.weight is None:
+        weight = submodule.weight if channels else None
+        if channels is None or not isinstance(weight, torch.Tensor):
             raise ValueError(
                 'its channels are not known, since the model could not be run: '
                 f'{self.failure}. Give input_shape=(C, H, W), or for a neck, which '
                 'takes several maps, [(C, H, W), ...]'
             )
-        return Level(channels, submodule.weight.device, submodule.weight.dtype)
+        return Level(channels, weight.device, weight.dtype)
 
 
 @contextlib.contextmanager
-def training_flags_kept(module):
+def training_flags_kept(module: nn.Module) -> Iterator[None]:
     """Restore every submodule's ``training`` at the end."""
     flags = [(m, m.training) for m in module.modules()]
     try:
@@ -117,53 +155,115 @@ def training_flags_kept(module):
             m.training = flag
 
 
-def run_as_in_inference(module, inputs):
-    """What a model returns for an input. It stays as it was: training flags, buffers,
-    the state of random numbers."""
-    device = inputs.device if isinstance(inputs, torch.Tensor) else inputs[0].device
-    cuda = [device] if device.type == 'cuda' else []
-    with training_flags_kept(module), torch.random.fork_rng(cuda):
+def run_as_in_inference(module: nn.Module, inputs: Inputs) -> Any:
+    """What a model returns for an input, in evaluation mode and without compiled code.
+
+    The model stays as it was: training flags, buffers, attributes (sizes or positions
+    that a model remembers), and the states of Python's, NumPy's and PyTorch's random
+    numbers.
+    """
+    first = inputs if isinstance(inputs, torch.Tensor) else inputs[0]
+    cuda = [first.device] if first.device.type == 'cuda' else []
+    with _state_kept(module), torch.random.fork_rng(cuda), _without_compiled_code():
         for m in module.modules():
-            m.training = False  # .eval() could be overridden and do more
+            m.training = False  # A model's own eval() may do more.
         return module(inputs)
 
 
-def example_inputs(module, shapes=None):
-    """Something that a model can be run on: normal random numbers, the same each time.
+@contextlib.contextmanager
+def _state_kept(module: nn.Module) -> Iterator[None]:
+    """Restore random states, buffers, and the attributes of every submodule."""
+    python, arrays = random.getstate(), np.random.get_state()
+    values = {buffer: buffer.clone() for buffer in module.buffers()}
+    attributes = [(m.__dict__, dict(m.__dict__)) for m in module.modules()]
+    containers = [
+        (value, copy.copy(value))
+        for _, before in attributes
+        for value in before.values()
+        if type(value) in (dict, OrderedDict, list)
+    ]
+    try:
+        yield
+    finally:
+        for current, before in [*attributes, *containers]:
+            current.clear()
+            if isinstance(current, list):
+                current.extend(before)
+            else:
+                current.update(before)
+        with torch.no_grad():
+            for buffer, value in values.items():
+                buffer.copy_(value)
+        random.setstate(python)
+        np.random.set_state(arrays)
 
-    Args:
-        module (nn.Module): The model.
-        shapes (Sequence | None): As the ``input_shape`` of :class:`Probe`.
 
-    Returns:
-        tuple: The shapes, and the input itself, one tensor or a tuple of them.
+def _without_compiled_code() -> contextlib.AbstractContextManager:
+    """Run Python code even if it was compiled: compiled code ignores new hooks."""
+    compiler = getattr(torch, 'compiler', None)
+    if 'torch._dynamo' in sys.modules and hasattr(compiler, 'set_stance'):
+        return compiler.set_stance('force_eager')
+    return contextlib.nullcontext()
+
+
+def input_shapes(module: nn.Module, input_shape: Sequence | None = None) -> Sequence:
+    """The shape (C, H, W) of an input that a model can be run on, or a list of shapes
+    for a model that takes several maps. See :class:`Probe`.
 
     Raises:
-        ValueError: ``shapes`` is no shape, and no sequence of them.
+        ValueError: ``input_shape`` is no shape and no sequence of shapes.
     """
-    if not (shapes is None or _is_shape(shapes) or _is_list_of_shapes(shapes)):
+    if input_shape is None:
+        channels = getattr(module, 'in_channels', None)
+        if not isinstance(channels, (list, tuple)):
+            return _IMAGE
+        sizes = [_SMALLEST_MAP << i for i in reversed(range(len(channels)))]
+        return [(c, size, size) for c, size in zip(channels, sizes)]
+    several = is_list(input_shape) and input_shape and all(map(_is_shape, input_shape))
+    if not (several or _is_shape(input_shape)):
         raise ValueError(
-            'input_shape must be (C, H, W), or a sequence of those, of positive '
-            f'integers; got {shapes!r}'
+            'input_shape must be (C, H, W), or a sequence of such shapes, of positive '
+            f'integers; got {input_shape!r}'
         )
-    if shapes is None:
-        shapes, channels = _IMAGE, getattr(module, 'in_channels', None)
-        if isinstance(channels, (list, tuple)):
-            sizes = [_SMALLEST_MAP << i for i in reversed(range(len(channels)))]
-            shapes = [(c, size, size) for c, size in zip(channels, sizes)]
+    return input_shape
+
+
+def example_inputs(module: nn.Module, shapes: Sequence) -> Inputs:
+    """Normal random numbers of a model's type, the same at every call.
+
+    Args:
+        module: The model.
+        shapes: As :func:`input_shapes` returns it.
+
+    Returns:
+        A tensor (1, C, H, W), or a tuple of tensors if ``shapes`` is a list.
+    """
     like = next((p for p in module.parameters() if p.is_floating_point()), None)
     like = torch.empty(0) if like is None else like.detach()
     generator = torch.Generator('cpu').manual_seed(0)
 
-    def example(shape):
+    def example(shape: Shape) -> torch.Tensor:
         return torch.randn(1, *shape, generator=generator, device='cpu').to(like)
 
+    return example(shapes) if _is_shape(shapes) else tuple(map(example, shapes))
+
+
+def _larger(shapes: Sequence) -> Sequence:
+    """Larger shapes, of other proportions. Ratios between the maps stay as they are,
+    and so does divisibility by powers of two up to 32."""
     if _is_shape(shapes):
-        return shapes, example(shapes)
-    return shapes, tuple(map(example, shapes))
+        return _larger([shapes])[0]
+    channels, heights, widths = zip(*shapes)
+    return list(zip(channels, _grown(heights, 1), _grown(widths, 2)))
 
 
-def _is_shape(value):
+def _grown(sizes: Sequence[int], steps: int) -> list[int]:
+    common = math.gcd(*sizes)
+    parts = common // math.gcd(common, 32)
+    return [size + steps * size // parts for size in sizes]
+
+
+def _is_shape(value: Any) -> bool:
     return (
         is_list(value)
         and len(value) == 3
@@ -171,16 +271,12 @@ def _is_shape(value):
     )
 
 
-def _is_list_of_shapes(value):
-    return is_list(value) and len(value) > 0 and all(map(_is_shape, value))
-
-
-def is_list(value):
+def is_list(value: Any) -> bool:
     """Whether a value is a sequence other than a string."""
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-def tensors(outputs):
+def tensors(outputs: Any) -> Iterator[torch.Tensor]:
     """All floating-point tensors in nested sequences and dicts."""
     if isinstance(outputs, torch.Tensor):
         if outputs.is_floating_point():
@@ -193,28 +289,99 @@ def tensors(outputs):
             yield from tensors(value)
 
 
-def _described(output):
-    """A Level, a tuple of them, or in words what the output is instead."""
+@dataclass(frozen=True)
+class _Map:
+    """A tensor that may be a map."""
+
+    shape: tuple[int, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+
+def _recorder(calls: list) -> Callable:
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
+        calls.append(_described(output))
+
+    return record
+
+
+def _described(output: Any) -> Any:
+    """A _Map, a tuple of such, or in words what the output is instead."""
     if _is_map(output):
-        return Level(output.shape[1], output.device, output.dtype)
+        return _Map(tuple(output.shape), output.device, output.dtype)
     if type(output) in (list, tuple) and output and all(map(_is_map, output)):
         return tuple(map(_described, output))
-    return _in_words(output)
+    return in_words(output)
 
 
-def _is_map(output):
+def _is_map(output: Any) -> bool:
     return (
         isinstance(output, torch.Tensor)
         and output.dim() == 4
-        and output.shape[0] == 1  # not attention's windows
+        and output.shape[0] == 1  # More would be windows of attention.
         and output.is_floating_point()
     )
 
 
-def _in_words(output):
+def _levels(call: Any, on_larger: Any) -> Levels:
+    """A Level for each map of a call, given the same call on the larger input."""
+    if isinstance(call, str):
+        raise ValueError(
+            f'it returns {call}, not maps (B, C, H, W) or (B, H, W, C), which plugins '
+            'require'
+        )
+    if isinstance(call, tuple):
+        same = isinstance(on_larger, tuple) and len(on_larger) == len(call)
+        others = on_larger if same else [None] * len(call)
+        return tuple(_level(a, b) for a, b in zip(call, others))
+    return _level(call, on_larger)
+
+
+def _level(seen: _Map, on_larger: Any) -> Level:
+    larger = on_larger.shape if isinstance(on_larger, _Map) else None
+    axis = _channel_axis(seen.shape, larger)
+    sizes = list(seen.shape[1:])
+    channels = sizes.pop(axis - 1)
+    return Level(channels, seen.device, seen.dtype, axis, (sizes[0], sizes[1]))
+
+
+def _channel_axis(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> int:
+    """1 for (B, C, H, W), 3 for (B, H, W, C).
+
+    Args:
+        shape: Shape of a map.
+        larger: Shape of the same map for the larger input, None if it is not known.
+
+    Raises:
+        ValueError: The shapes do not show which axis holds the channels.
+    """
+    if larger is not None:
+        kept = [axis for axis in (1, 2, 3) if shape[axis] == larger[axis]]
+        if kept in ([1], [3]):
+            return kept[0]
+        if not kept or kept == [2]:
+            raise ValueError(
+                f'it returns {shape}, and {larger} for a larger input: neither axis 1 '
+                'nor axis 3 holds the channels alone'
+            )
+    # The map keeps its size, or the model runs at one size only.
+    _, first, second, third = shape
+    if first != second == third:
+        return 1
+    if first == second != third:
+        return 3
+    raise ValueError(
+        f'it returns {shape}, which does not show whether axis 1 or axis 3 holds the '
+        'channels; give an input_shape with which height and width of this map are '
+        'equal, and differ from its channels'
+    )
+
+
+def in_words(output: Any) -> str:
+    """Type and shapes of an output, for a message."""
     kind = type(output).__name__
     if isinstance(output, torch.Tensor):
         return f'{kind}{tuple(output.shape)}'
     if isinstance(output, (list, tuple)):
-        return f'{kind}({", ".join(map(_in_words, output))})'
+        return f'{kind}({", ".join(map(in_words, output))})'
     return kind

@@ -1,40 +1,58 @@
-"""What goes where: reading the specs of :func:`prm_mmdet.attach_plugins`, and finding
-the modules that they name."""
+"""The specs of :func:`prm_mmdet.attach_plugins`: reading them, and finding the modules
+that they name."""
+
+from __future__ import annotations
 
 import difflib
 import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmengine.registry import MODELS
+from torch import nn
 
-from .channels import is_list
+from ..registry import near_names
+from .channels import Levels, Probe, is_list
+
+_KEYS = ('cfg', 'at', 'blocks', 'levels')
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One entry of ``plugins``, checked."""
+    """One entry of ``plugins``, checked.
 
-    label: str  # 'plugins[0]'
+    Attributes:
+        label: The entry's name in messages, such as 'plugins[0]'.
+        plugin: The plugin's class.
+        options: Arguments of the plugin, without ``in_channels``.
+        postfix: What follows the plugin's abbreviation in its name.
+        at: Regular expression for names of submodules.
+        blocks: Indices among the matches of a stage. None stands for all matches.
+        levels: Indices among the maps of a module. None stands for all maps.
+    """
+
+    label: str
     plugin: type
     options: dict
     postfix: str
     at: str
-    blocks: Sequence  # of indices; None for all
+    blocks: Sequence[int] | None
+    levels: Sequence[int] | None
 
 
-def read_specs(specs):
-    """Check all that can be checked without a model.
+def read_specs(specs: Sequence[dict]) -> list[Spec]:
+    """The entries of ``plugins``, checked as far as possible without a model.
 
     Args:
-        specs (Sequence[dict]): As :func:`prm_mmdet.attach_plugins` takes them.
+        specs: As :func:`prm_mmdet.attach_plugins` takes them.
 
     Returns:
-        list[Spec]: The same, with each plugin's class in place of its name.
+        The same entries, with each plugin's class in place of its name.
 
     Raises:
-        ValueError: Something in them is wrong; the message says in which and where.
+        ValueError: An entry is wrong. The message names the entry and the key.
     """
     if isinstance(specs, dict):
         raise ValueError(f'plugins must be a list; put the dict into one: [{specs}]')
@@ -45,15 +63,15 @@ def read_specs(specs):
     return [_read(f'plugins[{i}]', spec) for i, spec in enumerate(specs)]
 
 
-def _read(label, spec):
+def _read(label: str, spec: Any) -> Spec:
     if not isinstance(spec, dict) or not {'cfg', 'at'} <= set(spec):
         raise ValueError(f'{label}: must be a dict with cfg and at, got {spec!r}')
-    if unknown := set(spec) - {'cfg', 'at', 'blocks'}:
+    if unknown := set(spec) - set(_KEYS):
         raise ValueError(
-            f'{label}: unknown {", ".join(sorted(map(str, unknown)))}; cfg, at and '
-            'blocks are known'
+            f'{label}: unknown {", ".join(sorted(map(str, unknown)))}; the known keys '
+            f'are {", ".join(_KEYS)}'
         )
-    at, blocks = spec['at'], spec.get('blocks')
+    at, blocks, levels = spec['at'], spec.get('blocks'), spec.get('levels')
     if not isinstance(at, str):
         raise ValueError(
             f"{label}: at must be a regular expression, such as 'layer[23]', got {at!r}"
@@ -66,18 +84,23 @@ def _read(label, spec):
         ) from None
     if blocks == 'last':
         blocks = [-1]
-    indices = is_list(blocks) and all(type(i) is int for i in blocks)
-    if blocks is not None and not (indices and blocks):
+    if blocks is not None and not _is_indices(blocks):
         raise ValueError(
             f"{label}: blocks must be 'last' or a list of indices, got {blocks!r}"
         )
+    if levels is not None and not _is_indices(levels):
+        raise ValueError(f'{label}: levels must be a list of indices, got {levels!r}')
     try:
-        return Spec(label, *_read_cfg(spec['cfg']), at, blocks)
+        return Spec(label, *_read_cfg(spec['cfg']), at, blocks, levels)
     except ValueError as error:
         raise ValueError(f'{label}, at={at!r}: {error}') from None
 
 
-def _read_cfg(cfg):
+def _is_indices(value: Any) -> bool:
+    return is_list(value) and bool(value) and all(type(i) is int for i in value)
+
+
+def _read_cfg(cfg: Any) -> tuple[type, dict, str]:
     """A plugin's class, options and postfix."""
     if not isinstance(cfg, dict) or 'type' not in cfg:
         raise ValueError(
@@ -86,7 +109,8 @@ def _read_cfg(cfg):
         )
     options = dict(cfg)
     plugin = _plugin_class(options.pop('type'))
-    postfix = str(options.pop('postfix', ''))
+    postfix = options.pop('postfix', None)
+    postfix = '' if postfix is None else str(postfix)
     if '.' in postfix:
         raise ValueError(f'postfix={postfix!r} must not contain a dot')
     if 'in_channels' in options:
@@ -103,15 +127,15 @@ def _read_cfg(cfg):
     return plugin, options, postfix
 
 
-def _plugin_class(kind):
-    """A plugin's class, from its name in the registry or itself."""
+def _plugin_class(kind: Any) -> type:
+    """A plugin's class, from its name in the registry or from the class itself."""
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(None) as registry:
             try:
                 plugin = registry.get(kind)
-            except RuntimeError:  # what it raises for most names that it has not
+            except (KeyError, RuntimeError):  # MMEngine's error for most unknown names
                 plugin = None
-            near = [] if plugin else _near_types(kind, registry)
+            near = [] if plugin else near_names(kind, registry)
         if plugin is None:
             hint = f'; near it: {", ".join(near)}' if near else ''
             raise ValueError(f'type={kind!r} is not in the registry{hint}')
@@ -121,31 +145,17 @@ def _plugin_class(kind):
     return kind
 
 
-def _near_types(kind, registry):
-    """Registered names like a wrong one; those of its scope if there are any."""
-    names = [*registry.module_dict, *registry.root.module_dict]
-    for scope, child in registry.root.children.items():
-        names += [f'{scope}.{name}' for name in child.module_dict]
-    scope, dot, last = kind.rpartition('.')
-    if own := [name for name in names if dot and name.startswith(scope + dot)]:
-        names = own
-    lasts = {}
-    for name in dict.fromkeys(names):
-        lasts.setdefault(name.rpartition('.')[2].lower(), []).append(name)
-    near = difflib.get_close_matches(last.lower(), lasts, n=3)
-    return [name for last in near for name in lasts[last]]
-
-
-def chosen_names(spec, modules, probe):
+def chosen_names(spec: Spec, modules: dict[str, nn.Module], probe: Probe) -> list[str]:
     """Names of the submodules that a spec matches and picks.
 
     Args:
-        spec (Spec): The spec.
-        modules (dict[str, nn.Module]): The model's ``named_modules()``.
-        probe (Probe): What they return.
+        spec: The spec.
+        modules: The model's ``named_modules()``.
+        probe: What the submodules return.
 
     Raises:
-        ValueError: There are none, or one is in another, or ``blocks`` is out of range.
+        ValueError: No name matches, or one match is inside another, or ``blocks`` is
+            out of range.
     """
     label, at, blocks = spec.label, spec.at, spec.blocks
     names = [name for name in modules if re.fullmatch(at, name)]
@@ -159,12 +169,12 @@ def chosen_names(spec, modules, probe):
         if inner:
             raise ValueError(
                 f'{label}: at={at!r} matches {where(outer)} and {inner[0]!r} in it; '
-                r'match one level, with [^.]+ or \d+ for .* (if both are meant, in a '
-                'spec each)'
+                r'match one level, with [^.]+ or \d+ for .* (if you mean both, write a '
+                'spec for each)'
             )
     if blocks is None:
         return names
-    stages = {}
+    stages: dict[str, list[str]] = {}
     for name in names:
         stages.setdefault(_stage(name), []).append(name)
     try:
@@ -178,8 +188,28 @@ def chosen_names(spec, modules, probe):
         ) from None
 
 
-def _stage(name):
-    """'layer2.*.bn2' for 'layer2.0.bn2'; the parent's name where there is no number."""
+def chosen_levels(spec: Spec, levels: Levels) -> Sequence[int]:
+    """Indices of the maps that get a plugin.
+
+    Raises:
+        ValueError: ``levels`` of the spec is out of range, or the module returns one
+            map that is in no list.
+    """
+    if spec.levels is None:
+        return range(len(levels)) if isinstance(levels, tuple) else [0]
+    if not isinstance(levels, tuple):
+        raise ValueError('levels chooses among several maps, but it returns one map')
+    try:
+        return [range(len(levels))[i] for i in spec.levels]
+    except IndexError:
+        raise ValueError(
+            f'levels={list(spec.levels)} is out of range: it returns {len(levels)} '
+            f'maps, 0 to {len(levels) - 1}'
+        ) from None
+
+
+def _stage(name: str) -> str:
+    """'layer2.*.bn2' for 'layer2.0.bn2'. Without a number, the parent's name."""
     parts = name.split('.')
     numbers = [i for i, part in enumerate(parts) if part.isdigit()]
     if not numbers:
@@ -188,14 +218,16 @@ def _stage(name):
     return '.'.join(parts)
 
 
-def where(name):
+def where(name: str) -> str:
     """A submodule's name, for a message."""
     return repr(name) if name else "'' (the model itself)"
 
 
-def hint(spec, modules, probe):
-    """Names that exist, near to what a spec asked for. Of the modules that return maps
-    those with weights: nobody looks for the padding or a dropout."""
+def hint(spec: Spec, modules: dict[str, nn.Module], probe: Probe) -> str:
+    """Names of modules that return maps, near to the names that a spec asked for.
+
+    Modules without weights are left out: few users look for a padding or a dropout.
+    """
     known = [
         name
         for name in probe.names_of_maps()

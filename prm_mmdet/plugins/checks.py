@@ -1,6 +1,8 @@
 """Refusals that the blocks share. Each names the block, the argument and the cure."""
 
+import math
 import numbers
+from collections.abc import Sequence
 
 
 def check_positive_int(block, **arguments):
@@ -13,29 +15,69 @@ def check_positive_int(block, **arguments):
             )
 
 
-def check_groups(block, in_channels, groups, min_channels=1, name='groups'):
-    """Raise ValueError unless ``groups`` equal parts of at least ``min_channels``
+class GroupsError(ValueError):
+    """The number of groups does not fit the channels of a block.
+
+    Attributes:
+        in_channels: The channels.
+    """
+
+    def __init__(
+        self, block: str, name: str, groups: int, in_channels: int, min_channels: int
+    ):
+        self.in_channels = in_channels
+        self._name, self._groups, self._min_channels = name, groups, min_channels
+        if in_channels % groups:
+            problem = f'does not divide in_channels={in_channels}'
+        else:
+            problem = (
+                f'leaves {in_channels // groups} channel a group of '
+                f'in_channels={in_channels}, where at least {min_channels} are needed'
+            )
+        self._problem = f'{block}: {name}={groups} {problem}; '
+        # Widths of networks are multiples of a power of two, so this number is likely
+        # to fit the other stages, which the block does not know.
+        likely = math.gcd(in_channels, 1 << (int(groups).bit_length() - 1))
+        cure = self._cure([in_channels])
+        if likely > 1 and in_channels // likely >= min_channels:
+            cure += (
+                f' (a plugin of several stages needs a number that fits them all, '
+                f'often {name}={likely})'
+            )
+        super().__init__(self._problem + cure)
+
+    def for_all(self, channels: Sequence[int]) -> str:
+        """The message, with numbers that fit several widths."""
+        message = self._problem + self._cure(channels)
+        if len(channels) > 1:
+            message += f', which fits all of {", ".join(map(str, channels))} channels'
+        return message
+
+    def _cure(self, channels: Sequence[int]) -> str:
+        common = math.gcd(*channels)
+        fitting = [
+            n
+            for n in range(1, common + 1)
+            if common % n == 0 and min(channels) >= n * self._min_channels
+        ]
+        near = sorted(fitting, key=lambda n: abs(n - self._groups))[:3]
+        if not near:
+            return f'at least {self._min_channels} input channels are needed'
+        return f'use {self._name}={" or ".join(map(str, sorted(near)))}'
+
+
+def check_groups(
+    block: str,
+    in_channels: int,
+    groups: int,
+    min_channels: int = 1,
+    name: str = 'groups',
+) -> None:
+    """Raise GroupsError unless ``groups`` equal parts of at least ``min_channels``
     channels make ``in_channels``; ``name`` is what the block calls ``groups``."""
     check_positive_int(block, **{'in_channels': in_channels, name: groups})
-    if in_channels % groups == 0 and in_channels // groups >= min_channels:
-        return
-    fitting = [
-        n for n in range(1, in_channels // min_channels + 1) if in_channels % n == 0
-    ]
-    near = sorted(fitting, key=lambda n: abs(n - groups))[:3]
-    problem = (
-        f'does not divide in_channels={in_channels}'
-        if in_channels % groups
-        else f'leaves {in_channels // groups} channel a group of '
-        f'in_channels={in_channels}, where at least {min_channels} are needed'
-    )
-    cure = (
-        f'use {name}={" or ".join(str(n) for n in sorted(near))} (a plugin of several '
-        'stages needs a number that fits them all)'
-        if near
-        else f'at least {min_channels} input channels are needed'
-    )
-    raise ValueError(f'{block}: {name}={groups} {problem}; {cure}')
+    if in_channels % groups or in_channels // groups < min_channels:
+        raise GroupsError(block, name, groups, in_channels, min_channels)
 
 
 def check_choice(block, name, value, choices):

@@ -588,7 +588,7 @@ def test_attaching_again_adds():
         ),
         (dict(at=r'layer2\.\d', blocks=[2]), ['2 matches', 'layer2.0, layer2.1']),
         (dict(at=r'layer2\.\d', blocks='first'), ["'last' or a list", "'first'"]),
-        (dict(at='layer2', stages=(1,)), ['unknown stages; cfg, at and blocks']),
+        (dict(at='layer2', stages=(1,)), ['unknown stages; the known keys']),
         (dict(at='layer2', cfg=dict(SAC_CFG, postfix='.')), ['postfix']),
     ],
 )
@@ -618,7 +618,12 @@ def test_tokens_are_refused():
     for at in (r'stages\.0', r'stages\.0\.blocks\.0\.norm1'):
         with pytest.raises(ValueError) as error:
             attach_plugins(model, [dict(cfg=SAC_CFG, at=at)])
-        for word in ('it returns', '(1, 1', 'not maps (B, C, H, W)', "'' (the model i"):
+        for word in (
+            'it returns',
+            '(1, 1',
+            'not maps (B, C, H, W) or (B, H, W, C)',
+            "'' (the model i",
+        ):
             assert word in str(error.value)
 
 
@@ -637,7 +642,7 @@ def test_modules_of_several_widths_are_refused():
 
 def test_a_sequential_alone_is_refused():
     model = nn.Sequential(nn.Conv2d(3, 8, 1))
-    with pytest.raises(ValueError, match='append the plugin to it, or name a module'):
+    with pytest.raises(ValueError, match=r'runs all of its submodules.*name a module'):
         attach_plugins(model, [dict(cfg=SAC_CFG, at='')])
 
 

@@ -76,7 +76,11 @@ def test_options_that_a_plugin_does_not_take(cfg, words):
         (dict(blocks=[]), ['indices, got []']),
         (dict(blocks=[True]), ['indices, got [True]']),
         (dict(blocks={0: 1}), ['indices, got {0: 1}']),
-        (dict(stage=1), ['unknown stage; cfg, at and blocks']),
+        (dict(stage=1), ['unknown stage; the known keys are cfg, at, blocks, levels']),
+        (dict(levels=1), ['levels must be a list of indices, got 1']),
+        (dict(levels=[]), ['levels must be a list of indices, got []']),
+        (dict(levels=[0]), ["'layer2' of ResNet: levels chooses", 'returns one map']),
+        (dict(at='', levels=[4]), ['levels=[4] is out of range: it returns 4 maps']),
     ],
 )
 def test_places_that_are_none(spec, words):
@@ -88,7 +92,10 @@ def test_places_that_are_none(spec, words):
 )
 def test_input_shapes_that_are_none(shape):
     refused(
-        ['input_shape must be (C, H, W), or a sequence', f'got {shape!r}'],
+        [
+            'input_shape must be (C, H, W), or a sequence of such shapes',
+            f'got {shape!r}',
+        ],
         {},
         input_shape=shape,
     )
