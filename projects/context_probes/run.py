@@ -2,12 +2,12 @@
 
 import argparse
 import logging
-import signal
 
-from context_probes.cells import NETWORKS, all_cells, main_cells
 from context_probes.images import PROBES
 from context_probes.probe_report import write_report
-from context_probes.probe_runs import run_cells
+from context_probes.records import RECORDS
+from context_probes.run_trials import run_trials
+from context_probes.trials import NETWORKS, all_trials, main_trials
 
 from prm_mmdet import compat
 
@@ -16,44 +16,59 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog='Runs that have a record of their present config are skipped: the same '
-        'command goes on where it was stopped.',
+        epilog='Trials that have a record of their present config are skipped. If you '
+        'give the same command again, it goes on where it was stopped.',
     )
     parser.add_argument(
         '--short',
         action='store_true',
-        help='one seed of no block, PRM, LCT and SAC, instead of all runs',
+        help='run one seed of no block, PRM, LCT and SAC, instead of all trials',
     )
     parser.add_argument(
-        '--probes', nargs='+', choices=list(PROBES), metavar='NAME', help='only these'
+        '--probes',
+        nargs='+',
+        choices=list(PROBES),
+        metavar='NAME',
+        help=f'run only these probes, of {", ".join(PROBES)}',
     )
     parser.add_argument(
         '--networks',
         nargs='+',
         choices=list(NETWORKS),
         metavar='NAME',
-        help=f'only these, of {", ".join(NETWORKS)}',
+        help=f'run only these networks, of {", ".join(NETWORKS)}',
     )
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time')
-    parser.add_argument('--data-root', default='data/probes', help='made if missing')
-    parser.add_argument('--work-dirs', default='work_dirs/probes', help='of the logs')
-    parser.add_argument('--out', default='docs/probes', help='of records and report')
+    parser.add_argument('--jobs', type=int, default=1, help='trials at a time')
     parser.add_argument(
-        '--report', action='store_true', help='run nothing, write the report anew'
+        '--data-root',
+        default='data/probes',
+        help='folder of the images, which are drawn if they are missing',
+    )
+    parser.add_argument(
+        '--work-dirs', default='work_dirs/probes', help='folder of the runs'
+    )
+    parser.add_argument(
+        '--records', default=str(RECORDS), help='file that the records are added to'
+    )
+    parser.add_argument(
+        '--out', default=str(RECORDS.parent), help='folder of the page and its figures'
+    )
+    parser.add_argument(
+        '--report', action='store_true', help='run nothing, only write the page'
     )
     args = parser.parse_args()
     if args.jobs < 1:
-        parser.error('--jobs wants a number above 0')
+        parser.error('--jobs must be above 0')
     if args.report and (args.short or args.probes or args.networks):
-        parser.error('--report is of all records; leave --short and names out')
-    args.cells = [
-        cell
-        for cell in (main_cells() if args.short else all_cells())
-        if cell.probe in (args.probes or PROBES)
-        and cell.network in (args.networks or NETWORKS)
+        parser.error('--report shows all records: leave --short and names out')
+    args.trials = [
+        trial
+        for trial in (main_trials() if args.short else all_trials())
+        if trial.probe in (args.probes or PROBES)
+        and trial.network in (args.networks or NETWORKS)
     ]
-    if not args.cells:
-        parser.error('there is no run of these networks on these probes')
+    if not args.trials:
+        parser.error('no trial has these networks and these probes')
     return args
 
 
@@ -61,19 +76,16 @@ def main():
     args = parse_args()
     compat.hide_known_warnings()
     logging.disable(logging.INFO)  # MMEngine names PROBE_DATA with every config
-    # Ends the runs as an interrupt does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        failed = 0
-        if not args.report:
-            run = args.data_root, args.work_dirs, args.jobs
-            failed = run_cells(args.cells, f'{args.out}/records', *run)
-        write_report(args.out)
+        whole = args.report or run_trials(
+            args.trials, args.records, args.data_root, args.work_dirs, args.jobs
+        )
+        write_report(args.out, args.records)
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    raise SystemExit(int(bool(failed)))
+    raise SystemExit(not whole)
 
 
 if __name__ == '__main__':

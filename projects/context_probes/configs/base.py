@@ -1,8 +1,8 @@
-# What all networks of the probes start from, as detectors start from a pretrained
-# network: the demo's network, narrower, without masks and cut after c4, so that it sees
-# 158 pixels to either side of a region, and no farther (tests/test_probes holds the
-# data to it), trained on the probe that needs no context.
-_base_ = '../demo/mask-rcnn_r50_fpn_demo.py'
+# The network whose weights all networks of the probes start from, as detectors start
+# from a pretrained network. It is the demo's network, narrower, without masks, and cut
+# after c4. A region sees 158 pixels to either side and no farther, which
+# tests/test_receptive_field.py checks. It is trained on the probe without far context.
+_base_ = '../../../configs/demo/mask-rcnn_r50_fpn_demo.py'
 
 width = 32
 proposals = dict(nms_pre=200, max_per_img=50)
@@ -38,15 +38,15 @@ model = dict(
     test_cfg=dict(rpn=proposals),
 )
 
-# What tools/make_probe_data.py writes. The probe is named from outside:
-# PROBE_DATA=data/probes/scene/ python tools/train.py configs/probes/...
+# make_data.py writes the data. An environment variable names the probe:
+# PROBE_DATA=data/probes/scene/ python tools/train.py ...
 data_root = '{{$PROBE_DATA:data/probes/control/}}'.rstrip('/') + '/'
-scale = (576, 96)  # limits that leave the images as they are
+scale = (576, 96)  # These limits leave the images as they are.
 train_pipeline = _base_.train_pipeline
 test_pipeline = _base_.test_pipeline
 train_pipeline[2].scale = test_pipeline[1].scale = scale
 data = dict(data_root=data_root, metainfo=dict(classes=('first', 'second')))
-# An image is read in a millisecond: workers would only take time to start.
+# Reading an image takes a millisecond. Workers would only take time to start.
 no_workers = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
     batch_size=4, **no_workers, dataset=dict(**data, pipeline=train_pipeline)

@@ -1,7 +1,7 @@
 # One recipe for all networks, from the weights of the base, which has no block.
 _base_ = 'base.py'
 load_from = '{{$PROBE_BASE:work_dirs/base/epoch_6.pth}}'
-# As with a pretrained backbone: c1 and c2 are frozen, blocks keep their own initial
+# As with a pretrained backbone, c1 and c2 are frozen, and blocks keep their own initial
 # weights.
 model = dict(backbone=dict(frozen_stages=1, init_cfg=[]))
 epochs = 6

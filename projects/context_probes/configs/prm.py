@@ -1,4 +1,4 @@
 _base_ = 'none.py'
-block = dict(type='prm_mmdet.PRM', groups=16)  # of as many channels as the paper's 64
+block = dict(type='prm_mmdet.PRM', groups=16)  # as many channels a group as the paper
 plugin = dict(cfg=block, stages=(False, True, True), position='after_conv3')
 model = dict(backbone=dict(plugins=[plugin]))

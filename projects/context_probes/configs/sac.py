@@ -1,4 +1,4 @@
 _base_ = 'none.py'
-block = dict(type='prm_mmdet.SAC', reduction=8)  # as many contexts as the paper's 32
+block = dict(type='prm_mmdet.SAC', reduction=8)  # as many contexts as in the paper
 plugin = dict(cfg=block, stages=(False, True, True), position='after_conv2')
 model = dict(backbone=dict(plugins=[plugin]))

@@ -1,35 +1,38 @@
 """What the blocks' equations predict, written before any block was trained here.
 
-The equations are those of :mod:`prm_mmdet.ops.reference`, those of the compared blocks
-are in their docstrings. Known then was one trial with other images and settings, of the
-far cue alone: no block AP 0.43, SAC 0.85, PRM 0.43, LCT 0.45 (chance: about 0.43).
+The equations are in :mod:`prm_mmdet.ops.reference`; the docstrings of the compared
+blocks have theirs. One earlier trial was known, with other images and settings, of the
+far cue alone: AP 0.43 without a block, SAC 0.85, PRM 0.43, LCT 0.45 (guessing: about
+0.43).
 
-Before the runs that the page shows there were others: networks trained from nothing,
-and networks that started from bases of other controls, with other images. The control
-and the scene's shares were chosen after these, so that something is learned at all:
-from a base for which the two hues of every cue were of one class SAC saw the far cue,
-but not which-context, in 960 steps either; with shares of 0.44 and 0.56 neither SE nor
-SAC saw the scene. Of these runs there are no records.
+Other runs came before the trials that the page shows: networks that were trained from
+nothing, and networks that started from bases of other controls, with other images. The
+control and the scene's shares were chosen after these runs, so that something is
+learned at all. From a base for which the two hues of every cue were of one class, SAC
+saw the far cue, but not which-context, in 960 steps either. With shares of 0.44 and
+0.56 neither SE nor SAC saw the scene. There are no records of these runs.
 
-After them some reasons below were corrected, the lines of ``sac-bottleneck`` were added
-and :data:`SEEN` was raised from 0.65 to 0.92; after the first seed to 0.95, which
-changed no verdict. No prediction was changed.
+After the trials some reasons below were corrected, and the predictions of
+``sac-bottleneck`` were added. :data:`SEEN` was raised from 0.65 to 0.92, and after the
+first seed to 0.95, which changed no verdict. No prediction was changed.
 
-The question is put to the mean over seeds at the configs' learning rate: AP50 is above
-:data:`SEEN`, or it is not; on the control, AP is at most :data:`HARM` below that of the
-network without a block, or it is not.
+A prediction concerns the mean over seeds at the configs' learning rate. A cue is seen
+if the mean AP50 is above :data:`SEEN`. On the control, a block does no harm if its AP
+is at most :data:`HARM` below the AP of the network without a block.
 """
 
-#: AP50 where every object is found and its class is guessed. Half of the detections of
-#: a class are right, but the precision that COCO counts at a recall is the best at any
-#: higher one.
+#: AP50 if every object is detected and its class is guessed. Half of the detections of
+#: a class are right, but COCO's precision at a recall is the best precision at that
+#: recall or above it.
 CHANCE = 0.54
-#: Above what heeding both markers alike gives in which-context: in the longer runs GC,
-#: which does so, reaches 0.91.
+#: Above the AP50 of a network that uses both markers of which-context, whatever the
+#: kind of object: GC does so in the longer trials, and reaches 0.91.
 SEEN = 0.95
 HARM = 0.05
 
-_BLIND = 'its outputs at an object do not depend on the cue (tests/test_probes)'
+_BLIND = (
+    'its outputs at an object do not depend on the cue (tests/test_receptive_field.py)'
+)
 _VISIBLE = (
     'the class is in the object, and what a gate scales, training can make up for'
 )

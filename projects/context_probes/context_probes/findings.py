@@ -1,7 +1,8 @@
-"""What was found where a prediction and the runs do not agree, written after them.
+"""What was found where a prediction and the trials do not agree.
 
-It is read off the longer runs (:data:`~.cells.LONGER`), which stand in the page's
-table. Which of them there are was decided after most of the usual ones.
+The findings were written after the trials, from the longer ones
+(:data:`~.trials.LONGER`), which the page shows in a table of their own. Which trials
+are longer was decided after most trials of six epochs.
 """
 
 _SLOW = 'slow, not blind: twice the epochs are enough (one seed was run longer).'

@@ -7,25 +7,25 @@ from matplotlib.patches import Rectangle
 from prm_mmdet.datasets.generated_coco import box_of, image_rng
 from prm_mmdet.inspection.figure_files import COLOURS, new_figure
 
-from .cells import NETWORKS, Cell
 from .expected import CHANCE
 from .images import PROBES, draw_image
-from .records import cell_of
+from .records import trial_of
+from .trials import NETWORKS, Trial
 
 CLASS_COLOURS = ('#E69F00', '#56B4E9')
 #: Whose predictions are shown, the ones without a block and with the widest sight.
 SHOWN = ('none', 'sac')
 
 
-def chart(cells):
+def chart(trials):
     """AP50 by probe and network, AP on the control: bars are means over seeds, dots
     are seeds.
 
     Args:
-        cells (dict): From :func:`context_probes.probe_report.collect`.
+        trials (dict): From :func:`context_probes.probe_report.collect`.
     """
-    probes = [p for p in PROBES if any(Cell(p, n) in cells for n in NETWORKS)]
-    networks = [n for n in NETWORKS if any(Cell(p, n) in cells for p in PROBES)]
+    probes = [p for p in PROBES if any(Trial(p, n) in trials for n in NETWORKS)]
+    networks = [n for n in NETWORKS if any(Trial(p, n) in trials for p in PROBES)]
     height = 1.1 + 0.22 * len(networks)
     figure, axes = new_figure(
         2.3 * len(probes) + 1.2, height, ncols=len(probes), sharey=True
@@ -33,7 +33,7 @@ def chart(cells):
     for axis, probe in zip(axes[0], probes):
         metric = 'ap' if probe == 'control' else 'ap50'
         for row, network in enumerate(networks):
-            found = [r[metric] for r in cells.get(Cell(probe, network), [])]
+            found = [r[metric] for r in trials.get(Trial(probe, network), [])]
             if found:
                 axis.barh(row, mean(found), 0.7, color=COLOURS[1])
                 axis.plot(found, [row] * len(found), 'o', color='black', markersize=3)
@@ -55,9 +55,9 @@ def chart(cells):
 def examples(records):
     """The first validation image of each probe, ground truth beside what two networks
     find there; None if there are no probes that both were run on."""
-    by_cell = {cell_of(record): record['example'] for record in records}
+    by_cell = {trial_of(record): record['example'] for record in records}
     shown = {
-        probe: [by_cell.get(Cell(probe, name)) for name in SHOWN] for probe in PROBES
+        probe: [by_cell.get(Trial(probe, name)) for name in SHOWN] for probe in PROBES
     }
     shown = {probe: found for probe, found in shown.items() if None not in found}
     if not shown:

@@ -1,5 +1,7 @@
 """The page of the probes, drawn from the records alone."""
 
+from __future__ import annotations
+
 import csv
 import dataclasses
 import io
@@ -9,45 +11,55 @@ from statistics import mean
 
 from mmengine.config import Config
 
-from prm_mmdet.config import config_path
 from prm_mmdet.files.atomic import write_file
 from prm_mmdet.inspection.figure_files import save_png
 
-from .cells import EPOCHS, NETWORKS, OTHER_RATE, RATE, SEEDS, Cell, all_cells
 from .expected import CHANCE, HARM, PREDICTIONS, SEEN
 from .findings import FINDINGS
 from .images import DISTANCE, PROBES
 from .probe_figures import chart, examples
-from .records import NUM_TRAIN, cell_of, read_records
+from .records import NUM_TRAIN, RECORDS, read_records, trial_of
+from .trials import (
+    CONFIGS,
+    EPOCHS,
+    NETWORKS,
+    OTHER_RATE,
+    RATE,
+    SEEDS,
+    Trial,
+    all_trials,
+)
 
-_PAGE = """# What each block lets a detector see
+_PAGE = """<!-- Written by "python projects/context_probes/run.py --report". -->
+# What each block lets a detector see: the figures
 
 {intro}
 
-| probe | an object's class is |
+| probe | the class of an object is |
 |---|---|
 | far-cue | the hue of a small far marker |
-| scene | the tint of more of the tiles; near the objects both have as many |
+| scene | the tint of most tiles; near the objects both tints are equally frequent |
 | relative-position | whether a far landmark is nearer or farther |
-| which-context | the hue of the far marker of its kind; there are two kinds |
-| control | its own hue, of two for each class |
+| which-context | the hue of the far marker of the object's kind; there are two kinds |
+| control | the hue of the object; each class has two hues |
 
-Whatever tells the class in the first four lies at least {distance} pixels from every
-object. The network without a block sees 158 pixels from a region: changing the cue
-leaves its outputs at the objects the same bit for bit, in inference
-(`tests/test_probes/test_receptive_field.py`).
+In the first four probes, the cue lies at least {distance} pixels from every object. The
+network without a block sees 158 pixels from a region. If the cue changes, its outputs
+at the objects stay the same, bit for bit, in inference
+(`tests/test_receptive_field.py`).
 
-Each network starts from the weights of a small Faster R-CNN without blocks that was
-trained on the control, as detectors start from a pretrained network; there the hues of
-cues are those of the other class. That it tells these hues apart matters: from a base
-that did not, SAC did not learn which-context (`prm_mmdet/probes/predictions.py`). c1
-and c2 are frozen. Blocks stand in the bottlenecks of c3 and c4, SAC after the 3x3 and
-the others after the last 1x1; SAC, GC and NonLocal2d start as the identity, the gates
-of the others scale the features.
+Each network starts from the weights of a small Faster R-CNN without blocks, as
+detectors start from a pretrained network. That base was trained on the control, where
+the hues of the cues are hues of the other class. So the base distinguishes the hues.
+This matters: from a base that did not, SAC did not learn which-context
+(`context_probes/expected.py`). c1 and c2 are frozen. Blocks are placed in the
+bottlenecks of c3 and c4, SAC after the 3x3 convolution and the others after the last
+1x1. SAC, GC and NonLocal2d start as the identity. The gates of the others scale the
+features.
 
-What is not seen was not learned in {steps} steps; at a learning rate of {rate:g} these
-move a number by about {budget:.2f} at most, and the gates of PRM and LCT start from
-numbers that are zero.
+"Not seen" means not learned in {steps} steps. At a learning rate of {rate:g}, these
+steps move a parameter by about {budget:.2f} at most, and the gates of PRM and LCT start
+from parameters that are zero.
 
 {tables}
 ![AP50 by block and probe](ap50.png)
@@ -55,17 +67,17 @@ numbers that are zero.
 {examples}
 ## What the equations predict
 
-Written before any block was trained, in `prm_mmdet/probes/predictions.py`, which says
-what was corrected since: whether the cue is seen, which is a mean AP50 above {seen}
-(guessing gives {chance}); on the control, whether a block does no harm, which is an AP
-at most {harm} below that without one.
+The predictions were written before any block was trained. `context_probes/expected.py`
+says what was corrected since. A cue counts as seen if the mean AP50 is above {seen};
+guessing gives {chance}. On the control, a block does no harm if the AP is at most
+{harm} below the AP without a block.
 
 {predictions}
 {reasons}
 {findings}## How it was measured
 
 ```bash
-make probes         # all runs; goes on where it was stopped
+make probes         # all trials; goes on where it was stopped
 make probes-short   # one seed of no block, PRM, LCT and SAC
 ```
 
@@ -73,69 +85,70 @@ make probes-short   # one seed of no block, PRM, LCT and SAC
 """
 
 _INTRO = (
-    'Small detectors, trained on generated images in which the class of an object is '
-    'told far away from it. COCO AP50 and AP, mean over seeds, and the least and '
-    'largest AP50 where there are several. Seeds are of the initial weights, those of '
-    'the base included, and of the order of images; the images are the same.'
+    'Small detectors were trained on generated images in which something far away from '
+    'an object decides its class. Tables show COCO AP50 and, in parentheses, AP, as '
+    'means over seeds, then the least and the largest AP50 if there are several seeds. '
+    'Seeds differ in the initial weights, those of the base included, and in the order '
+    'of images. All seeds use the same images.'
 )
 
 
-def write_report(folder):
-    """Write ``README.md``, ``table.csv``, ``ap50.png`` and ``examples.png`` into a
-    folder, from its ``records``.
+def write_report(folder: str | Path, path: str | Path = RECORDS) -> None:
+    """Write ``probes.md``, ``table.csv``, ``ap50.png`` and ``examples.png``.
+
+    Args:
+        folder: Folder of these files.
+        path: File of the records.
 
     Raises:
-        ValueError: There are no records of the present configs.
+        ValueError: The file has no record of a present config.
     """
     folder = Path(folder)
-    found = read_records(folder / 'records').values()
-    records = [r for r in found if r['network'] in NETWORKS]  # bases are left out
+    found = read_records(path).values()
+    records = [r for r in found if r['network'] in NETWORKS]  # without the bases
     if not records:
-        raise ValueError(
-            f'{folder / "records"} holds no record of the present configs: run '
-            'tools/probes.py'
-        )
-    cells = collect(records)
+        raise ValueError(f'{path} has no record of a present config: run run.py')
+    trials = collect(records)
     drawn = examples(records)
     if drawn is not None:
         save_png(drawn, folder / 'examples.png')
-    save_png(chart(cells), folder / 'ap50.png')
-    write_file(str(folder / 'table.csv'), _csv(records).encode())
+    save_png(chart(trials), folder / 'ap50.png')
+    write_file(folder / 'table.csv', _csv(records))
     page = _PAGE.format(
         intro=_INTRO,
-        tables=''.join(_table(cells, rate) for rate in (RATE, OTHER_RATE)),
-        examples='' if drawn is None else f'{_EXAMPLES}\n\n',
+        tables=''.join(_table(trials, rate) for rate in (RATE, OTHER_RATE)),
+        examples='' if drawn is None else f'{_EXAMPLES}\n',
         distance=DISTANCE,
         **_budget(),
         seen=SEEN,
         chance=CHANCE,
         harm=HARM,
-        predictions=_predictions(cells),
+        predictions=_predictions(trials),
         reasons=_reasons(),
-        findings=_findings(cells),
+        findings=_findings(trials),
         provenance=_provenance(records),
     )
-    write_file(str(folder / 'README.md'), page.encode())
+    write_file(folder / 'probes.md', page)
 
 
 _EXAMPLES = (
-    'A validation image of each probe: ground truth, and what two networks find '
+    'A validation image of each probe: the ground truth, and what two networks detect '
     '(orange: first class, blue: second).\n\n![examples](examples.png)'
 )
 
 
 def collect(records):
-    """Records by the cell of the first seed, a list in the order of seeds."""
-    cells = defaultdict(list)
+    """Lists of records, in the order of seeds, by the trial of the first seed."""
+    trials = defaultdict(list)
     for record in sorted(records, key=lambda r: r['seed']):
-        cells[dataclasses.replace(cell_of(record), seed=SEEDS[0])].append(record)
-    return dict(cells)
+        trials[dataclasses.replace(trial_of(record), seed=SEEDS[0])].append(record)
+    return dict(trials)
 
 
-def verdict(cells, probe, network):
-    """Whether the cue is seen, or no harm is done on the control, by the mean of
-    the configs' recipe; None if that was not measured."""
-    found, plain = (cells.get(Cell(probe, name)) for name in (network, 'none'))
+def verdict(trials, probe, network):
+    """Whether the cue is seen, or no harm is done on the control, by the mean over
+    seeds at the configs' learning rate. None if the network was not measured."""
+    found, plain = (trials.get(Trial(probe, name)) for name in (network, 'none'))
     if not found:
         return None
     if probe != 'control':
@@ -145,14 +158,14 @@ def verdict(cells, probe, network):
     return mean(r['ap'] for r in found) >= mean(r['ap'] for r in plain) - HARM
 
 
-def _table(cells, rate):
-    if not any(cell.rate == rate for cell in cells):
+def _table(trials, rate):
+    if not any(trial.rate == rate for trial in trials):
         return ''
     lines = [f'AP50 (AP) at a learning rate of {rate:g}:', '']
     lines.append(f'| | {" | ".join(PROBES)} | parameters |')
     lines.append('|---' * (len(PROBES) + 2) + '|')
     for network, title in NETWORKS.items():
-        found = [cells.get(Cell(probe, network, rate)) for probe in PROBES]
+        found = [trials.get(Trial(probe, network, rate)) for probe in PROBES]
         if any(found):
             size = next(records for records in found if records)[0]['parameters']
             texts = [*map(_cell, found), f'{size / 1e6:.2f} M']
@@ -170,13 +183,13 @@ def _cell(records):
     return text
 
 
-def _predictions(cells):
+def _predictions(trials):
     lines = [f'| | {" | ".join(PROBES)} |', '|---' * (len(PROBES) + 1) + '|']
     for network, title in NETWORKS.items():
         texts = []
         for probe in PROBES:
             predicted, _ = PREDICTIONS.get((network, probe), (None, ''))
-            texts.append(_compared(predicted, verdict(cells, probe, network), probe))
+            texts.append(_compared(predicted, verdict(trials, probe, network), probe))
         lines.append(f'| {title} | {" | ".join(texts)} |')
     return '\n'.join(lines) + '\n'
 
@@ -192,7 +205,7 @@ def _compared(predicted, measured, probe):
 
 
 def _reasons():
-    """The reasons of the predictions, each with the networks that it is given for."""
+    """The reasons of the predictions, each with the networks that it concerns."""
     lines = []
     for probe in PROBES:
         titles = defaultdict(list)
@@ -204,33 +217,33 @@ def _reasons():
     return '\n'.join(lines) + '\n'
 
 
-def _findings(cells):
-    """What is to be said of predictions that the runs do not agree with."""
+def _findings(trials):
+    """What was found about the predictions that the trials do not agree with."""
     lines = []
     for (network, probe), (predicted, _) in PREDICTIONS.items():
-        if verdict(cells, probe, network) in (None, predicted):
+        if verdict(trials, probe, network) in (None, predicted):
             continue
-        found = FINDINGS.get((network, probe), 'not looked into.')
+        found = FINDINGS.get((network, probe), 'not investigated.')
         lines.append(f'- {NETWORKS[network]}, {probe}: {found}')
-        largest = cells[Cell(probe, network)][0]['largest']
+        largest = trials[Trial(probe, network)][0]['largest']
         numbers = ', '.join(f'{name} {value:g}' for name, value in largest.items())
         lines.append(f'  Largest magnitudes after training, first seed: {numbers}.')
     if not lines:
         return ''
-    lines = ['### Where they did not agree', '', *_longer(cells), *lines]
+    lines = ['### Where they did not agree', '', *_longer(trials), *lines]
     return '\n'.join(lines) + '\n\n'
 
 
-def _longer(cells):
-    """A table of the longer runs, beside those of the configs."""
+def _longer(trials):
+    """A table of the longer trials, beside the trials of six epochs."""
     lines = []
-    for cell, records in cells.items():
-        if cell.epochs == EPOCHS:
+    for trial, records in trials.items():
+        if trial.epochs == EPOCHS:
             continue
-        usual = cells.get(dataclasses.replace(cell, epochs=EPOCHS), [])
+        usual = trials.get(dataclasses.replace(trial, epochs=EPOCHS), [])
         usual = {r['seed']: f'{r["ap50"]:.2f}' for r in usual}
         for r in records:
-            texts = [f'{NETWORKS[cell.network]}, {cell.probe}', str(r['seed'])]
+            texts = [f'{NETWORKS[trial.network]}, {trial.probe}', str(r['seed'])]
             texts += [usual.get(r['seed'], ''), f'{r["ap50"]:.2f}']
             counts = r['right']['one'], r['right']['two']
             texts += [f'{right} of {n}' for right, n in counts]
@@ -238,20 +251,20 @@ def _longer(cells):
     return [_LONGER, *lines, ''] if lines else []
 
 
-_LONGER = f"""Seeds that did not see what was predicted, and what they do in twice the
-epochs; for which-context all seeds of SAC and GC. The last columns: at how many objects
-the detection with the highest score is of their class, in validation images whose
-objects are all of one class, and in the others.
+_LONGER = f"""Seeds that did not see a predicted cue, and what they see in twice the
+epochs. For which-context, all seeds of SAC and GC are shown. The last two columns count
+objects whose best detection has their class: in validation images whose objects are of
+one class, and in images with both classes.
 
 | | seed | AP50, {EPOCHS} epochs | AP50, {2 * EPOCHS} epochs | one class | both |
 |---|---|---|---|---|---|"""
 
 
 def _budget():
-    """How many steps there are, and the sum of their learning rates."""
-    cfg = Config.fromfile(config_path('probes/none.py'))
+    """The number of steps, and the sum of their learning rates."""
+    cfg = Config.fromfile(CONFIGS / 'none.py')
     steps = NUM_TRAIN // cfg.train_dataloader.batch_size * cfg.train_cfg.max_epochs
-    # Half of the rate on average: a cosine.
+    # With a cosine schedule, the mean is half of the rate.
     return dict(steps=steps, rate=RATE, budget=steps * RATE / 2)
 
 
@@ -260,14 +273,13 @@ def _provenance(records):
     versions = {f'{k} {v}' for r in records for k, v in r['versions'].items()}
     hours = sum(r['seconds'] for r in records) / 3600
     seeds = ', '.join(map(str, sorted({r['seed'] for r in records})))
-    runs = f'{len(records)} of {len(all_cells())} runs'
     bases = len({r['base'] for r in records})
     return (
-        f'{runs} (seeds: {seeds}) from {bases} bases, {hours:.1f} hours of one core in '
-        'all, without the bases; '
-        f'{dates[0]} to {dates[-1]}; {", ".join(sorted(versions))}. '
-        'The configs are those of `configs/probes`, the recipe is the same for all. '
-        'Each run is a file in `records/`, `table.csv` has them all.'
+        f'{len(records)} of {len(all_trials())} trials (seeds: {seeds}) from {bases} '
+        f'bases took {hours:.1f} hours of one core, without the bases, from {dates[0]} '
+        f'to {dates[-1]}. Versions: {", ".join(sorted(versions))}. `configs/` has the '
+        'configs; the recipe is the same for all networks. `records.jsonl` has a '
+        'record in each line, `table.csv` has their numbers.'
     )
 
 

@@ -1,14 +1,19 @@
-"""Records of cells: what they are of, and which of them still hold.
+"""Records of trials: what they are of, and which of them still hold.
 
-A record is a JSON file: the cell, ``ap`` and ``ap50``, the number of ``parameters``,
-``seconds``, ``date``, ``versions``, ``config``, a hash of the config and the data, of
-cells also ``base``, a hash of the weights that it started from, and ``largest``, by
-name the largest magnitude among a block's parameters after training, and ``example``,
-what the network finds in the first validation image: boxes (x1, y1, x2, y2 in pixels),
-labels and scores. Longer runs also have their ``epochs``, and ``right``: for images
-whose objects are of ``one`` class and for those of ``two``, how many of these objects
-the best detection calls by their class, and how many objects there are.
+``records.jsonl`` has a record in each line: the trial's arguments, ``ap`` and ``ap50``,
+the number of ``parameters``, ``seconds``, ``date``, ``versions``, and
+
+- ``config``: a hash of the config and of the data
+- ``base``: a hash of the weights that the trial started from
+- ``largest``: the largest magnitude after training of each parameter of the block
+- ``example``: what the network detects in the first validation image, as boxes (x1, y1,
+  x2, y2 in pixels), labels and scores
+- ``right``, in longer trials: for images whose objects are of ``one`` class and for
+  images with ``two`` classes, how many objects the best detection assigns to their
+  class, and how many objects there are.
 """
+
+from __future__ import annotations
 
 import copy
 import dataclasses
@@ -16,97 +21,136 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmengine.config import Config
 
-from prm_mmdet.config import config_path
+from prm_mmdet.files.atomic import write_file
 
 from . import images as data
-from .cells import CONFIGS, Cell
+from .trials import CONFIGS, Trial
 
 NUM_TRAIN, NUM_VAL = 320, 100
+RECORDS = Path(__file__).parents[1] / 'records.jsonl'
 
 
-def cell_config(cell, data_root, work_dirs):
-    """The config of a cell.
+def trial_config(trial: Trial, data_root: str, work_dirs: str) -> Config:
+    """The config of a trial.
 
     Args:
-        cell (Cell): The cell.
-        data_root (str): Folder of the probes' folders.
-        work_dirs (str): Folder of the bases' weights.
+        trial: The trial.
+        data_root: Folder of the probes' folders.
+        work_dirs: Folder of the runs, with the bases' weights.
     """
-    os.environ['PROBE_DATA'] = os.path.join(os.path.abspath(data_root), cell.probe)
-    cfg = Config.fromfile(config_path(f'probes/{cell.network}.py'))
-    if cell.base:
-        cfg.load_from = str(weights_path(cell.base, work_dirs))
-    return _tuned(cfg, cell)
+    os.environ['PROBE_DATA'] = os.path.join(os.path.abspath(data_root), trial.probe)
+    cfg = Config.fromfile(CONFIGS / f'{trial.network}.py')
+    if trial.base:
+        cfg.load_from = str(weights_path(trial.base, work_dirs))
+    return _tuned(cfg, trial)
 
 
-def weights_path(base, work_dirs):
-    """Where the weights of a base are kept, by what they depend on."""
-    return Path(work_dirs, f'{base.name}_{fingerprint(base)}.pth')
+def work_dir(trial: Trial, work_dirs: str) -> Path:
+    """Folder of a trial's run. Its name changes with all that the result depends on."""
+    return Path(work_dirs, f'{trial.name}_{fingerprint(trial)}')
 
 
-def _tuned(cfg, cell):
-    cfg.optim_wrapper.optimizer.lr = cell.rate
-    cfg.randomness = dict(seed=cell.seed)
-    cfg.train_cfg.update(max_epochs=cell.epochs, val_interval=cell.epochs)
-    cfg.param_scheduler[1].T_max = cell.epochs
+def weights_path(base: Trial, work_dirs: str) -> Path:
+    """File with the weights of a base."""
+    return work_dir(base, work_dirs) / 'weights.pth'
+
+
+def _tuned(cfg: Config, trial: Trial) -> Config:
+    cfg.optim_wrapper.optimizer.lr = trial.rate
+    cfg.randomness = dict(seed=trial.seed)
+    cfg.train_cfg.update(max_epochs=trial.epochs, val_interval=trial.epochs)
+    cfg.param_scheduler[1].T_max = trial.epochs
     return cfg
 
 
 @functools.cache
-def _network_config(network):
-    return Config.fromfile(config_path(f'probes/{network}.py'))
+def _network_config(network: str) -> Config:
+    return Config.fromfile(CONFIGS / f'{network}.py')
 
 
-def fingerprint(cell):
-    """Twelve hexadecimal digits that change with the cell's config, the version of the
-    data and the base's config."""
-    cfg = _tuned(copy.deepcopy(_network_config(cell.network)), cell)
-    parts = [data.VERSION, NUM_TRAIN, NUM_VAL]
-    for name in ('train_dataloader', 'val_dataloader'):
-        del cfg[name].dataset.data_root  # wherever it lies
-    for name in _DECIDES:
-        parts.append(cfg.to_dict()[name])
-    if cell.base:
-        parts.append(fingerprint(cell.base))
-    return digits(json.dumps(parts, sort_keys=True, default=str).encode())
-
-
-_DECIDES = (
-    *('model', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'randomness'),
-    *('train_dataloader', 'val_dataloader'),
+_DECISIVE = (
+    'model',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'randomness',
+    'train_dataloader',
+    'val_dataloader',
 )
 
 
-def digits(content):
-    """Twelve hexadecimal digits of bytes' SHA-256."""
+@functools.cache
+def fingerprint(trial: Trial) -> str:
+    """Twelve hexadecimal digits that change with the trial's config, the version of the
+    data and the base's config."""
+    cfg = _tuned(copy.deepcopy(_network_config(trial.network)), trial)
+    parts: list = [data.VERSION, NUM_TRAIN, NUM_VAL]
+    for name in ('train_dataloader', 'val_dataloader'):
+        del cfg[name].dataset.data_root  # the same data may lie elsewhere
+    for name in _DECISIVE:
+        parts.append(cfg.to_dict()[name])
+    if trial.base:
+        parts.append(fingerprint(trial.base))
+    return digits(json.dumps(parts, sort_keys=True, default=str).encode())
+
+
+def digits(content: bytes) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of some bytes."""
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def cell_of(record):
-    """The cell that a record is of."""
-    names = [field.name for field in dataclasses.fields(Cell)]
-    return Cell(**{name: record[name] for name in names if name in record})
+def trial_of(record: dict) -> Trial:
+    """The trial that a record is of."""
+    names = [field.name for field in dataclasses.fields(Trial)]
+    return Trial(**{name: record[name] for name in names if name in record})
 
 
-def read_records(folder):
-    """The records in a folder that are of their cells' present configs, by the cells'
-    names.
+def read_records(path: str | Path = RECORDS) -> dict[str, dict]:
+    """The records that are of their trials' present configs, by the trials' names.
+
+    Args:
+        path: File with a record in each line; it may be missing.
 
     Raises:
-        ValueError: A file is no record.
+        ValueError: A line is not a record.
     """
     records = {}
-    for path in sorted(Path(folder).glob('*.json')):
+    for name, record in _all_records(path).items():
+        trial = trial_of(record)
+        config = CONFIGS / f'{trial.network}.py'
+        if config.is_file() and record['config'] == fingerprint(trial):
+            records[name] = record
+    return records
+
+
+def add_records(new: Iterable[dict], path: str | Path = RECORDS) -> None:
+    """Write records into the file, in place of older records of the same trials.
+
+    Args:
+        new: The records.
+        path: File with a record in each line; it may be missing.
+    """
+    records = _all_records(path)
+    records.update({trial_of(record).name: record for record in new})
+    lines = [json.dumps(records[name]) + '\n' for name in sorted(records)]
+    write_file(path, ''.join(lines))
+
+
+def _all_records(path: str | Path) -> dict[str, dict]:
+    records = {}
+    text = Path(path).read_text(encoding='utf-8') if Path(path).exists() else ''
+    for number, line in enumerate(text.splitlines(), 1):
         try:
-            record = json.loads(path.read_text(encoding='utf-8'))
-            cell = cell_of(record)
-            config = record['config']
+            record = json.loads(line)
+            record['config']
+            records[trial_of(record).name] = record
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'{path} is no record of a run: remove it') from error
-        if cell.network in CONFIGS and config == fingerprint(cell):
-            records[cell.name] = record
+            raise ValueError(
+                f'line {number} of {path} is not a record of a trial: remove it'
+            ) from error
     return records

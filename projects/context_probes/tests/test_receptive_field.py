@@ -1,19 +1,18 @@
-"""What the network of configs/probes sees of a probe's cue: without a block, nothing.
+"""What the networks see of a probe's cue: without a block, nothing.
 
-Held to the class scores, the box and the features of a region at each object, in
-inference. Proposals are not: those at the cue change with it, as they should.
+The class scores, the box and the features of a region at each object are compared, in
+inference. Proposals at the cue change with the cue, as they should.
 """
 
 import numpy as np
 import pytest
 import torch
 from context_probes.images import DISTANCE, HEIGHT, PROBES, WIDTH, draw_probe
+from context_probes.trials import CONFIGS
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox2roi
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-
-from prm_mmdet.config import config_path
 
 FAR = [probe for probe in PROBES if probe != 'control']
 WIDEST = 37  # pixels, of objects
@@ -26,7 +25,7 @@ def draw(index, probe):
 def network(name):
     register_all_modules()
     torch.manual_seed(0)
-    model = MODELS.build(Config.fromfile(config_path(f'probes/{name}.py')).model)
+    model = MODELS.build(Config.fromfile(CONFIGS / f'{name}.py').model)
     model.init_weights()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # as if it were trained

@@ -1,4 +1,4 @@
-"""Which runs there are, and what is predicted of them."""
+"""Which trials there are, and what is predicted of them."""
 
 import contextlib
 import dataclasses
@@ -6,61 +6,62 @@ import io
 
 import numpy as np
 import torch
-from conftest import ROOT
-from context_probes.cells import (
+from context_probes.expected import CHANCE, PREDICTIONS
+from context_probes.images import PROBES
+from context_probes.trials import (
+    BASE,
+    BASES,
     CONFIGS,
     EPOCHS,
     LONGER,
     NETWORKS,
     SEEDS,
-    SWITCHES,
-    Cell,
-    all_cells,
-    main_cells,
+    VARIANTS,
+    Trial,
+    all_trials,
+    main_trials,
 )
-from context_probes.expected import CHANCE, PREDICTIONS
-from context_probes.images import PROBES
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from prm_mmdet.config import config_path
-
 
 def test_every_network_has_a_config_and_every_config_is_a_network():
-    stems = {path.stem for path in (ROOT / 'configs' / 'probes').glob('*.py')}
-    assert stems == CONFIGS
+    stems = {path.stem for path in CONFIGS.glob('*.py')}
+    assert stems == {*NETWORKS, BASE, *BASES.values()}
 
 
-def test_cells():
-    cells = all_cells()
-    assert len({cell.name for cell in cells}) == len(cells)
-    full = len(NETWORKS) - len(SWITCHES)
-    one_seed = full * len(PROBES) + sum(map(len, SWITCHES.values()))
-    longer = [cell for cell in cells if cell.epochs != EPOCHS]
+def test_trials():
+    trials = all_trials()
+    assert len({trial.name for trial in trials}) == len(trials)
+    full = len(NETWORKS) - len(VARIANTS)
+    one_seed = full * len(PROBES) + sum(map(len, VARIANTS.values()))
+    longer = [trial for trial in trials if trial.epochs != EPOCHS]
     assert len(longer) == sum(len(seeds) for _, _, seeds in LONGER)
-    # What a longer run is compared with, and why it was thought worth a look.
-    assert {dataclasses.replace(cell, epochs=EPOCHS) for cell in longer} <= set(cells)
-    assert all(PREDICTIONS[cell.network, cell.probe][0] for cell in longer)
-    assert len(cells) - len(longer) == one_seed * (len(SEEDS) + 1)
+    # Each has a trial of six epochs to be compared with, and a prediction to be seen.
+    assert {dataclasses.replace(trial, epochs=EPOCHS) for trial in longer} <= set(
+        trials
+    )
+    assert all(PREDICTIONS[trial.network, trial.probe][0] for trial in longer)
+    assert len(trials) - len(longer) == one_seed * (len(SEEDS) + 1)
     assert len(SEEDS) >= 3
-    assert set(main_cells()) <= set(cells)
-    # What is cut short has all of the first seed before any of the others.
-    assert {cell.seed for cell in cells[:one_seed]} == {0}
+    assert set(main_trials()) <= set(trials)
+    # If the run is stopped early, the first seed is whole.
+    assert {trial.seed for trial in trials[:one_seed]} == {0}
 
 
-def test_the_usual_cells_are_of_the_recipe_in_the_configs():
-    for cell in (Cell('control', 'none'), Cell('control', 'none').base):
-        cfg = Config.fromfile(config_path(f'probes/{cell.network}.py'))
-        assert cfg.optim_wrapper.optimizer.lr == cell.rate
-        assert cfg.train_cfg.max_epochs == cfg.train_cfg.val_interval == cell.epochs
-        assert cfg.param_scheduler[1].T_max == cell.epochs
+def test_the_usual_trials_have_the_recipe_in_the_configs():
+    for trial in (Trial('control', 'none'), Trial('control', 'none').base):
+        cfg = Config.fromfile(CONFIGS / f'{trial.network}.py')
+        assert cfg.optim_wrapper.optimizer.lr == trial.rate
+        assert cfg.train_cfg.max_epochs == cfg.train_cfg.val_interval == trial.epochs
+        assert cfg.param_scheduler[1].T_max == trial.epochs
 
 
-def test_every_cell_was_predicted():
-    assert set(PREDICTIONS) == {(c.network, c.probe) for c in all_cells()}
+def test_every_trial_was_predicted():
+    assert set(PREDICTIONS) == {(c.network, c.probe) for c in all_trials()}
     assert all(why for _, why in PREDICTIONS.values())
 
 
@@ -68,7 +69,7 @@ def test_wider_network_has_the_parameters_of_the_largest_block():
     register_all_modules()
     counts = []
     for name in ('none-wide', 'non-local'):
-        model = MODELS.build(Config.fromfile(config_path(f'probes/{name}.py')).model)
+        model = MODELS.build(Config.fromfile(CONFIGS / f'{name}.py').model)
         counts.append(sum(p.numel() for p in model.parameters()))
     assert 0.95 < counts[0] / counts[1] < 1.05
 
@@ -77,7 +78,7 @@ def test_blocks_that_start_as_the_identity_still_do():
     register_all_modules()
     x = torch.randn(2, 128, 6, 8)
     for name in ('gc', 'non-local', 'sac'):
-        model = MODELS.build(Config.fromfile(config_path(f'probes/{name}.py')).model)
+        model = MODELS.build(Config.fromfile(CONFIGS / f'{name}.py').model)
         model.init_weights()
         bottleneck = model.backbone.layer2[0]
         (plugin,) = (

@@ -1,10 +1,14 @@
 """The experiment: which networks are trained on which probes."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from pathlib import Path
 
 from .images import PROBES
 
-#: Networks by their config in ``configs/probes``, as the report names them.
+CONFIGS = Path(__file__).parents[1] / 'configs'
+#: Networks by the names of their configs, as the page names the networks.
 NETWORKS = {
     'none': 'none',
     'none-wide': 'none, wider',
@@ -20,13 +24,11 @@ NETWORKS = {
     'sac-one-context': 'SAC, K = 1',
     'sac-bottleneck': 'SAC, bottleneck, after the last 1x1',
 }
-#: What networks start from, if not from :data:`BASE`.
+#: Configs of the weights that networks start from, if they are not :data:`BASE`.
 BASES = {'none-wide': 'base-wide'}
 BASE = 'base'
-#: Names of the configs in ``configs/probes``.
-CONFIGS = {*NETWORKS, BASE, *BASES.values()}
-#: Switches are run on the probes that speak about them, and on the control.
-SWITCHES = {
+#: Variants of a block run on the probes that they are about, and on the control.
+VARIANTS = {
     'prm-no-position': ('far-cue', 'relative-position', 'control'),
     'sac-softmax': ('far-cue', 'which-context', 'control'),
     'sac-one-context': ('far-cue', 'which-context', 'control'),
@@ -34,14 +36,14 @@ SWITCHES = {
 }
 MAIN_NETWORKS = ('none', 'prm', 'lct', 'sac')
 
-RATE = 3e-3  # of the networks' configs
-BASE_RATE = 2e-3  # of the bases' configs
-OTHER_RATE = 1e-3  # one more, for all networks alike
+RATE = 3e-3  # the learning rate in the networks' configs
+BASE_RATE = 2e-3  # the learning rate in the bases' configs
+OTHER_RATE = 1e-3  # a second learning rate, for all networks alike
 SEEDS = (0, 1, 2)
-EPOCHS = 6  # of all configs
-#: Run for twice the epochs, too: what was predicted to be seen and was not by every
-#: seed. (probe, network, seeds): seeds that did not see it, and all of them for the
-#: context that SAC customises and GC does not.
+EPOCHS = 6  # in all configs
+#: Trials of twice the epochs, as (probe, network, seeds): one seed of each network that
+#: was predicted to see a cue and did not see it with every seed. For the context that
+#: SAC customises and GC does not, all seeds of both.
 LONGER = (
     ('which-context', 'sac', SEEDS),
     ('which-context', 'gc', SEEDS),
@@ -65,15 +67,16 @@ LONGER = (
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run: a network, trained and evaluated on a probe.
+class Trial:
+    """A network that is trained and evaluated on a probe.
 
     Args:
-        probe (str): Of :data:`context_probes.images.PROBES`.
-        network (str): Of :data:`NETWORKS`, or a base.
-        rate (float): Learning rate.
-        seed (int): Of the initial weights, the base's too, and the order of images.
-        epochs (int): Of training.
+        probe: Name in :data:`context_probes.images.PROBES`.
+        network: Name in :data:`NETWORKS`, or the name of a base.
+        rate: Learning rate.
+        seed: Seed of the initial weights, those of the base included, and of the order
+            of images.
+        epochs: Length of the training.
     """
 
     probe: str
@@ -83,37 +86,37 @@ class Cell:
     epochs: int = EPOCHS
 
     @property
-    def name(self):
+    def name(self) -> str:
         name = f'{self.probe}_{self.network}_lr{self.rate:g}_seed{self.seed}'
         return name if self.epochs == EPOCHS else f'{name}_epochs{self.epochs}'
 
     @property
-    def base(self):
-        """The cell whose weights this one starts from; None if it is a base."""
+    def base(self) -> Trial | None:
+        """The trial whose weights this one starts from; None for a base."""
         if self.network not in NETWORKS:
             return None
         network = BASES.get(self.network, BASE)
-        return Cell('control', network, BASE_RATE, self.seed)
+        return Trial('control', network, BASE_RATE, self.seed)
 
 
-def all_cells():
-    """Every run, the most telling ones first: the first seed of all networks, the
-    other seeds, then the first seed at the other learning rate; of each, those of
-    :data:`MAIN_NETWORKS` before the others. Then those of :data:`LONGER`."""
-    runs = [(RATE, seed) for seed in SEEDS] + [(OTHER_RATE, SEEDS[0])]
-    cells = [
-        Cell(probe, network, rate, seed)
-        for rate, seed in runs
+def all_trials() -> list[Trial]:
+    """Every trial: the first seed of all networks, the other seeds, then the first seed
+    at the other learning rate, and at the end those of :data:`LONGER`. In each group
+    :data:`MAIN_NETWORKS` come first."""
+    groups = [(RATE, seed) for seed in SEEDS] + [(OTHER_RATE, SEEDS[0])]
+    trials = [
+        Trial(probe, network, rate, seed)
+        for rate, seed in groups
         for network in sorted(NETWORKS, key=lambda name: name not in MAIN_NETWORKS)
-        for probe in SWITCHES.get(network, PROBES)
+        for probe in VARIANTS.get(network, PROBES)
     ]
-    return cells + [
-        Cell(probe, network, seed=seed, epochs=2 * EPOCHS)
+    return trials + [
+        Trial(probe, network, seed=seed, epochs=2 * EPOCHS)
         for probe, network, seeds in LONGER
         for seed in seeds
     ]
 
 
-def main_cells():
+def main_trials() -> list[Trial]:
     """One seed of no block and of the three blocks of this package, on every probe."""
-    return [Cell(probe, network) for network in MAIN_NETWORKS for probe in PROBES]
+    return [Trial(probe, network) for network in MAIN_NETWORKS for probe in PROBES]
