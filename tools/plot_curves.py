@@ -1,7 +1,7 @@
-"""Draw a metric by epoch or iteration, several runs in one picture, from MMEngine's
+"""Draw a metric by epoch or iteration, for several runs in one picture, from MMEngine's
 logs.
 
-A test made in a work dir before its training (tools/test.py CONFIG CHECKPOINT
+A test that was made in a work dir before the training (tools/test.py CONFIG CHECKPOINT
 --work-dir WORK_DIR) counts as step 0.
 """
 
@@ -15,7 +15,7 @@ def parse_args():
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        'runs', nargs='+', metavar='LABEL=WORK_DIR', help='a run and what to call it'
+        'runs', nargs='+', metavar='LABEL=WORK_DIR', help='label and work dir of a run'
     )
     parser.add_argument(
         '--metric', default='coco/bbox_mAP', help='name of the metric in the logs'
@@ -31,10 +31,15 @@ def main():
         for run in args.runs:
             label, equals, work_dir = run.partition('=')
             if not equals or not label or label in curves:
-                raise ValueError(f'runs must be different LABEL=WORK_DIR, got {run!r}')
+                raise ValueError(
+                    f'each run needs a label of its own, as LABEL=WORK_DIR: got {run!r}'
+                )
             curves[label], units[label] = read_curve(work_dir, args.metric)
         if len(set(units.values())) > 1:
-            raise ValueError(f'runs were not logged by the same: {units}')
+            listed = ', '.join(f'{label}: {unit}' for label, unit in units.items())
+            raise ValueError(
+                f'runs evaluate by epoch or by iteration, not both: {listed}'
+            )
         unit = units[label]
         draw_curves(curves, args.metric, args.out, unit)
     except (ValueError, OSError) as error:

@@ -1,19 +1,22 @@
-"""Run the rows of the papers' tables, and print the tables with what came out."""
+"""Run the rows of the papers' tables, with the pre-trained backbones that they need,
+and print the tables with the results."""
 
 import argparse
 import logging
 import os
-import signal
 
 from prm_mmdet import compat
+from prm_mmdet.experiments import Launch, plan
+from prm_mmdet.experiments.runner import WELL
 from prm_mmdet.launch import MissingInput
 from prm_mmdet.papers import TABLES, find_table
 from prm_mmdet.papers.reproduce import (
-    INTERRUPTED,
-    Launch,
+    DATA_ROOTS,
+    Runs,
     choose,
-    dry_run,
+    from_torchvision,
     list_rows,
+    row_cells,
     run_rows,
 )
 from prm_mmdet.papers.table_report import report
@@ -23,26 +26,35 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        epilog='Rows that are finished are skipped, rows that were cut short go on, '
-        'and a row that fails stops no other: the same command may be given again. '
-        'Slurm jobs also take GPUS_PER_NODE (8) and CPUS_PER_TASK (5) from the '
-        "environment, and sbatch's own SBATCH_ACCOUNT, SBATCH_TIMELIMIT, ...",
+        epilog='If you give the same command again, it skips finished rows and '
+        'continues interrupted rows. A row that fails stops only the rows that need '
+        'its backbone. Slurm jobs also take GPUS_PER_NODE (8) and CPUS_PER_TASK (5) '
+        "from the environment, and sbatch's own SBATCH_ACCOUNT, SBATCH_TIMELIMIT, ...",
     )
     parser.add_argument(
         'tables',
         nargs='*',
-        help=f'of {", ".join(t.key for t in TABLES)}; all if none is named',
+        help=f'of {", ".join(t.key for t in TABLES)} (default: all)',
     )
     parser.add_argument(
         '--rows',
         nargs='+',
         metavar='PATTERN',
         default=[],
-        help="only those whose config's name, without .py, matches a shell pattern",
+        help="only rows whose config's name, without .py, matches a shell pattern",
+    )
+    parser.add_argument(
+        '--from-torchvision',
+        action='store_true',
+        help='instead of rows with pre-trained blocks in c2-c5, run the same detectors '
+        "with untrained blocks in c3-c5 on torchvision's backbones; the papers have no "
+        'results of these rows',
     )
     show = parser.add_mutually_exclusive_group()
     show.add_argument(
-        '--list', action='store_true', help='list the rows and how far each has come'
+        '--list',
+        action='store_true',
+        help='list the rows, the backbones that they need, and how far each has come',
     )
     show.add_argument(
         '--dry-run', action='store_true', help='print the commands, run nothing'
@@ -51,10 +63,13 @@ def parse_args():
         '--smoke',
         action='store_true',
         help='a few iterations of each row on a few small images, from no weights, in '
-        'smoke/ of the work dirs; to do it anew, remove that',
+        'the folder smoke/ of the work dirs; to repeat it, remove that folder',
     )
     parser.add_argument(
-        '--launcher', default='none', choices=['none', 'torchrun', 'slurm']
+        '--launcher',
+        default='none',
+        choices=['none', 'torchrun', 'slurm'],
+        help='how the processes of a row are started',
     )
     parser.add_argument(
         '--ranks',
@@ -62,7 +77,10 @@ def parse_args():
         help='processes a row, one a GPU, with torchrun or slurm; the learning rate is '
         'scaled to the batch',
     )
-    parser.add_argument('--partition', help="Slurm's")
+    parser.add_argument('--partition', help='partition of Slurm')
+    parser.add_argument(
+        '--jobs', type=int, default=1, help='rows at a time; Slurm decides by itself'
+    )
     parser.add_argument('--work-dirs', default='work_dirs', help='folder of the runs')
     parser.add_argument(
         '--data-root',
@@ -78,37 +96,36 @@ def parse_args():
     if (args.launcher == 'none') != (args.ranks is None):
         parser.error('--launcher torchrun or slurm and --ranks go together')
     if args.ranks is not None and args.ranks < 1:
-        parser.error('--ranks wants a number above 0')
+        parser.error('--ranks must be above 0')
+    if args.jobs < 1:
+        parser.error('--jobs must be above 0')
     if args.partition and args.launcher != 'slurm':
-        parser.error('--partition wants --launcher slurm')
+        parser.error('--partition requires --launcher slurm')
     return args
 
 
 def main():
     args = parse_args()
-    roots = {'MMDET_DATASETS': args.data_root, 'IMAGENET': args.imagenet_root}
-    for name, root in roots.items():
+    for name, root in zip(DATA_ROOTS, (args.data_root, args.imagenet_root)):
         if root:
             os.environ[name] = os.path.join(os.path.abspath(root), '')
-    launch = Launch(
-        args.work_dirs, args.launcher, args.ranks or 1, args.partition, args.smoke
-    )
+    runs = Runs(args.work_dirs, args.smoke, args.ranks or 1)
+    launch = Launch(args.launcher, runs.ranks, args.partition, args.jobs)
     compat.hide_known_warnings()
     logging.disable(logging.INFO)  # MMEngine names MMDET_DATASETS with every config
-    # What ends this process ends the row that it runs, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
-        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
-        tables = [find_table(key) for key in args.tables] or TABLES
+        tables = [find_table(key) for key in args.tables] or list(TABLES)
+        if args.from_torchvision:
+            tables = [from_torchvision(table) for table in tables]
         configs = choose(tables, args.rows)
         if args.list:
-            print(list_rows(tables, configs, launch), end='')
+            print(list_rows(tables, configs, runs), end='')
             return
+        cells = row_cells(configs, runs)
         if args.dry_run:
-            print(dry_run(configs, launch), end='')
+            print(plan(list(cells.values()), launch), end='')
             return
-        status = run_rows(configs, launch)
+        outcomes = run_rows(cells, launch, runs)
     except MissingInput as error:
         raise SystemExit(
             f'error: {error}\nHere --data-root names the folder of COCO, '
@@ -116,16 +133,16 @@ def main():
         ) from None
     except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
-    if status == INTERRUPTED:
-        raise SystemExit(status)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     if args.smoke:
         print('AP and accuracy "here" are those of the smoke runs: they mean nothing')
     for table in tables:
         if set(configs) & {row.config for row in table.rows}:
-            print('\n' + report(table, launch.folder), end='')
+            print('\n' + report(table, runs.folder), end='')
     if args.launcher == 'slurm':
         print('\nwhen jobs have ended, the same command goes on and prints the tables')
-    raise SystemExit(status)
+    raise SystemExit(any(outcome.word not in WELL for outcome in outcomes.values()))
 
 
 if __name__ == '__main__':

@@ -27,15 +27,12 @@ class Launch:
         ranks: Processes of a cell, one a GPU.
         partition: Slurm's partition. Default: None, the cluster's default partition.
         jobs: Cells that run at the same time on this machine. Slurm decides by itself.
-        threads: Threads of each process. Default: None, which is 1 if ``jobs`` is above
-            1, and else PyTorch's own choice.
     """
 
     launcher: str = 'none'
     ranks: int = 1
     partition: str | None = None
     jobs: int = 1
-    threads: int | None = None
 
 
 def tool_path(name: str) -> str:
@@ -155,6 +152,9 @@ def queued_jobs(launch: Launch) -> dict[str, str]:
 def environment(cell: Cell, launch: Launch, slot: int = 0) -> dict[str, str]:
     """Environment of a cell's processes.
 
+    If several cells run at the same time, each process has one thread, unless
+    ``OMP_NUM_THREADS`` is set.
+
     Args:
         cell: The cell.
         launch: How it is run.
@@ -162,9 +162,8 @@ def environment(cell: Cell, launch: Launch, slot: int = 0) -> dict[str, str]:
             GPUs of its own, as far as there are enough GPUs.
     """
     env = {**os.environ, **cell.env}
-    threads = launch.threads or (1 if launch.jobs > 1 else None)
-    if threads:
-        env['OMP_NUM_THREADS'] = str(threads)
+    if launch.jobs > 1:
+        env.setdefault('OMP_NUM_THREADS', '1')
     visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
     gpus = visible.split(',') if visible else range(torch.cuda.device_count())
     if launch.jobs > 1 and len(gpus) > launch.ranks:

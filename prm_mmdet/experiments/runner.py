@@ -44,16 +44,10 @@ class Outcome:
     reason: str = ''
 
 
-def say(text: str) -> None:
-    """Print a line at once, also into a pipe."""
-    print(text, flush=True)
-
-
 def run_cells(
     cells: Sequence[Cell],
     launch: Launch | None = None,
     on_record: Callable[[Cell, dict], None] = lambda cell, record: None,
-    say: Callable[[str], None] = say,
 ) -> dict[str, Outcome]:
     """Run the cells of an experiment that are not finished, or submit them to Slurm.
 
@@ -68,7 +62,6 @@ def run_cells(
         launch: How cells are run. Default: ``Launch()``, one at a time.
         on_record: Called with each finished cell and its record, also if the cell was
             finished before. Default: nothing is called.
-        say: Called with each line of the progress report. Default: printing.
 
     Returns:
         What came of each cell, by name.
@@ -80,12 +73,12 @@ def run_cells(
             does not come before it.
     """
     _check(cells)
-    experiment = _Experiment(cells, launch or Launch(), on_record, say)
+    experiment = _Experiment(cells, launch or Launch(), on_record)
     with _interruptible():
         try:
             experiment.run()
         except KeyboardInterrupt:
-            say('interrupted; the same command goes on')
+            _say('interrupted; the same command goes on')
             raise
         finally:
             experiment.summarise()
@@ -155,20 +148,21 @@ _Steps = Generator[None, None, Outcome]
 
 
 class _Experiment:
-    """The state of :func:`run_cells`. Each cell that runs is a generator, which yields
-    while it waits for a process and returns the cell's outcome."""
+    """The state of :func:`run_cells`.
+
+    A running cell is a generator. It yields while it waits for a process, and returns
+    the cell's outcome. To close it ends the process and frees the lock.
+    """
 
     def __init__(
         self,
         cells: Sequence[Cell],
         launch: Launch,
         on_record: Callable[[Cell, dict], None],
-        say: Callable[[str], None],
     ) -> None:
         self.cells = list(cells)
         self.launch = launch
         self.on_record = on_record
-        self.say = say
         self.outcomes: dict[str, Outcome] = {}
         self.queue = queued_jobs(launch)
         self.jobs: dict[str, str] = {}  # numbers of the cells' Slurm jobs, by name
@@ -199,10 +193,10 @@ class _Experiment:
     def summarise(self) -> None:
         words = [outcome.word for outcome in self.outcomes.values()]
         counts = [f'{words.count(word)} {word}' for word in dict.fromkeys(words)]
-        self.say(f'cells: {", ".join(counts) or "none has ended"}')
+        _say(f'cells: {", ".join(counts) or "none has ended"}')
         for name, outcome in self.outcomes.items():
             if outcome.word not in WELL:
-                self.say(f'  {outcome.word}: {name}')
+                _say(f'  {outcome.word}: {name}')
 
     def _can_start(self, cell: Cell) -> bool:
         """Whether all that the cell needs has an outcome, be it a failure."""
@@ -210,10 +204,10 @@ class _Experiment:
 
     def _tell(self, cell: Cell, text: str) -> None:
         number = self.cells.index(cell) + 1
-        self.say(f'[{number}/{len(self.cells)}] {cell.name}: {text}')
+        _say(f'[{number}/{len(self.cells)}] {cell.name}: {text}')
 
     def _settle(self, cell: Cell, steps: _Steps) -> bool:
-        """Let a cell go on; whether it has come to its end."""
+        """Let a cell go on, and return whether it has ended."""
         try:
             next(steps)
             return False
@@ -221,11 +215,11 @@ class _Experiment:
             outcome = stop.value
         except FolderInUseError:
             outcome = Outcome('run by another process')
-        except Exception as error:  # of any kind: the next cell is another matter
+        except Exception as error:  # Whatever failed, the next cells can still run.
             text = ''.join(traceback.format_exception_only(type(error), error))
             outcome = Outcome('failed', text.rstrip())
         self.outcomes[cell.name] = outcome
-        if outcome.word != 'ok':  # which has been told
+        if outcome.word != 'ok':  # _run_here has reported an 'ok' with its figures.
             self._tell(cell, outcome.word + (outcome.reason and f': {outcome.reason}'))
         return True
 
@@ -240,22 +234,25 @@ class _Experiment:
             if cell.prepare:
                 cell.prepare()
             found = progress(cell)
-            earlier = read_record(cell.work_dir)
+            # As long as nothing was trained, the settings may still change.
+            earlier = read_record(cell.work_dir) if found.steps else None
             if not earlier and found.reached and not found.finished:
                 raise ValueError(
                     f'{cell.work_dir} holds a training that another command began: '
                     'finish it with that command, or move the folder away'
                 )
             ranks = self.launch.ranks
-            if found.finished and earlier:  # with any number of ranks
+            if found.finished and earlier:  # Any number of ranks may have trained it.
                 ranks = earlier['settings']['--ranks']
             record = begin_record(cell, ranks, earlier)
             if found.finished:
-                if not earlier or 'ended' not in earlier:  # a Slurm job, for instance
+                # After a Slurm job, or a training by another command.
+                if not earlier or 'ended' not in earlier:
                     earlier = finish_record(record, cell.work_dir)
                 self.on_record(cell, earlier)
                 return Outcome('finished before')
             write_record(record, cell.work_dir)
+            self._tell(cell, f'{found}, starting; log: {cell.log}')
             if self.launch.launcher == 'slurm':
                 return self._submit(cell, found)
             return (yield from self._run_here(cell, found, record))
@@ -275,7 +272,6 @@ class _Experiment:
         return Outcome('submitted')
 
     def _run_here(self, cell: Cell, found: Progress, record: dict) -> _Steps:
-        self._tell(cell, f'{found}, starting; log: {cell.log}')
         since, earlier = time.monotonic(), record['seconds']
         with cell.log.open('ab') as log:
             begin, status = log.tell(), 0
@@ -303,9 +299,8 @@ class _Experiment:
         left = len(self.cells) - len(self.outcomes) - 1
         if left:
             mean = sum(self.seconds) / len(self.seconds)
-            text += (
-                f'; about {_duration(mean * left / min(left, self.launch.jobs))} left'
-            )
+            ahead = mean * left / min(left, self.launch.jobs)
+            text += f'; about {_duration(ahead)} left'
         self._tell(cell, text)
         self.on_record(cell, record)
         return Outcome('ok')
@@ -313,7 +308,7 @@ class _Experiment:
     def _wait_for(
         self, cell: Cell, command: list[str], log: BinaryIO
     ) -> Generator[None, None, int]:
-        """Run a command to its end: its exit status."""
+        """Wait for a command to end, and return its exit status."""
         taken = {slot for slot, _ in self.processes.values()}
         slot = next(slot for slot in range(self.launch.jobs) if slot not in taken)
         process = subprocess.Popen(
@@ -338,16 +333,16 @@ class _Experiment:
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                _signal_group(process, signal.SIGKILL)  # and what a crash leaves over
+                _signal_group(process, signal.SIGKILL)  # also what a crash has left
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    """What a child calls so that the kernel ends it when its parent ends, even if the
-    parent is killed."""
+    """A function for a child process. It asks the kernel to end the child when the
+    parent ends, even if the parent is killed."""
     prctl = ctypes.CDLL(None).prctl
 
     def ask_kernel():
-        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
         if os.getppid() != parent:  # the parent has already ended
             os._exit(1)
 
@@ -367,3 +362,7 @@ def _in_words(status: int) -> str:
 
 def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # at once, also into a pipe

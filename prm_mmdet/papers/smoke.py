@@ -1,5 +1,7 @@
 """The config of a row's smoke run: everything that the row does, on less."""
 
+from __future__ import annotations
+
 import functools
 import json
 import os
@@ -8,25 +10,39 @@ from pathlib import Path
 from mmengine.config import Config
 
 from ..config import config_path
+from ..files.atomic import write_file
 from ..pretraining.imagenet import find_classes
 
 
-def write_smoke_config(config, folder, ranks):
-    """Write the config of a row's smoke run: the row's own, with less of everything.
+def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
+    """Write the config of a row's smoke run: the row's config, with less of everything.
+
+    A backbone that is pre-trained with a block is read from ``folder``, where the smoke
+    run of the backbone's row has published it.
 
     Args:
-        config (str): Path below ``configs/``.
-        folder (Path): Where to; the config bears the row's name.
-        ranks (int): Processes that will run it.
+        config: Path below ``configs/``.
+        folder: Folder of the smoke runs. The file has the name of the row's config.
+        ranks: Processes that will run it.
     """
     base = config_path(config)
     cfg = Config.fromfile(base).to_dict()
-    # PyTorch's own initial weights: in MMDetection's, ResNeXt's numbers overflow.
-    backbone = dict(init_cfg=[])
-    if cfg['model']['backbone']['type'] == 'prm_mmdet.Plugged':
-        backbone = dict(model=backbone)
-    model = dict(backbone=backbone)
-    for name in ('train_cfg', 'test_cfg'):  # a detector's
+    backbone = cfg['model']['backbone']
+    checkpoint = (backbone.get('init_cfg') or {}).get('checkpoint', '')
+    # Without weights, PyTorch's own initial weights are used: with MMDetection's,
+    # ResNeXt's numbers overflow.
+    start: dict = dict(init_cfg=[])
+    if checkpoint.startswith('checkpoints/'):
+        start = dict(init_cfg=dict(checkpoint=str(folder / checkpoint)))
+    elif backbone['type'] == 'prm_mmdet.Plugged':
+        start = dict(model=start)
+    elif config.startswith('imagenet/') and 'depth' in backbone:
+        # A detector may start from this classifier, and its norms use the classifier's
+        # running statistics, which are far off after two steps. Residual branches that
+        # start at zero keep the detector's numbers finite all the same.
+        start = dict(zero_init_residual=True)
+    model: dict = dict(backbone=start)
+    for name in ('train_cfg', 'test_cfg'):  # only detectors have them
         if name in cfg['model']:
             model[name] = _few(cfg['model'][name])
     settings = dict(
@@ -35,7 +51,7 @@ def write_smoke_config(config, folder, ranks):
         train_cfg=dict(max_epochs=1),
         default_hooks=dict(logger=dict(interval=1)),
     )
-    # Two iterations of two images a rank, or four of one.
+    # A rank trains on two batches of two images, or on four batches of one image.
     for phase, images in (('train', 4 * ranks), ('val', 2), ('test', 2)):
         loader = settings[f'{phase}_dataloader'] = {}
         row = cfg[f'{phase}_dataloader']
@@ -45,7 +61,7 @@ def write_smoke_config(config, folder, ranks):
             loader['batch_size'] = min(2, row['batch_size'])
             loader['dataset']['indices'] = images
             classes = os.path.join(data['data_root'], 'train')
-            if os.path.isdir(classes):  # else train.py tells what is missing
+            if os.path.isdir(classes):  # else train.py reports what is missing
                 model['num_classes'] = len(find_classes(classes))
             continue
         annotations = os.path.join(data['data_root'], data['ann_file'])
@@ -54,14 +70,15 @@ def write_smoke_config(config, folder, ranks):
         if phase != 'train':
             settings[f'{phase}_evaluator'] = dict(ann_file=subset)
     text = ''.join(f'{name} = {value!r}\n' for name, value in settings.items())
-    (folder / f'{Path(config).stem}.py').write_text(text, encoding='utf-8')
+    write_file(folder / f'{Path(config).stem}.py', text)
 
 
 @functools.lru_cache
-def _write_subset(annotations, images, folder):
-    """A COCO file's first few images that have objects: the path of their own file.
+def _write_subset(annotations: str, images: int, folder: Path) -> str:
+    """Write the first images of a COCO file that have objects into a file of their
+    own, and return its path.
 
-    Reading the annotations of all of COCO would take each row a minute.
+    Reading the annotations of the whole COCO would take a minute in each row.
     """
     coco = json.loads(Path(annotations).read_text(encoding='utf-8'))
     full = {a['image_id'] for a in coco['annotations'] if not a.get('iscrowd')}
@@ -69,15 +86,16 @@ def _write_subset(annotations, images, folder):
     kept = {i['id'] for i in coco['images']}
     coco['annotations'] = [a for a in coco['annotations'] if a['image_id'] in kept]
     path = Path(folder, Path(annotations).name).absolute()
-    partial = path.with_suffix(f'.{os.getpid()}')
-    partial.write_text(json.dumps(coco), encoding='utf-8')
-    partial.replace(path)  # another process may be reading it
+    write_file(path, json.dumps(coco))
     return str(path)
 
 
-def _few(settings):
-    """A detector's train_cfg or test_cfg with few proposals and no threshold: untrained
-    scores are low, and MMDetection evaluates nothing where there is nothing."""
+def _few(settings: object) -> object:
+    """A detector's train_cfg or test_cfg with few proposals and no score threshold.
+
+    An untrained detector has low scores, and MMDetection computes no AP if nothing is
+    detected.
+    """
     if isinstance(settings, list):
         return [_few(s) for s in settings]
     if not isinstance(settings, dict):
@@ -86,14 +104,14 @@ def _few(settings):
     return {key: few.get(key, _few(value)) for key, value in settings.items()}
 
 
-def _small_step(step):
-    """A transform whose sizes are made small."""
+def _small_step(step: dict) -> dict:
+    """A transform with small sizes."""
     sizes = ('scale', 'size', 'short_edge', 'crop_size')
     return {k: _small(v) if k in sizes else v for k, v in step.items()}
 
 
-def _small(size):
-    """A size in pixels, or a list of them: 1333 becomes 160, and 224 becomes 27."""
+def _small(size: int | list | tuple) -> int | list | tuple:
+    """A size in pixels, or several sizes: 1333 becomes 160, and 224 becomes 27."""
     if isinstance(size, (list, tuple)):
         return type(size)(map(_small, size))
     return round(0.12 * size)

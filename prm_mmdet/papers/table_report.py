@@ -2,15 +2,13 @@
 
 import csv
 import io
-import json
-import math
-import re
 from pathlib import Path
 
 from mmengine.config import Config
 
 from ..benchmark.fps_records import comparable, fps_here
 from ..config import config_path
+from ..experiments.logs import read_evaluations
 from . import complexity
 
 # Columns whose gain over the baseline is shown.
@@ -116,54 +114,22 @@ def _unfinished(row, work_dirs):
 def measured(work_dirs, config):
     """The last evaluation of a config, read from MMEngine's logs.
 
+    COCO's -1, for images without objects, counts as no value.
+
     Returns:
-        dict: Metric names to percent, and ``epoch``, unless the checkpoint's name does
-        not tell it; empty where there is none.
+        dict: Metric names to percent, and ``epoch``, unless the name of the tested
+        checkpoint does not contain it; empty without an evaluation.
     """
-    folder = Path(work_dirs) / Path(config).stem
-    found = {}
-    for log in sorted(folder.glob('*/*.json')) + sorted(
-        folder.glob('*/vis_data/*.json')
-    ):
-        when = log.relative_to(folder).parts[0]
-        # A log that was cut short, or written to by something else, is no reason to
-        # show nothing.
-        for line in log.read_text(encoding='utf-8', errors='replace').splitlines():
-            try:
-                values = json.loads(line)
-            except ValueError:  # the config that a run dumps beside its log
-                continue
-            if isinstance(values, dict) and _metrics(values):
-                found[when] = values
-    if not found:
-        return {}
-    when = max(found)
-    last = found[when]
-    numbers = _metrics(last)
-    epoch = last['step'] if 'step' in last else _tested_epoch(folder / when)
-    if epoch is not None:
-        numbers['epoch'] = epoch
-    return numbers
-
-
-def _metrics(values):
-    """AP and accuracy in percent; COCO's -1 stands for nothing to be found in the
-    images."""
-    metrics = {}
-    for key, value in values.items():
-        prefix, _, name = key.partition('/')
-        number = isinstance(value, (int, float)) and math.isfinite(value)
-        if prefix in _LOGGED and number and value >= 0:
-            metrics[name] = round(100 * value, _LOGGED[prefix])
-    return metrics
-
-
-def _tested_epoch(run):
-    """The epoch whose checkpoint test.py was given, from the config that it keeps."""
-    config = run / 'vis_data' / 'config.py'
-    text = config.read_text(encoding='utf-8') if config.is_file() else ''
-    found = re.search(r"^load_from = .*epoch_(\d+)\.pth'", text, re.M)
-    return int(found.group(1)) if found else None
+    for evaluation in reversed(read_evaluations(Path(work_dirs, Path(config).stem))):
+        numbers = {}
+        for key, value in evaluation.metrics.items():
+            prefix, _, name = key.partition('/')
+            if prefix in _LOGGED and value >= 0:
+                numbers[name] = round(100 * value, _LOGGED[prefix])
+        if numbers:
+            epoch = {} if evaluation.step is None else {'epoch': evaluation.step}
+            return {**numbers, **epoch}
+    return {}
 
 
 def _terminal(table, head, body, notes):

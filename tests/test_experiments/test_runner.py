@@ -177,8 +177,9 @@ def test_commands_follow_the_training_until_their_files_are_there(cell):
     assert words([a]) == ['finished before']
 
 
-def test_several_cells_run_at_a_time(cell):
+def test_several_cells_run_at_a_time(cell, monkeypatch):
     """Two cells wait for each other; the third needs both."""
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
     meet = (
         "Path(folder.name).write_text(os.environ['OMP_NUM_THREADS'])\n"
         "while not (Path('a').exists() and Path('b').exists()): time.sleep(0.05)\n"
@@ -212,6 +213,15 @@ def test_other_settings_are_not_mixed(cell, capsys):
     assert words([a]) == ['failed']
     assert 'lr: 0.1 to 0.2' in capsys.readouterr().out
     assert len(called(a)) == 2
+
+
+def test_settings_may_change_until_something_is_trained(cell):
+    a = cell('a', "sys.exit('asked to fail')")
+    assert words([a]) == ['failed']
+    cell('a')
+    Path('config.py').write_text('train_cfg = dict(max_epochs=2)\nlr = 0.2\n')
+    assert words([a]) == ['ok']
+    assert read_record(a.work_dir)['settings']['lr'] == 0.2
 
 
 def test_a_training_that_another_command_began_is_not_continued(cell, capsys):
