@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import statistics
 import time
 import warnings
@@ -86,13 +87,14 @@ def interleave(
     calls = {name: _repetitions(f, device) for name, f in functions.items()}
     times: dict[Key, list[float]] = {name: [] for name in functions}
     names = list(functions)
+    order = random.Random(0)
     for i in range(rounds):
         if progress:
             progress(i)
-        # The order changes, so that no function always finds the caches as the same
-        # predecessor left them.
-        start = i % len(names)
-        for name in names[start:] + names[:start]:
+        # A function's time depends on the caches and the memory that the function before
+        # it leaves. In random orders, no function always follows the same one.
+        order.shuffle(names)
+        for name in names:
             times[name].append(_time(functions[name], calls[name], device))
     return times
 
