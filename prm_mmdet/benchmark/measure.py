@@ -91,8 +91,8 @@ def interleave(
     for i in range(rounds):
         if progress:
             progress(i)
-        # A function's time depends on the caches and the memory that the function before
-        # it leaves. In random orders, no function always follows the same one.
+        # A function's time depends on the caches and the memory that its predecessor
+        # leaves. In random orders, no function always has the same predecessor.
         order.shuffle(names)
         for name in names:
             times[name].append(_time(functions[name], calls[name], device))
