@@ -78,7 +78,8 @@ class _PlainPickleHandler(PickleHandler):
 
 class _PlainYamlHandler(YamlHandler):
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
-        return yaml.safe_load(file)
+        # The loader in C: MMEngine reads MMDetection's long lists of models with it.
+        return yaml.load(file, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
 
 
 def read_for_mmengine() -> None:
