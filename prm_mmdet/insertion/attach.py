@@ -309,7 +309,9 @@ class _RunPlugin:
         self.channels_last = channels_last
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        plugin = getattr(module, self.name) if self.beside is None else self.beside
+        plugin: Any = self.beside
+        if plugin is None:
+            plugin = getattr(module, self.name)
         if isinstance(output, torch.Tensor):
             return _run(plugin, output, self.channels_last[0])
         if len(output) != len(plugin):
@@ -336,7 +338,7 @@ def has_plugins(module: nn.Module) -> bool:
 
 
 def _keep_through_init_weights(
-    module: nn.Module, plugins: dict[nn.Module, nn.Module]
+    module: Any, plugins: dict[nn.Module, nn.Module]
 ) -> None:
     if not hasattr(module, 'init_weights'):
         return
@@ -356,7 +358,7 @@ class _InitWeights:
         ValueError: A module that a plugin follows has been replaced.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: Any):
         self.module = module
         self.plugins: dict[nn.Module, nn.Module] = {}  # to the modules that they follow
 
@@ -375,7 +377,7 @@ class _InitWeights:
             for plugin in self.plugins
         }
 
-        def restore(plugin: nn.Module) -> None:
+        def restore(plugin: Any) -> None:
             state = built.pop(plugin, None)
             if state is None:
                 return

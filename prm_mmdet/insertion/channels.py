@@ -200,7 +200,7 @@ def _state_kept(module: nn.Module) -> Iterator[None]:
 
 def _without_compiled_code() -> contextlib.AbstractContextManager:
     """Run Python code even if it was compiled: compiled code ignores new hooks."""
-    compiler = getattr(torch, 'compiler', None)
+    compiler: Any = getattr(torch, 'compiler', None)
     if 'torch._dynamo' in sys.modules and hasattr(compiler, 'set_stance'):
         return compiler.set_stance('force_eager')
     return contextlib.nullcontext()
@@ -238,8 +238,8 @@ def example_inputs(module: nn.Module, shapes: Sequence) -> Inputs:
     Returns:
         A tensor (1, C, H, W), or a tuple of tensors if ``shapes`` is a list.
     """
-    like = next((p for p in module.parameters() if p.is_floating_point()), None)
-    like = torch.empty(0) if like is None else like.detach()
+    parameters = (p.detach() for p in module.parameters() if p.is_floating_point())
+    like = next(parameters, torch.empty(0))
     generator = torch.Generator('cpu').manual_seed(0)
 
     def example(shape: Shape) -> torch.Tensor:
