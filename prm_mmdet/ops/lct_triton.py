@@ -7,11 +7,12 @@ in cache. Sums are accumulated in float32 (float64 for float64 inputs), in an or
 never changes.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .common import memory_format
 from .triton_launch import (
@@ -56,7 +57,14 @@ class _Plan(NamedTuple):
     WIDE: tl.constexpr  # whether offsets within a sample need 64 bits
 
 
-def forward(x, weight, bias, groups, eps, normalization):
+def forward(
+    x: Tensor,
+    weight: Optional[Tensor],
+    bias: Optional[Tensor],
+    groups: int,
+    eps: float,
+    normalization: bool,
+) -> tuple[Tensor, Tensor]:
     """Compute the output and what backward keeps.
 
     Returns:
@@ -74,7 +82,16 @@ def forward(x, weight, bias, groups, eps, normalization):
     return y, mean
 
 
-def backward(gradient, x, weight, bias, mean, groups, eps, normalization):
+def backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Optional[Tensor],
+    bias: Optional[Tensor],
+    mean: Tensor,
+    groups: int,
+    eps: float,
+    normalization: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients of x, weight and bias.
 
     Returns:

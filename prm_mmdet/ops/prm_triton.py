@@ -131,7 +131,17 @@ class _Norm(NamedTuple):
     bias: tl.tensor
 
 
-def forward(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization):
+def forward(
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    theta: Optional[Tensor],
+    sigma: Optional[Tensor],
+    similarity: str,
+    normalization: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute the output and what backward keeps.
 
     Returns:
@@ -155,20 +165,20 @@ def forward(x, alpha, beta, weight, bias, theta, sigma, similarity, normalizatio
 
 
 def backward(
-    gradient,
-    x,
-    alpha,
-    beta,
-    weight,
-    bias,
-    theta,
-    sigma,
-    index,
-    mean,
-    statistics,
-    similarity,
-    normalization,
-):
+    gradient: Tensor,
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    theta: Optional[Tensor],
+    sigma: Optional[Tensor],
+    index: Tensor,
+    mean: Tensor,
+    statistics: Tensor,
+    similarity: str,
+    normalization: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Compute the gradients of x, alpha, beta, weight, bias, theta and sigma.
 
     Returns:
@@ -200,8 +210,10 @@ def backward(
         gradients += [shared[:2], shared[2]]
     # Copies, because an operator's outputs may not share their memory.
     likes = [x if p is None else p for p in parameters]
-    copies = [g.to(p.dtype, copy=True) for g, p in zip(gradients, likes)]
-    return results.gx, *copies
+    g_alpha, g_beta, g_weight, g_bias, g_theta, g_sigma = (
+        g.to(p.dtype, copy=True) for g, p in zip(gradients, likes)
+    )
+    return results.gx, g_alpha, g_beta, g_weight, g_bias, g_theta, g_sigma
 
 
 def _plan(x, groups, similarity, normalization):

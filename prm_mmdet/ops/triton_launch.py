@@ -1,28 +1,36 @@
 """How the Triton kernels of PRM and LCT are launched on a map (B, C, H, W)."""
 
 import contextlib
+from typing import Any, Callable, Optional
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .common import accumulation_dtype, memory_format
+
+if tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3):
+    raise RuntimeError(
+        f'Triton {triton.__version__} cannot compile the kernels of PRM and LCT, which '
+        f'need Triton 3.3 or later (PyTorch 2.7). Set PRM_MMDET_BACKEND=torch'
+    )
 
 # Positions are 32-bit numbers in the kernels, and a kernel's last block may reach
 # beyond the last position.
 _MAX_POSITIONS = 2**31 - 2**16
 
 
-def dense(x, like=None):
+def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
     """Return a map as the kernels read it: contiguous or channels_last.
 
     Args:
-        x (Tensor): Features, (B, C, H, W).
-        like (Tensor, optional): A dense map whose memory format the result gets.
-            Default: None, the memory format of ``x``.
+        x: Features, (B, C, H, W).
+        like: A dense map whose memory format the result gets. Default: None, the memory
+            format of ``x``.
 
     Returns:
-        Tensor: ``x`` itself where possible, else a copy.
+        ``x`` itself where possible, else a copy.
 
     Raises:
         ValueError: The map has too many positions for the kernels.
@@ -36,7 +44,7 @@ def dense(x, like=None):
     return x.contiguous(memory_format=memory_format(x if like is None else like))
 
 
-def strides(x):
+def strides(x: Tensor) -> tuple[int, int]:
     """Elements between neighbouring channels and positions of a dense map.
 
     They follow from the shape. ``x.stride`` would not do: PyTorch leaves the stride of
@@ -47,20 +55,20 @@ def strides(x):
     return 1, x.shape[1]
 
 
-def wide(x):
+def wide(x: Tensor) -> bool:
     """Whether offsets within a sample of a map need 64 bits."""
     # Less than 2^31: blocks reach beyond the last channel and position.
     return x[:1].numel() >= 2**30
 
 
-def processors(x):
+def processors(x: Tensor) -> int:
     """Multiprocessors of the GPU that holds a tensor; 0 in Triton's interpreter."""
     if not x.is_cuda:
         return 0
     return torch.cuda.get_device_properties(x.device).multi_processor_count
 
 
-def allocator(x, parts):
+def allocator(x: Tensor, parts: int) -> Callable[..., Tensor]:
     """Return a function that makes tensors (B, parts, *size), without writing to them.
 
     Their dtype is the dtype of accumulation unless the call names another. If ``x`` is
@@ -74,7 +82,9 @@ def allocator(x, parts):
     return new
 
 
-def launch(kernel, grid, x, *arguments, **options):
+def launch(
+    kernel: Any, grid: tuple[int, ...], x: Tensor, *arguments: Any, **options: Any
+) -> None:
     """Start a kernel on the device of ``x``, unless ``x`` is empty."""
     if x.numel() == 0:
         return
