@@ -13,7 +13,7 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from .attach import has_plugins
-from .channels import example_inputs, run_as_in_inference, tensors
+from .channels import example_inputs, input_shapes, run_as_in_inference, tensors
 from .trace import USED_ELSEWHERE, CannotScaleError, Effects, Trace, hooks_on, skip
 
 
@@ -136,7 +136,8 @@ def _preserved(module, missing, prefix, part, blocks, input_shape):
             others[name] = block
         else:
             gates[name] = gate.to('cpu', torch.float64)
-    shapes, inputs = example_inputs(part, input_shape)
+    shapes = input_shapes(part, input_shape)
+    inputs = example_inputs(part, shapes)
     effects = Effects()
     try:
         with hooks_on(others, effects.before, effects.after):
