@@ -13,7 +13,7 @@ import prm_mmdet
 from prm_mmdet import compat
 from prm_mmdet.inspection.figure_files import check_folder
 from prm_mmdet.inspection.figure_set import figures
-from prm_mmdet.inspection.loading import Images, load_model
+from prm_mmdet.inspection.loading import Images, load_model, reported
 from prm_mmdet.inspection.page import write_page
 from prm_mmdet.launch import check_data
 
@@ -23,7 +23,7 @@ def parse_args():
         description=__doc__,
         epilog='Which figures there are follows from the blocks in the model.',
     )
-    parser.add_argument('config', help='config of a detector with blocks')
+    parser.add_argument('config', help='config of a detector or classifier with blocks')
     parser.add_argument(
         'checkpoint', nargs='?', help='its weights (default: untrained ones)'
     )
@@ -35,29 +35,32 @@ def parse_args():
         '--split', choices=['val', 'test'], help="look at the config's data set"
     )
     parser.add_argument(
-        '--num', type=int, help='look at so many images, evenly spaced (default: all)'
+        '--num',
+        type=int,
+        help='number of images to look at, evenly spaced (default: all)',
     )
     parser.add_argument(
-        '--drawn', type=int, default=3, help='draw so many of them (default: 3)'
+        '--drawn', type=int, default=3, help='number of them to draw (default: 3)'
     )
     parser.add_argument(
         '--compare',
         nargs='+',
         metavar=('CONFIG', 'CHECKPOINT'),
-        help='a second detector: draw predictions where the two differ most',
+        help='a second model: draw predictions of the images on which the two differ '
+        'most, and the similarity of weights of SAC with and without softmax',
     )
     parser.add_argument(
         '--score-thr',
         type=float,
         default=0.3,
-        help='leave out predictions that score less (default: 0.3)',
+        help='leave out detections that score less (default: 0.3)',
     )
     parser.add_argument(
         '--detection',
         type=int,
         default=1,
-        help='Grad-CAM of this detection of each image, in the order of their scores '
-        '(default: 1, the highest)',
+        help='Grad-CAM of this detection of each image, or of this class of a '
+        'classifier, in the order of their scores (default: 1, the highest)',
     )
     parser.add_argument(
         '--out', default='work_dirs/inspection', help='folder (default: %(default)s)'
@@ -92,12 +95,10 @@ def prepare(args, config, checkpoint=None):
     for what, path in (('config', config), ('checkpoint', checkpoint)):
         if path is not None and not os.path.isfile(path):
             raise ValueError(f'there is no {what} {path}')
-    try:
+    with reported(f'the config {config} cannot be read'):
         cfg = Config.fromfile(config)
-    except SyntaxError as error:
-        raise ValueError(f'the config {config} is no Python: {error}') from None
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        if args.cfg_options:
+            cfg.merge_from_dict(args.cfg_options)
     if args.split:
         check_data(cfg, args.split)
     images = Images(cfg, args.images, args.split, args.num, args.drawn)
@@ -128,7 +129,7 @@ def main():
             *prepared[1:],
             titles=titles(subjects),
             score_thr=args.score_thr,
-            detection=args.detection - 1,
+            rank=args.detection - 1,
         )
         images = prepared[0][1]
         facts = {}

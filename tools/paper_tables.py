@@ -1,5 +1,5 @@
-"""Print the papers' tables, with what was measured in work_dirs/ and counted here
-beside them; or check their complexity cells."""
+"""Print the papers' tables beside your own results and complexity. Or check the
+complexity cells, or draw PRM's Figure 4 from your runs."""
 
 import argparse
 import os
@@ -10,7 +10,9 @@ from prm_mmdet.config import config_path
 from prm_mmdet.files.atomic import write_file
 from prm_mmdet.papers import TABLES, find_table
 from prm_mmdet.papers.complexity import check
+from prm_mmdet.papers.groups_figure import write_groups_figure
 from prm_mmdet.papers.index import index_files
+from prm_mmdet.papers.interaction import HICO_DET
 from prm_mmdet.papers.table_report import report
 
 
@@ -21,7 +23,8 @@ def parse_args():
     parser.add_argument(
         'tables',
         nargs='*',
-        help=f'of {", ".join(t.key for t in TABLES)}; all if none is named',
+        help=f'of {", ".join(t.key for t in TABLES)}; all of these if none is named. '
+        'sac-XI can be printed, but not run here',
     )
     parser.add_argument('--work-dirs', default='work_dirs', help='folder of the runs')
     parser.add_argument(
@@ -39,7 +42,15 @@ def parse_args():
         action='store_true',
         help='write the READMEs and metafiles in configs/ (for developers)',
     )
+    task.add_argument(
+        '--figure',
+        metavar='PNG',
+        help='draw accuracy by groups (Figure 4 of the PRM paper) from the runs of '
+        'prm-fig4',
+    )
     args = parser.parse_args()
+    if args.figure and args.tables:
+        parser.error('--figure draws prm-fig4: name no table')
     if args.write and args.tables:
         parser.error('--write writes all tables: name none')
     if args.work_dirs != 'work_dirs' and not os.path.isdir(args.work_dirs):
@@ -51,17 +62,23 @@ def main():
     args = parse_args()
     compat.hide_known_warnings()
     try:
-        tables = [find_table(key) for key in args.tables] or TABLES
-    except ValueError as error:
+        if args.figure:
+            write_groups_figure(args.work_dirs, args.figure)
+        tables = [_table(key) for key in args.tables] or TABLES
+    except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
     if args.check:
         check_tables(tables)
     elif args.write:
         write_index()
-    else:
+    elif not args.figure:
         for i, table in enumerate(tables):
             text = report(table, args.work_dirs, args.style)
             print('\n' + text if i else text, end='', flush=True)
+
+
+def _table(key):
+    return HICO_DET if key.lower() == HICO_DET.key.lower() else find_table(key)
 
 
 def check_tables(tables):

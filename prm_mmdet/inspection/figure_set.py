@@ -1,20 +1,35 @@
 """Which figures a model gives, and what they show."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from mmdet.structures.mask import encode_mask_results
+from torch import nn
 from tqdm import tqdm
 
+from ..pretraining import ImageClassifier
 from .capture import SATURATED, capture
 from .gate_figures import gate_statistics
 from .geometry import Frame
-from .gradcam import detection_cam, draw_cam
+from .gradcam import class_cam, draw_cam
 from .lct_figures import attention_by_context, context_change
+from .loading import Images
 from .page import Entry
-from .prediction_figures import compare_predictions, detections, truth, unmatched
+from .prediction_figures import (
+    compare_classes,
+    compare_predictions,
+    detections,
+    truth,
+    unmatched,
+)
 from .prm_figures import contribution_rates, query_points
+from .quantities import kind as kind_of
 from .sac_figures import attention_maps, feature_norms, shown_block, weight_similarity
+from .style import class_name
 
 _PRM = 'Ma and Fu, IJCAI 2020'
 _LCT = 'Ruan et al., AAAI 2020'
@@ -22,81 +37,103 @@ _SAC = 'Ruan et al., IEEE TIP 2021'
 
 
 def figures(
-    model, images, other=None, titles=('predictions',), score_thr=0.3, detection=0
-):
+    model: nn.Module,
+    images: Images,
+    other: tuple[nn.Module, Images] | None = None,
+    titles: Sequence[str] = ('predictions',),
+    score_thr: float = 0.3,
+    rank: int = 0,
+) -> list[Entry]:
     """Run a model on images, and draw what its blocks do and what it finds.
 
+    Images of a classifier are drawn as its test pipeline crops them.
+
     Args:
-        model (nn.Module): A detector with blocks, in evaluation mode.
-        images (Images): To look at.
-        other (tuple, optional): A second detector and its :class:`Images`, the same
-            ones. Then predictions are drawn of those on which the two differ most.
-            Default: None.
-        titles (Sequence[str]): Of the models, over their predictions.
-        score_thr (float): Predictions under this score are left out. Default: 0.3.
-        detection (int): Which detection of each image Grad-CAM is of, in the order in
-            which the detector returns them. Default: 0.
+        model: A detector or classifier with blocks, in evaluation mode.
+        images: The images to look at.
+        other: A second model and its :class:`Images`, the same ones. Then predictions
+            are drawn of the images on which the two models differ most. If one model
+            has SAC with softmax and the other without, the similarity of weights
+            compares the two. Default: None.
+        titles: Of the models, over their predictions.
+        score_thr: Detections under this score are left out. Default: 0.3.
+        rank: Which detection or class of each image Grad-CAM is of, in the order of the
+            model. Default: 0, the first.
 
     Returns:
-        list[Entry]: The figures that the blocks of this model have.
+        The figures that the blocks of this model have.
 
     Raises:
         ValueError: The model has no block, an image cannot be read, the second model
-            has other classes, or the pipeline does more than resize and pad.
+            has other classes, or the pipeline of a detector does more than resize and
+            pad.
     """
     if other is not None and _described(other[1]) != _described(images):
         raise ValueError(
-            'the two configs have different classes or images; compare like with like'
+            'the two configs have different classes or images. Compare models with '
+            'the same classes, on the same images'
         )
-    frames = []
     with capture(model, images.drawn) as records:
-        found = _predictions(model, images, score_thr, frames)
+        found, frames, pixels = _predictions(model, images, score_thr)
     cams = [
-        detection_cam(model, images.data(i), detection)
+        class_cam(model, images.data(i), rank)
         for i in tqdm(range(images.drawn), desc='Grad-CAM', unit='image')
     ]
-    found = [found]
+    both, others = [found], []
     if other is not None:
-        found.append(_predictions(*other, score_thr))
-    pixels = [images.pixels(i) for i in range(images.drawn)]
+        has_blocks = any(kind_of(m) for m in other[0].modules())
+        with capture(other[0]) if has_blocks else nullcontext([]) as others:
+            both.append(_predictions(*other, score_thr)[0])
     seen = f'{len(images)} image{"s" * (len(images) > 1)}'
+    shown = _of_classes if isinstance(model, ImageClassifier) else _of_predictions
     return [
         *_of_prm([r for r in records if r.kind == 'PRM'], pixels, frames),
         *_of_channel_gates([r for r in records if r.channel_gate is not None], seen),
-        *_of_contexts(records, pixels, frames, seen),
+        *_of_contexts(records, others, pixels, frames, seen),
         *_of_gates([r for r in records if r.gates], seen),
-        *_of_cams(cams, pixels, frames, images.classes, detection),
-        _of_predictions(
-            images, found, titles, score_thr, _without_cam(cams, detection)
-        ),
+        *_of_cams(cams, pixels, frames, images.classes, rank),
+        shown(images, both, titles, score_thr, _without_cam(cams, rank)),
     ]
 
 
 def _described(images):
-    return images.classes, [images.path(i) for i in range(len(images))]
+    return list(images.classes), [images.path(i) for i in range(len(images))]
 
 
-def _predictions(model, images, score_thr, frames=None):
-    """Of each image the instances of some score, with small masks; ``frames`` get those
-    of the images to be drawn, which come first."""
-    found = []
+def _predictions(model, images, score_thr):
+    """The predictions for each image; and of the images to be drawn, which come first,
+    frames and pixels."""
+    found, frames, pixels = [], [], []
+    classifies = isinstance(model, ImageClassifier)
     for i in tqdm(range(len(images)), desc='images', unit='image'):
+        data = images.data(i)
         with torch.no_grad():
-            sample = model.test_step(images.data(i))[0]
-        if 'pred_instances' not in sample:
+            sample = model.test_step(data)[0]
+        if not classifies and 'pred_instances' not in sample:
             raise ValueError(
-                f'{type(model).__name__} is no detector; what the blocks of other '
-                'models do is recorded by prm_mmdet.inspection.capture'
+                f'{type(model).__name__} is neither a detector nor a classifier. Use '
+                'prm_mmdet.inspection.capture to record its blocks'
             )
-        if frames is not None and i < images.drawn:
+        if i < images.drawn and classifies:
+            picture = data['inputs'][0].permute(1, 2, 0).numpy()[..., ::-1]
+            shape = picture.shape[:2]
+            frames.append(Frame(dict(ori_shape=shape, img_shape=shape)))
+            pixels.append(picture)
+        elif i < images.drawn:
             frames.append(Frame(sample.metainfo))
-        instances = sample.pred_instances.cpu()
-        instances = instances[instances.scores >= score_thr]
-        result = {key: instances[key] for key in ('bboxes', 'labels', 'scores')}
-        if 'masks' in instances:
-            result['masks'] = encode_mask_results(instances.masks.numpy())
-        found.append(result)
-    return found
+            pixels.append(images.pixels(i))
+        found.append(sample if classifies else _compact(sample, score_thr))
+    return found, frames, pixels
+
+
+def _compact(sample, score_thr):
+    """The instances of some score, with small masks."""
+    instances = sample.pred_instances.cpu()
+    instances = instances[instances.scores >= score_thr]
+    result = {key: instances[key] for key in ('bboxes', 'labels', 'scores')}
+    if 'masks' in instances:
+        result['masks'] = encode_mask_results(instances.masks.numpy())
+    return result
 
 
 def _of_prm(records, pixels, frames):
@@ -148,7 +185,7 @@ def _of_channel_gates(records, seen):
         )
 
 
-def _of_contexts(records, pixels, frames, seen):
+def _of_contexts(records, others, pixels, frames, seen):
     records = [record for record in records if record.maps and record.kind != 'PRM']
     for kind in dict.fromkeys(record.kind for record in records):
         of_kind = [record for record in records if record.kind == kind]
@@ -174,16 +211,24 @@ def _of_contexts(records, pixels, frames, seen):
                 feature_norms(record, pixels, frames),
             )
         if record.cosines:
+            rivals = [r for r in others if r.kind == kind and r.cosines]
+            trained = {getattr(r.block, 'softmax', None) for r in (record, *rivals)}
+            if trained != {False, True}:
+                rivals = []
+            how = (
+                'Each network has the form in which it was trained'
+                if rivals
+                else 'The softmax is applied here to the weights of the one network. '
+                'The paper trained a network with each: use --compare'
+            )
             yield Entry(
                 f'{name}_weight_similarity',
                 f"Similarity of positions' weights of the contexts: {kind}",
                 'How alike the mixtures of contexts are that two positions of an image '
                 'take, for the last block of each stage: cosine of their weights beta, '
-                'before any softmax, and after a softmax over the contexts (applied '
-                'here to the same weights; the paper trained a network with each), '
-                f'from {seen}, 512 evenly spaced positions of each at most. As {_SAC}, '
-                'Figure 3.',
-                weight_similarity(of_kind),
+                f'without and with softmax over the contexts. {how}. From {seen}, at '
+                f'most 512 evenly spaced positions of each. As {_SAC}, Figure 3.',
+                weight_similarity(of_kind, rivals),
             )
 
 
@@ -201,30 +246,56 @@ def _of_gates(records, seen):
     )
 
 
-def _of_cams(cams, pixels, frames, classes, detection):
+def _of_cams(cams, pixels, frames, classes, rank):
     for i, (cam, image, frame) in enumerate(zip(cams, pixels, frames)):
-        if cam is not None:
-            yield Entry(
-                f'gradcam_{i + 1}',
-                f'Grad-CAM of a detection, image {i + 1}',
-                'Which places raise the class score of the box drawn, number '
-                f'{detection + 1} that the detector returns, at each map that the '
-                'backbone returns. Channels are weighted by their mean gradient, so '
-                'that places outside the box light up, too, where the same channels '
-                'are active. Each panel is scaled to its own maximum. As '
-                f'{_PRM}, Figure 5, bottom.',
-                draw_cam(cam, image, frame, classes),
-            )
+        if cam is None:
+            continue
+        what, where = (
+            ('an image class', 'raise the logit of the class named')
+            if cam.box is None
+            else ('a detection', 'raise the class score of the box drawn')
+        )
+        yield Entry(
+            f'gradcam_{i + 1}',
+            f'Grad-CAM of {what}, image {i + 1}',
+            f'Which places {where}, number {rank + 1} of the model, at each stage of '
+            'the backbone. Channels are weighted by their mean gradient, so places '
+            'elsewhere light up, too, where the same channels are active. Each panel '
+            f'is scaled to its own maximum. As {_PRM}, Figure 5, bottom.',
+            draw_cam(cam, image, frame, classes),
+        )
 
 
-def _without_cam(cams, detection):
+def _without_cam(cams, rank):
     missing = [str(i) for i, cam in enumerate(cams, 1) if cam is None]
     if not missing:
         return ''
     return (
-        f' There is no Grad-CAM for image {", ".join(missing)}: it has no detection '
-        f'number {detection + 1}, or its score is at the end of the range, where it '
-        'has no gradient.'
+        f' There is no Grad-CAM for image {", ".join(missing)}: it has no detection or '
+        f'class number {rank + 1}, or its score has no gradient, being 0 or 1.'
+    )
+
+
+def _of_classes(images, found, titles, score_thr, note):
+    labels = [of_image['gt_label'] for of_image in found[0]]
+    known = [i for i, label in enumerate(labels) if label >= 0]
+    caption = 'The most probable classes of the images drawn'
+    for title, of_model in zip(titles, found):
+        right = sum(of_model[i]['pred_label'] == labels[i] for i in known)
+        if known:
+            caption += f'. {title}: {right} of {len(known)} images are right'
+    pictures, truths = [], []
+    for i in range(images.drawn):
+        picture = images.data(i)['inputs'][0].permute(1, 2, 0).numpy()[..., ::-1]
+        pictures.append(picture)
+        known_label = labels[i] >= 0
+        truths.append(class_name(images.classes, labels[i]) if known_label else '')
+    probabilities = [[f['pred_scores'].cpu().numpy() for f in m] for m in found]
+    return Entry(
+        'predictions',
+        'Predicted classes',
+        f'{caption}.{note}',
+        compare_classes(pictures, truths, probabilities, titles, images.classes),
     )
 
 

@@ -1,48 +1,62 @@
-"""Grad-CAM for a detection.
+"""Grad-CAM of a detection's or an image's class score.
 
 Source: R. R. Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via
 Gradient-Based Localization", ICCV 2017.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .geometry import Grids
-from .style import colour_bar, image_grid, panel_shape, show_image, show_map
+from ..pretraining import ImageClassifier
+from .geometry import Frame, Grids
+from .style import (
+    class_name,
+    colour_bar,
+    image_grid,
+    panel_shape,
+    show_image,
+    show_map,
+)
 
 
 @dataclass
-class DetectionCAM:
-    """Where in the image a detection's class score comes from."""
+class ClassCAM:
+    """Where in the image a class score comes from."""
 
-    box: np.ndarray  # (4,): x1, y1, x2, y2 in pixels of the original image
     label: int
-    score: float
+    score: float  # probability, 0 to 1
     maps: list  # of a stage each: (Grid, (h, w) at least 0, of maximum 1 or all zero)
+    box: np.ndarray | None = None  # (4,), x1, y1, x2, y2 in pixels; None: the image
 
 
-def detection_cam(model, data, detection=0):
-    """Grad-CAM of the class score of a box, at each map that the backbone returns.
+def class_cam(model: nn.Module, data: dict, rank: int = 0) -> ClassCAM | None:
+    """Grad-CAM of a class score, at each map that the backbone returns.
 
-    The detector runs as in inference, with gradients, and the score is the one that it
-    returns: after sigmoid or softmax, and whatever its head multiplies it by. What
-    heads detach on the way stays attached. This holds for the one- and two-stage heads
-    of MMDetection, and those of the DETR family.
+    The model runs as in inference, with gradients. For a detector, the score is that of
+    a box as the detector returns it: after sigmoid or softmax, and whatever its head
+    multiplies it by. Scores that heads detach stay attached. This holds for the one-
+    and two-stage heads of MMDetection, and for those of the DETR family. For a
+    classifier, the score is a logit, and all stages of the backbone are looked at.
 
     Args:
-        model (nn.Module): A detector of MMDetection, in evaluation mode.
-        data (dict): What ``test_step`` takes, of one image.
-        detection (int): Which detection, in the order in which the detector returns
-            them. Default: 0, of MMDetection's heads the one with the highest score.
+        model: A detector of MMDetection or an ImageClassifier, in evaluation mode.
+        data: The input of ``test_step``, of one image.
+        rank: Which detection in the detector's order, or which class from the most
+            probable one on. Default: 0.
 
     Returns:
-        DetectionCAM | None: None where there is no such detection, or its score tells
-        nothing: it has no gradient, being saturated at 0 or 1, or not a finite one.
+        None if there is no such detection or class, or if its score has no finite
+        gradient other than zero.
     """
     maps, grids = [], []
 
@@ -61,51 +75,82 @@ def detection_cam(model, data, detection=0):
             (model.backbone.register_forward_hook, keep),
         ):
             stack.callback(add(hook).remove)
+        if isinstance(model, ImageClassifier):
+            stack.enter_context(_all_stages(model.backbone))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_Attached())
-        found = model.test_step(data)[0].pred_instances
-    if detection >= len(found):
-        return None
-    score = found.scores[detection]
-    if not score.requires_grad:
+        found = model.test_step(data)[0]
+    cam, score = _ranked(found, rank)
+    if cam is None or not score.requires_grad:
         return None
     gradients = torch.autograd.grad(score, maps, allow_unused=True)
-    result = []
+    by_stage = {}
     for grid, features, gradient in zip(grids, maps, gradients):
         if gradient is None:
             gradient = torch.zeros_like(features)
         weights = gradient.mean((2, 3), keepdim=True)
-        cam = (weights * features.detach()).sum(1)[0].relu().double().cpu().numpy()
-        result.append((grid, cam / cam.max() if cam.max() > 0 else cam))
-    tops = [cam.max() for _, cam in result]
-    if not np.isfinite(tops).all() or not any(tops):
-        return None
-    box = found.bboxes[detection].detach().cpu().numpy()
-    return DetectionCAM(box, int(found.labels[detection]), score.item(), result)
+        raw = (weights * features.detach()).sum(1)[0].relu().double().cpu().numpy()
+        # Of several maps of one size, the last one is the stage's.
+        by_stage[grid] = raw / raw.max() if raw.max() > 0 else raw
+    cam.maps = list(by_stage.items())
+    tops = [raw.max() for _, raw in cam.maps]
+    return cam if np.isfinite(tops).all() and any(tops) else None
 
 
-def draw_cam(cam, image, frame, classes):
-    """Figure 5, bottom, of the PRM paper (Ma and Fu, IJCAI 2020): the detection, and
-    its Grad-CAM at each stage.
+def _ranked(found, rank):
+    """The detection or class of a rank, and its score as a tensor."""
+    if isinstance(found, dict):
+        logits = found['logits']
+        if rank >= len(logits):
+            return None, None
+        label = int(logits.argsort(descending=True)[rank])
+        probability = found['pred_scores'][label].item()
+        return ClassCAM(label, probability, []), logits[label]
+    found = found.pred_instances
+    if rank >= len(found):
+        return None, None
+    score = found.scores[rank]
+    box = found.bboxes[rank].detach().cpu().numpy()
+    return ClassCAM(int(found.labels[rank]), score.item(), [], box), score
+
+
+@contextlib.contextmanager
+def _all_stages(backbone):
+    """Let a backbone return the maps of all of its stages meanwhile."""
+    before = getattr(backbone, 'out_indices', None)
+    if before is not None:
+        backbone.out_indices = tuple(range(max(before) + 1))
+    try:
+        yield
+    finally:
+        if before is not None:
+            backbone.out_indices = before
+
+
+def draw_cam(
+    cam: ClassCAM, image: np.ndarray, frame: Frame, classes: Sequence[str]
+) -> Figure:
+    """Figure 5, bottom, of the PRM paper (Ma and Fu, IJCAI 2020): Grad-CAM at each
+    stage, beside the image with the box, if there is one.
 
     Args:
-        cam (DetectionCAM): As :func:`detection_cam` returns it.
-        image (ndarray): The original image, RGB, (H, W, 3).
-        frame (Frame): Of this image.
-        classes (Sequence[str]): Names of the classes.
+        cam: As :func:`class_cam` returns it.
+        image: The image, RGB, (H, W, 3).
+        frame: Of this image.
+        classes: Names of the classes.
     """
     figure, axes = image_grid([image], 1 + len(cam.maps), panel=2.2)
-    show_image(axes[0, 0], image, f'{classes[cam.label]} {cam.score:.2f}')
+    show_image(axes[0, 0], image, f'{class_name(classes, cam.label)} {cam.score:.2f}')
     for axis, (grid, values) in zip(axes[0, 1:], cam.maps):
         values = frame.resize(values, grid, panel_shape(image))
         title = grid.stage if values.any() else f'{grid.stage}: nowhere'
         drawn = show_map(axis, image, values, title, vmin=0, vmax=1)
-    x1, y1, x2, y2 = cam.box
-    for axis in axes[0]:
-        box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec='white', lw=2.4)
-        axis.add_patch(box)
-        box = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, ec='#D55E00', lw=1.2)
-        axis.add_patch(box)
+    if cam.box is not None:
+        x1, y1, x2, y2 = cam.box
+        for axis in axes[0]:
+            for colour, width in (('white', 2.4), ('#D55E00', 1.2)):
+                look = dict(fill=False, ec=colour, lw=width)
+                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **look))
     colour_bar(figure, drawn, axes, "Grad-CAM over the panel's maximum")
     return figure
 

@@ -1,43 +1,66 @@
 """A model with its weights, and the images to look at."""
 
+from __future__ import annotations
+
+import contextlib
 import os
+from collections.abc import Iterator, Sequence
 
 import cv2
 import mmcv
+import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmdet.registry import DATASETS, MODELS
 from mmdet.utils import get_test_pipeline_cfg, register_all_modules
+from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
+from torch import nn
 
 from ..files.checkpoints import compare_keys, read_state_dict
+from ..pretraining.imagenet import NO_LABEL
 from .prediction_figures import spread
 
 _SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
-def load_model(cfg, checkpoint=None, device='cpu'):
+def load_model(
+    cfg: Config, checkpoint: str | None = None, device: str = 'cpu'
+) -> nn.Module:
     """Build a config's model for inference.
 
     Args:
-        cfg (Config): A whole config of a detector.
-        checkpoint (str, optional): File with its weights. Default: None, random ones,
-            the same at every call.
-        device (str): Where to. Default: 'cpu'.
+        cfg: A whole config of a detector or a classifier.
+        checkpoint: File with its weights. Default: None, random weights, the same at
+            every call.
+        device: Where the model runs. Default: 'cpu'.
 
     Raises:
         OSError: The checkpoint cannot be opened.
-        ValueError: It is damaged, or holds weights of another model, or the config has
-            no model.
+        ValueError: The checkpoint is damaged or holds weights of another model, or the
+            config's model cannot be built.
     """
     if 'model' not in cfg:
-        raise ValueError('the config has no model')
+        raise ValueError(f'the config {cfg.filename} has no model')
     register_all_modules()
     torch.manual_seed(0)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    with reported(f'the model of {cfg.filename} cannot be built'):
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if checkpoint is not None:
         _load(model, read_state_dict(checkpoint), checkpoint)
     return model.to(device).eval()
+
+
+@contextlib.contextmanager
+def reported(what: str) -> Iterator[None]:
+    """Turn whatever is raised meanwhile into a ValueError of one line that begins with
+    ``what``: code of MMEngine, MMCV and OpenCV raises many types of errors, and does
+    not name the file."""
+    try:
+        yield
+    except Exception as error:
+        reason = ' '.join(str(error).split()) or 'no reason given'
+        raise ValueError(f'{what}: {type(error).__name__}: {reason}') from error
 
 
 def _load(model, state, checkpoint):
@@ -51,72 +74,84 @@ def _load(model, state, checkpoint):
 
 
 class Images:
-    """Images, as files or of a data set, in the order in which they are to be looked
-    at: those to be drawn come first.
+    """Images, as files or of a data set. The images to be drawn come first.
 
     Args:
-        cfg (Config): A whole config; its test pipeline prepares files.
-        paths (Sequence[str], optional): Image files, and folders of them.
-        split (str, optional): 'val' or 'test', to look at that data set instead.
-        num (int, optional): Look at so many, evenly spaced. Default: None, all.
-        drawn (int): Draw so many of them, evenly spaced. Default: 3.
+        cfg: A whole config, whose test pipeline prepares files.
+        paths: Image files, and folders of them.
+        split: 'val' or 'test', to take the images of that data set instead.
+        num: How many images to look at, evenly spaced. Default: None, all.
+        drawn: How many of them to draw, evenly spaced. Default: 3.
 
     Raises:
         ValueError: There are no images, or no such data set.
     """
 
-    def __init__(self, cfg, paths=None, split=None, num=None, drawn=3):
+    def __init__(
+        self,
+        cfg: Config,
+        paths: Sequence[str] | None = None,
+        split: str | None = None,
+        num: int | None = None,
+        drawn: int = 3,
+    ) -> None:
         register_all_modules()
         self.dataset = None
+        name = split or 'test'
+        loader = cfg.get(f'{name}_dataloader')
+        if not loader:
+            raise ValueError(f'the config {cfg.filename} has no {name}_dataloader')
         if split is None:
             self._sources = _files(paths)
-            if not cfg.get('test_dataloader'):
-                raise ValueError(
-                    'the config has no test_dataloader, whose pipeline prepares images'
-                )
-            self._pipeline = Compose(get_test_pipeline_cfg(cfg))
-            config = cfg.test_dataloader.dataset
-            metainfo = DATASETS.build(dict(config, lazy_init=True)).metainfo
-        else:
-            loader = cfg.get(f'{split}_dataloader')
-            if not loader:
-                raise ValueError(f'the config has no {split}_dataloader')
-            self.dataset = DATASETS.build(loader.dataset)
-            self._sources = list(range(len(self.dataset)))
-            metainfo = self.dataset.metainfo
+        with reported(f'the {name} set of {cfg.filename} cannot be read'):
+            if split is None:
+                self._pipeline = Compose(get_test_pipeline_cfg(cfg))
+                config = dict(loader.dataset, lazy_init=True)
+                metainfo = DATASETS.build(config).metainfo
+            else:
+                self.dataset = DATASETS.build(loader.dataset)
+                self._sources = list(range(len(self.dataset)))
+                metainfo = self.dataset.metainfo
         if not self._sources:
             where = ', '.join(map(str, paths)) if split is None else f'the {split} set'
             raise ValueError(f'there are no images in {where}')
-        self.classes = metainfo['classes']
+        # Without its folder, a data set of image classes does not know their names.
+        numbers = range(cfg.model.get('num_classes', 0))
+        self.classes = metainfo.get('classes') or [f'class {i}' for i in numbers]
         picks = spread(len(self._sources), num or len(self._sources))
         first = [picks[i] for i in spread(len(picks), drawn)]
         self._order = first + [i for i in picks if i not in first]
         self.drawn = len(first)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._order)
 
-    def data(self, index):
-        """What ``test_step`` takes, of one image."""
+    def data(self, index: int) -> dict:
+        """The input of ``test_step``, of one image."""
         source = self._sources[self._order[index]]
-        self.pixels(index)  # refuses what is no image
-        if self.dataset is not None:
-            data = self.dataset[source]
-        else:
-            data = self._pipeline(dict(img_path=source, img_id=index))
-        return {key: [value] for key, value in data.items()}
+        self.pixels(index)  # refuses a file that is no image
+        with reported(f'the test pipeline fails on {self.path(index)}'):
+            if self.dataset is not None:
+                data = self.dataset[source]
+            else:
+                info = dict(img_path=source, img_id=index, gt_label=NO_LABEL)
+                data = self._pipeline(info)
+            return {
+                key: torch.tensor([v]) if isinstance(v, int) else [v]
+                for key, v in data.items()
+            }
 
-    def info(self, index):
+    def info(self, index: int) -> dict | None:
         """The data set's record of an image, or None for a file."""
         if self.dataset is None:
             return None
         return self.dataset.get_data_info(self._sources[self._order[index]])
 
-    def path(self, index):
+    def path(self, index: int) -> str:
         info = self.info(index)
         return self._sources[self._order[index]] if info is None else info['img_path']
 
-    def pixels(self, index):
+    def pixels(self, index: int) -> np.ndarray:
         """The original image, RGB, (H, W, 3).
 
         Raises:
@@ -127,7 +162,9 @@ class Images:
         except cv2.error:  # of an empty file
             image = None
         if image is None:
-            raise ValueError(f'{self.path(index)} cannot be read as an image')
+            raise ValueError(
+                f'{self.path(index)} cannot be read as an image: remove or replace it'
+            )
         return image[..., ::-1]
 
 

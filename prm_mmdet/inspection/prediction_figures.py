@@ -1,11 +1,16 @@
 """Predictions beside ground truth."""
 
+from __future__ import annotations
+
 import pickle
+import textwrap
+from collections.abc import Sequence
 
 import mmcv
 import numpy as np
 import pycocotools.mask as mask_utils
 import torch
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from mmdet.evaluation import bbox_overlaps
 from mmdet.registry import DATASETS
@@ -13,6 +18,7 @@ from mmdet.utils import register_all_modules
 
 from ..files.plain_pickle import load_plain_pickle
 from .figure_files import COLOURS, check_png, new_figure, row_heights, save_png
+from .style import class_name
 
 PANEL = 3.2  # inches
 
@@ -107,7 +113,7 @@ def compare_predictions(images, truths, found, titles, names):
             alone = None if len(models) == 1 else unmatched(boxes, models[1 - j])
             panels.append((title, boxes, alone))
         for axis, (title, boxes, thick) in zip(row, panels):
-            _draw(axis, image, title if i == 0 else '', boxes, thick)
+            _draw(axis, image, _fitted(title) if i == 0 else '', boxes, thick)
     for axis in axes.flat:
         axis.axis('off')
     for axis, name in zip(axes[:, 0], names):
@@ -115,6 +121,52 @@ def compare_predictions(images, truths, found, titles, names):
         look = dict(rotation=90, ha='right', va='center', fontsize=7)
         axis.text(-0.02, 0.5, name, transform=axis.transAxes, **look)
     return figure
+
+
+def compare_classes(
+    images: Sequence[np.ndarray],
+    truths: Sequence[str],
+    found: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    classes: Sequence[str],
+    top: int = 5,
+) -> Figure:
+    """Images beside the most probable classes by one or two models, a row an image.
+
+    Args:
+        images: RGB, (H, W, 3).
+        truths: Of each image the name of its class, '' if it is not known.
+        found: Of each model, of each image, the probabilities, (classes,).
+        titles: Of the models.
+        classes: Names of the classes.
+        top: How many classes to show. Default: 5.
+    """
+    heights = row_heights(images, PANEL)
+    size = ((1 + len(found)) * PANEL, sum(heights))
+    layout = dict(nrows=len(images), ncols=1 + len(found), height_ratios=heights)
+    figure, axes = new_figure(*size, **layout)
+    for i, (row, image, name, *of_image) in enumerate(
+        zip(axes, images, truths, *found)
+    ):
+        row[0].imshow(image)
+        row[0].set_title(name, fontsize=9)
+        row[0].axis('off')
+        for axis, title, probabilities in zip(row[1:], titles, of_image):
+            best = probabilities.argsort()[::-1][:top]
+            names = [class_name(classes, k) for k in best]
+            colours = [COLOURS[5 if n == name else 4] for n in names]
+            axis.barh(range(len(best)), probabilities[best], color=colours)
+            axis.set_yticks(range(len(best)), names, fontsize=8)
+            axis.invert_yaxis()
+            axis.set_xlim(0, 1)
+            axis.set_xlabel('probability', fontsize=8)
+            axis.set_title(_fitted(title) if i == 0 else '', fontsize=9)
+    return figure
+
+
+def _fitted(title):
+    """A title in lines that fit the width of a panel."""
+    return '\n'.join(textwrap.fill(line, 36) for line in title.splitlines())
 
 
 def unmatched(instances, others, overlap=0.5):
@@ -150,7 +202,7 @@ def truth(info, classes):
             mask = mask_utils.frPyObjects(mask, info['height'], info['width'])
             mask = mask_utils.merge(mask) if isinstance(mask, list) else mask
             mask = mask_utils.decode(mask)
-        name = classes[instance['bbox_label']]
+        name = class_name(classes, instance['bbox_label'])
         crowd = ' (crowd)' if instance.get('ignore_flag') else ''
         yield (x1, y1, x2 - x1, y2 - y1), mask, instance['bbox_label'], name + crowd
 
@@ -174,7 +226,7 @@ def detections(found, classes, score_thr):
                 mask = mask_utils.decode(mask)
             elif isinstance(mask, torch.Tensor):
                 mask = mask.numpy()
-            yield box, mask, int(label), f'{classes[label]} {score:.2f}'
+            yield box, mask, int(label), f'{class_name(classes, label)} {score:.2f}'
 
 
 def _draw(axis, image, title, instances, thick=None):

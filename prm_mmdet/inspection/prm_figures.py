@@ -1,8 +1,11 @@
 """Figures of the PRM paper (Ma and Fu, IJCAI 2020)."""
 
-import numpy as np
+from __future__ import annotations
 
-from .figure_files import new_figure
+import numpy as np
+from matplotlib.figure import Figure
+
+from .figure_files import COLOURS, new_figure
 from .quantities import contribution_rate
 from .style import (
     STAGES,
@@ -79,4 +82,26 @@ def query_points(records, index, image, frame):
         for axis, (stage, mask) in zip(axes[1], masks.items()):
             drawn = show_map(axis, image, mask, f'{stage}: D', vmin=0, vmax=top)
         colour_bar(figure, drawn, axes[1], 'D (Eq. 5), mean over groups')
+    return figure
+
+
+def accuracy_by_groups(points: dict[int, float], baseline: float | None) -> Figure:
+    """Figure 4: top-1 accuracy by the number of groups.
+
+    Args:
+        points: Numbers of groups to accuracies, in percent.
+        baseline: Accuracy of the network without a block, or None.
+    """
+    figure, axes = new_figure(4.5, 3)
+    axis = axes[0, 0]
+    groups = sorted(points)
+    axis.plot(groups, [points[g] for g in groups], 'o-', color=COLOURS[4], label='PRM')
+    if baseline is not None:
+        axis.axhline(baseline, color=COLOURS[5], ls='--', label='without a block')
+    axis.set_xscale('log', base=2)
+    axis.set_xticks(groups, [str(g) for g in groups])
+    axis.set_xlabel('groups')
+    axis.set_ylabel('top-1 accuracy, %')
+    axis.grid(alpha=0.3)
+    legend_above(axis, 2)
     return figure

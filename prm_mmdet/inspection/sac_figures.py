@@ -93,24 +93,31 @@ def feature_norms(record, images, frames):
     return figure
 
 
-def weight_similarity(records):
+def weight_similarity(records, others=()):
     """Figure 3: the distribution of the cosine between the weights of the contexts at
     two positions of an image, with and without softmax.
 
     Args:
         records (list[Record]): Of blocks with weights, of one kind.
+        others (list[Record]): Of a second network, which was trained with the other
+            setting of ``softmax``. Default: none. Then, the weights of the one network
+            are drawn before and after a softmax.
     """
-    stages = last_of_stages(records)
+    stages, second = last_of_stages(records), last_of_stages(others or records)
     figure, axes = new_figure(2.8 * len(stages) + 0.6, 2.9, ncols=len(stages))
     looks = {
         False: dict(color=COLOURS[4], label='without softmax'),
         True: dict(color=COLOURS[5], label='with softmax', linestyle='--'),
     }
     for axis, (stage, record) in zip(axes[0], stages.items()):
-        for softmax, look in looks.items():
-            counts = record.cosines[softmax]
+        drawn = dict.fromkeys(looks, record)
+        if others:
+            # Each network in the form in which it was trained.
+            drawn = {r.block.softmax: r for r in (record, second.get(stage)) if r}
+        for softmax, shown in drawn.items():
+            counts = shown.cosines[softmax]
             share = 100 * counts / max(counts.sum(), 1)
-            axis.stairs(share, COSINE_BINS, linewidth=1.6, **look)
+            axis.stairs(share, COSINE_BINS, linewidth=1.6, **looks[softmax])
         axis.set_xlabel("cosine of two positions' weights", fontsize=9)
         axis.set_xlim(-1.03, 1.03)
         axis.set_yscale('symlog', linthresh=1)

@@ -1,6 +1,7 @@
 """How images, maps and blocks are drawn."""
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,6 +33,21 @@ def image_grid(images, columns, panel=2.6):
     for axis in axes.flat:
         axis.axis('off')
     return figure, axes
+
+
+def class_name(classes: Sequence[str], label: int) -> str:
+    """The name of a class.
+
+    Raises:
+        ValueError: There is no such class.
+    """
+    if not 0 <= label < len(classes):
+        raise ValueError(
+            f'the model or an annotation has class number {label}, but the config '
+            f'names {len(classes)} classes ({", ".join(classes[:3])}, ...). Use the '
+            'config that the model was trained with'
+        )
+    return classes[label]
 
 
 def panel_shape(image):

@@ -17,8 +17,10 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 
 from prm_mmdet import PRM
+from prm_mmdet.datasets.demo_classes import generate_demo_classes
 from prm_mmdet.inspection.figure_set import figures
 from prm_mmdet.inspection.loading import Images, load_model
+from prm_mmdet.inspection.style import class_name
 
 DEMO = str(ROOT / 'configs/demo/mask-rcnn_r50-{}_fpn_demo.py')
 
@@ -174,10 +176,10 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
     broken = tmp_path / 'broken.png'
     broken.write_text('no image')
     said = inspect(config, '--images', str(broken))
-    assert said == f'error: {broken} cannot be read as an image'
+    assert said.startswith(f'error: {broken} cannot be read as an image: remove')
     broken.write_bytes(b'')
     said = inspect(config, '--images', str(broken))
-    assert said == f'error: {broken} cannot be read as an image'
+    assert said.startswith(f'error: {broken} cannot be read as an image: remove')
     said = inspect(config, '--images', str(tmp_path / 'gone.png'))
     assert said == f'error: there is no image {tmp_path}/gone.png'
     (tmp_path / 'empty').mkdir()
@@ -189,7 +191,7 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
     assert said == f'error: there is no config {tmp_path}/gone.py'
     (tmp_path / 'slip.py').write_text('model = dict(')
     said = inspect(str(tmp_path / 'slip.py'), '--images', picture)
-    assert said.startswith(f'error: the config {tmp_path}/slip.py is no Python')
+    assert said.startswith(f'error: the config {tmp_path}/slip.py cannot be read: ')
     said = inspect(config, '--images', picture, out=broken / 'out')
     assert said.startswith(f'error: {broken} is no folder; name another')
     assert inspect(config, '--images', picture, '--device', 'foo') == '2'
@@ -214,8 +216,8 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_other_models_than_detectors_are_refused(demo_data):
-    class Classifier(torch.nn.Module):
+def test_other_models_than_detectors_and_classifiers_are_refused(demo_data):
+    class Other(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.prm = PRM(3, groups=1)
@@ -225,8 +227,98 @@ def test_other_models_than_detectors_are_refused(demo_data):
 
     cfg = Config.fromfile(DEMO.format('sac'))
     images = Images(cfg, [str(demo_data / 'val')])
-    with pytest.raises(ValueError, match='Classifier is no detector; what'):
-        figures(Classifier(), images)
+    with pytest.raises(ValueError, match='Other is neither a detector nor a classif'):
+        figures(Other(), images)
+
+
+@pytest.fixture(scope='module')
+def classifier_config(tmp_path_factory):
+    """A small classifier with PRM, LCT and SAC, and images of three classes."""
+    root = tmp_path_factory.mktemp('classes')
+    generate_demo_classes(root, 3, num_train=1, num_val=2, image_size=64)
+    cfg = Config.fromfile(ROOT / 'configs/demo/resnet50-prm_demo.py')
+    cfg.val_dataloader.dataset.data_root = cfg.test_dataloader.dataset.data_root = (
+        f'{root}/'
+    )
+    cfg.model.num_classes = 3
+    everywhere = dict(stages=(True, True, True, True), position='after_conv3')
+    for kind, options in (
+        ('LCT', dict(groups=8)),
+        ('SAC', dict(reduction=16)),
+    ):
+        block = dict(type=f'prm_mmdet.{kind}', **options)
+        cfg.model.backbone.plugins.append(dict(cfg=block, **everywhere))
+    return cfg
+
+
+def test_figures_of_a_classifier(classifier_config):
+    cfg = classifier_config.copy()
+    model = load_model(cfg)
+    cfg.model.backbone.plugins[-1]['cfg']['softmax'] = True
+    second = load_model(cfg)
+    images = Images(cfg, split='val', drawn=2)
+    entries = {
+        entry.name: entry
+        for entry in figures(model, images, (second, images), ['one', 'two'])
+    }
+    assert set(entries) == {
+        'prm_contribution_rates',
+        *('prm_query_points_1', 'prm_query_points_2'),
+        *('lct_attention_by_context', 'lct_context_change'),
+        *('sac_attention_maps', 'sac_feature_norms', 'sac_weight_similarity'),
+        *('gates', 'gradcam_1', 'gradcam_2', 'predictions'),
+    }
+    # LCT's Figures 1 and 3 have a column for each stage, PRM's Figure 5 all stages.
+    assert len(entries['lct_attention_by_context'].figure.axes) == 2 * 4
+    titles = [a.get_title() for a in entries['gradcam_1'].figure.axes]
+    assert titles[1:5] == ['c2', 'c3', 'c4', 'c5']
+    # SAC's Figure 3: each network in its own form.
+    assert 'in which it was trained' in entries['sac_weight_similarity'].caption
+    with torch.no_grad():
+        found = [model.test_step(images.data(i))[0] for i in range(len(images))]
+    right = sum(f['pred_label'] == f['gt_label'] for f in found)
+    assert f'one: {right} of 6 images are right' in entries['predictions'].caption
+    panels = entries['predictions'].figure.axes
+    assert len(panels) == 2 * 3 and panels[0].get_title() == 'n00000000'
+    widths = sorted(bar.get_width() for bar in panels[1].patches)
+    assert widths == pytest.approx(sorted(found[0]['pred_scores'].tolist()))
+    assert not any(m._forward_hooks for m in model.modules())
+    assert model.backbone.out_indices == (3,)
+
+
+def test_files_are_shown_to_a_classifier_without_its_data_set(
+    classifier_config, tmp_path
+):
+    cfg = classifier_config.copy()
+    folder = f'{cfg.val_dataloader.dataset.data_root}val/n00000001'
+    cfg.test_dataloader.dataset.data_root = f'{tmp_path}/gone/'
+    images = Images(cfg, [folder], drawn=1)
+    assert images.classes == ['class 0', 'class 1', 'class 2'] and len(images) == 2
+    *_, predictions = figures(load_model(cfg), images)
+    assert predictions.name == 'predictions'
+    assert 'are right' not in predictions.caption
+
+
+def test_errors_of_other_packages_name_the_file(inspect, demo_data, tmp_path):
+    config, picture = DEMO.format('sac'), next((demo_data / 'val').iterdir())
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f"_base_ = {config!r}\nmodel = dict(backbone=dict(type='Gone'))")
+    said = inspect(str(mine), '--images', str(picture))
+    assert said.startswith(f'error: the model of {mine} cannot be built: KeyError: ')
+    mine.write_text(f'_base_ = {config!r}\nx = _base_.gone')
+    said = inspect(str(mine), '--images', str(picture))
+    assert said.startswith(f'error: the config {mine} cannot be read: AttributeError')
+    mine.write_text(
+        f'_base_ = {config!r}\n'
+        "test_pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', "
+        'scale=(0, 0)), dict(type="PackDetInputs")]\n'
+        'test_dataloader = dict(dataset=dict(pipeline=test_pipeline))'
+    )
+    said = inspect(str(mine), '--images', str(picture))
+    assert said.startswith(f'error: the test pipeline fails on {picture}: ')
+    assert '\n' not in said
+    with pytest.raises(ValueError, match=r'has class number 4, but .* 2 classes'):
+        class_name(['circle', 'star'], 4)
 
 
 def test_weights_are_loaded(tmp_path):

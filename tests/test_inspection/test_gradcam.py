@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from prm_mmdet.inspection.geometry import Frame
-from prm_mmdet.inspection.gradcam import DetectionCAM, detection_cam, draw_cam
+from prm_mmdet.inspection.gradcam import ClassCAM, class_cam, draw_cam
 
 
 class Detector(nn.Module):
@@ -45,7 +45,7 @@ class Detector(nn.Module):
 def test_the_definition(detection):
     model = Detector()
     image = torch.randn(1, 3, 12, 10, dtype=torch.float64)
-    cam = detection_cam(model, dict(inputs=image), detection)
+    cam = class_cam(model, dict(inputs=image), detection)
     # d score / d map = s (1 - s) head; its sign and shape are those of head.
     weights = model.head[detection].mean((1, 2))
     features = model.backbone(image)[0]
@@ -61,8 +61,8 @@ def test_the_definition(detection):
 
 def test_no_detection_or_one_without_gradient():
     image = torch.randn(1, 3, 12, 10, dtype=torch.float64)
-    assert detection_cam(Detector(), dict(inputs=image), detection=2) is None
-    assert detection_cam(Detector(scale=1e4), dict(inputs=image)) is None
+    assert class_cam(Detector(), dict(inputs=image), rank=2) is None
+    assert class_cam(Detector(scale=1e4), dict(inputs=image)) is None
 
 
 @pytest.fixture(scope='module', params=['two stages', 'one stage'])
@@ -94,7 +94,7 @@ def test_detectors(detector):
     data = demo_mm_inputs(1, [(3, 96, 64)])
     with torch.no_grad():
         found = detector.test_step(data)[0].pred_instances
-    cam = detection_cam(detector, data)
+    cam = class_cam(detector, data)
     assert cam.score == pytest.approx(found.scores[0].item(), rel=1e-6)
     assert cam.box == pytest.approx(found.bboxes[0].numpy())
     assert [grid.stage for grid, _ in cam.maps] == ['c2', 'c3', 'c4', 'c5']
@@ -106,11 +106,11 @@ def test_detectors(detector):
 def test_the_figure():
     frame = Frame(dict(ori_shape=(12, 10), scale_factor=(1.0, 1.0)))
     image = torch.randn(1, 3, 12, 10, dtype=torch.float64)
-    cam = detection_cam(Detector(), dict(inputs=image))
+    cam = class_cam(Detector(), dict(inputs=image))
     cam.maps.append((cam.maps[0][0], np.zeros((6, 5))))
     picture = np.zeros((12, 10, 3), np.uint8)
     figure = draw_cam(cam, picture, frame, ['cat', 'dog'])
     titles = [axis.get_title() for axis in figure.axes[:3]]
     assert titles == [f'dog {cam.score:.2f}', 'c1', 'c1: nowhere']
     assert {axis.images[-1].get_clim() for axis in figure.axes[1:3]} == {(0, 1)}
-    assert isinstance(cam, DetectionCAM) and figure.axes[0].patches
+    assert isinstance(cam, ClassCAM) and figure.axes[0].patches

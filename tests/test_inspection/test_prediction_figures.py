@@ -6,10 +6,14 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 from conftest import ROOT
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mmengine.config import Config
 from pycocotools.coco import COCO
 
-from prm_mmdet.inspection.prediction_figures import draw_predictions
+from prm_mmdet.inspection.prediction_figures import (
+    compare_predictions,
+    draw_predictions,
+)
 
 
 @pytest.fixture
@@ -89,3 +93,16 @@ def test_other_files_are_refused(cfg, predictions, tmp_path):
     with pytest.raises(ValueError, match=r'must be a \.png file'):
         draw_predictions(cfg, foreign, tmp_path / 'picture.jpg')
     assert not (tmp_path / 'picture.png').exists()
+
+
+def test_long_titles_fit_one_column():
+    stem = 'cascade-mask-rcnn_x101-32x4d-dconv-c3-c5-sac-c3-c5_fpn_4xb2-ms-1x_coco'
+    image = np.zeros((40, 60, 3), np.uint8)
+    figure = compare_predictions(
+        [image], [None], [[[]]], [stem + '\nepoch_12.pth'], ['']
+    )
+    FigureCanvasAgg(figure)
+    figure.canvas.draw()
+    box = figure.axes[0].title.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
+    assert ''.join(figure.axes[0].get_title().split()) == stem + 'epoch_12.pth'

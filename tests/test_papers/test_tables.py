@@ -5,13 +5,16 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from conftest import ROOT
 
 from prm_mmdet.benchmark.fps_records import record_fps
+from prm_mmdet.inspection.prm_figures import accuracy_by_groups
 from prm_mmdet.papers import TABLES, Row, Table, find_table
+from prm_mmdet.papers.groups_figure import write_groups_figure
 from prm_mmdet.papers.table_report import measured, report
 
 ROWS = {row.config for table in TABLES for row in table.rows}
@@ -305,3 +308,21 @@ def test_the_tool_prints_a_named_table(run_python):
     assert 'mask-rcnn_r50-sac-c3-c5_fpn_4xb2-1x_coco' in text and '+2.3' in text
     wrong = run_python(tool, 'sac-99', check=False)
     assert wrong.returncode == 1 and 'there is no table' in wrong.stdout
+
+
+def test_accuracy_by_groups_is_drawn_from_the_runs(tmp_path):
+    with pytest.raises(
+        ValueError, match='no evaluated run of prm-fig4, such as resnet'
+    ):
+        write_groups_figure(str(tmp_path), str(tmp_path / 'x.png'))
+    rows = find_table('prm-fig4').rows
+    for row, top1 in zip(rows[:4], (0.68, 0.69, 0.70, 0.705)):
+        log = tmp_path / Path(row.config).stem / '20260101_000000' / 'vis_data'
+        log.mkdir(parents=True)
+        values = {'accuracy/top1': top1, 'accuracy/top5': 0.9, 'step': 100}
+        (log / 'scalars.json').write_text(json.dumps(values))
+    with mock.patch('prm_mmdet.papers.groups_figure.accuracy_by_groups') as drawn:
+        drawn.side_effect = accuracy_by_groups
+        write_groups_figure(str(tmp_path), str(tmp_path / 'x.png'))
+    drawn.assert_called_once_with({8: 69.0, 16: 70.0, 32: 70.5}, 68.0)
+    assert (tmp_path / 'x.png').read_bytes().startswith(b'\x89PNG')

@@ -42,12 +42,13 @@ def test_the_block_takes_the_map_after_the_relu_of_the_3x3():
 
 
 def test_without_plugins_it_is_mmdetections_resnet():
-    torch.manual_seed(0)
-    ours = MODELS.build(dict(CFG, type='prm_mmdet.LastBlockResNet'))
-    torch.manual_seed(0)
-    theirs = MODELS.build(dict(CFG, type='mmdet.ResNet'))
+    networks = []
+    for kind in ('prm_mmdet.LastBlockResNet', 'mmdet.ResNet'):
+        torch.manual_seed(0)
+        networks.append(MODELS.build(dict(CFG, type=kind)))
+        networks[-1].eval()
     x = torch.randn(1, 3, 32, 32)
-    for a, b in zip(ours(x), theirs(x)):
+    for a, b in zip(*(network(x) for network in networks)):
         assert torch.equal(a, b)
 
 
