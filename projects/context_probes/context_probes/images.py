@@ -1,10 +1,10 @@
-"""Generated detection sets that ask what context a network can use.
+"""Generated detection sets that ask which context a network can use.
 
 Objects are shapes of random kind, size and texture, of two classes. In every set but
-``control`` an object's own pixels do not tell its class, and neither does anything
-within :data:`DISTANCE` pixels of it: the class is drawn after all of that, and shows in
-what is painted farther away. That is beyond the receptive field of the network of
-``configs/probes``, which must therefore guess unless a block brings the context.
+``control`` an object's own pixels do not show its class, and no pixel within
+:data:`DISTANCE` of the object does. The class is drawn after these pixels, and decides
+only what is painted farther away. That is beyond the receptive field of the network in
+``configs/none.py``, which must guess unless a block brings the context.
 """
 
 import functools

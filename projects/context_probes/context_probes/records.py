@@ -47,7 +47,8 @@ def trial_config(trial: Trial, data_root: str, work_dirs: str) -> Config:
     cfg = Config.fromfile(CONFIGS / f'{trial.network}.py')
     if trial.base:
         cfg.load_from = str(weights_path(trial.base, work_dirs))
-    return _tuned(cfg, trial)
+    _tune(cfg, trial)
+    return cfg
 
 
 def work_dir(trial: Trial, work_dirs: str) -> Path:
@@ -60,17 +61,11 @@ def weights_path(base: Trial, work_dirs: str) -> Path:
     return work_dir(base, work_dirs) / 'weights.pth'
 
 
-def _tuned(cfg: Config, trial: Trial) -> Config:
-    cfg.optim_wrapper.optimizer.lr = trial.rate
-    cfg.randomness = dict(seed=trial.seed)
-    cfg.train_cfg.update(max_epochs=trial.epochs, val_interval=trial.epochs)
-    cfg.param_scheduler[1].T_max = trial.epochs
-    return cfg
-
-
-@functools.cache
-def _network_config(network: str) -> Config:
-    return Config.fromfile(CONFIGS / f'{network}.py')
+def _tune(cfg: Config | dict, trial: Trial) -> None:
+    cfg['optim_wrapper']['optimizer']['lr'] = trial.rate
+    cfg['randomness'] = dict(seed=trial.seed)
+    cfg['train_cfg'].update(max_epochs=trial.epochs, val_interval=trial.epochs)
+    cfg['param_scheduler'][1]['T_max'] = trial.epochs
 
 
 _DECISIVE = (
@@ -85,15 +80,21 @@ _DECISIVE = (
 
 
 @functools.cache
+def _network_config(network: str) -> dict:
+    """The parts of a network's config that decide a result."""
+    cfg = Config.fromfile(CONFIGS / f'{network}.py').to_dict()
+    for name in ('train_dataloader', 'val_dataloader'):
+        del cfg[name]['dataset']['data_root']  # the same data may lie elsewhere
+    return {name: cfg.get(name) for name in _DECISIVE}
+
+
+@functools.cache
 def fingerprint(trial: Trial) -> str:
     """Twelve hexadecimal digits that change with the trial's config, the version of the
     data and the base's config."""
-    cfg = _tuned(copy.deepcopy(_network_config(trial.network)), trial)
-    parts: list = [data.VERSION, NUM_TRAIN, NUM_VAL]
-    for name in ('train_dataloader', 'val_dataloader'):
-        del cfg[name].dataset.data_root  # the same data may lie elsewhere
-    for name in _DECISIVE:
-        parts.append(cfg.to_dict()[name])
+    cfg = copy.deepcopy(_network_config(trial.network))
+    _tune(cfg, trial)
+    parts = [data.VERSION, NUM_TRAIN, NUM_VAL, *(cfg[name] for name in _DECISIVE)]
     if trial.base:
         parts.append(fingerprint(trial.base))
     return digits(json.dumps(parts, sort_keys=True, default=str).encode())

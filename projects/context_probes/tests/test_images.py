@@ -23,7 +23,7 @@ FAR = [probe for probe in PROBES if probe != 'control']
 @pytest.fixture(scope='module')
 def scenes():
     return {
-        probe: [draw_probe(np.random.default_rng(i), probe) for i in range(60)]
+        probe: [draw_probe(np.random.default_rng(i), probe) for i in range(40)]
         for probe in PROBES
     }
 
@@ -144,7 +144,7 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
 def test_relative_position_is_told_by_the_distance_alone():
     """Where the objects lie tells nothing, and where the landmark lies little."""
     objects, landmarks = {0: [], 1: []}, {0: [], 1: []}
-    for index in range(300):
+    for index in range(120):
         scene = draw_probe(np.random.default_rng(index), 'relative-position')
         ((x, _, w, _),) = scene.cues
         (label,) = {i.label for i in scene.instances}

@@ -11,9 +11,12 @@ from context_probes import records, run_trials
 from context_probes.measurements import count_right
 from context_probes.trials import Trial
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.structures import InstanceData
 
-from prm_mmdet.experiments.runner import Outcome
+from prm_mmdet.experiments import Outcome, state
+from prm_mmdet.experiments.records import begin_record, finish_record
+from prm_mmdet.launch import TrainRunner
 
 TRIAL = Trial('far-cue', 'sac', seed=1)
 
@@ -40,9 +43,23 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
         cfg.model.test_cfg.rcnn.score_thr = 0.0
         return cfg
 
+    def run_here(cells, launch, on_record):
+        """As run_cells, in this process."""
+        for cell in cells:
+            assert str(records.RECORDS.parent) in cell.env['PYTHONPATH']
+            cell.prepare()
+            cfg = Config.fromfile(cell.config)
+            cfg.work_dir = str(cell.work_dir)
+            TrainRunner.from_cfg(cfg).train()
+            assert state(cell) == 'finished'
+            record = finish_record(begin_record(cell, 1), cell.work_dir)
+            on_record(cell, dict(record, seconds=1.0))
+        return {cell.name: Outcome('ok') for cell in cells}
+
+    monkeypatch.setattr(run_trials, 'run_cells', run_here)
     monkeypatch.setattr(records, 'trial_config', short)
     path, work_dirs = tmp_path / 'records.jsonl', tmp_path / 'work_dirs'
-    args = [longer], path, str(tmp_path / 'data'), str(work_dirs), 2
+    args = [longer], path, str(tmp_path / 'data'), str(work_dirs)
     assert run_trials.run_trials(*args)
     found = records.read_records(path)
     assert set(found) == {longer.name, longer.base.name}
@@ -183,7 +200,8 @@ def test_fingerprint_changes_with_what_a_result_depends_on(monkeypatch):
         records.fingerprint.cache_clear()
         assert records.fingerprint(TRIAL) not in before
     records.fingerprint.cache_clear()
-    records._network_config('base').optim_wrapper.optimizer.weight_decay = 0.1
+    optimizer = records._network_config('base')['optim_wrapper']['optimizer']
+    optimizer['weight_decay'] = 0.1
     try:
         assert records.fingerprint(TRIAL) not in before
     finally:
