@@ -1,5 +1,7 @@
 """A table of a paper, with what was measured and counted here beside it."""
 
+from __future__ import annotations
+
 import csv
 import io
 from pathlib import Path
@@ -10,6 +12,7 @@ from ..benchmark.fps_records import comparable, fps_here
 from ..config import config_path
 from ..experiments.logs import read_evaluations
 from . import complexity
+from .table import Table
 
 # Columns whose gain over the baseline is shown.
 FPS = 'fps'
@@ -18,20 +21,22 @@ GAINED = ('bbox_mAP', 'segm_mAP', 'top1', 'top5')
 _LOGGED = {'coco': 1, 'accuracy': 2}
 
 
-def report(table, work_dirs=None, style='terminal'):
+def report(
+    table: Table, work_dirs: str | Path | None = None, style: str = 'terminal'
+) -> str:
     """One table as text: the paper's numbers, those of this package, and gains.
 
     Args:
-        table (Table): Of :data:`prm_mmdet.papers.TABLES`.
-        work_dirs (str | None): Folder of the runs: one folder a config, as MMDetection
-            names them. Default: None, the paper's numbers alone.
-        style (str): 'terminal', 'markdown' or 'csv'. Default: 'terminal'.
+        table: A table, such as those in :data:`prm_mmdet.papers.TABLES`.
+        work_dirs: Folder of the runs: one folder a config, as MMDetection names them.
+            Default: None, for the paper's numbers alone.
+        style: 'terminal', 'markdown' or 'csv'. Default: 'terminal'.
 
     Returns:
-        str: The text, with a line break at its end. Beside AP and accuracy, ``here`` is
-        what the last evaluation of the config's run gave, empty where there is none.
-        Beside one of complexity, ``counted`` is the paper's own count done again, and
-        ``here`` that of the config as it runs. Beside ``fps``, ``here`` is what
+        The text, with a line break at its end. Beside AP and accuracy, ``here`` is the
+        result of the last evaluation of the config, and empty without an evaluation.
+        Beside complexity, ``counted`` is the paper's way of counting done again, and
+        ``here`` counts the config as it runs. Beside ``fps``, ``here`` is what
         ``tools/benchmark.py fps`` measured last. Its ratio to the baseline is shown if
         both were measured on the same device.
     """
@@ -111,13 +116,17 @@ def _unfinished(row, work_dirs):
     return [f'measured after epoch {epoch} of {epochs}']
 
 
-def measured(work_dirs, config):
+def measured(work_dirs: str | Path, config: str) -> dict[str, float]:
     """The last evaluation of a config, read from MMEngine's logs.
 
     COCO's -1, for images without objects, counts as no value.
 
+    Args:
+        work_dirs: Folder of the runs.
+        config: Path below ``configs/``.
+
     Returns:
-        dict: Metric names to percent, and ``epoch``, unless the name of the tested
+        Metric names to percent, and ``epoch``, unless the name of the tested
         checkpoint does not contain it; empty without an evaluation.
     """
     for evaluation in reversed(read_evaluations(Path(work_dirs, Path(config).stem))):

@@ -283,8 +283,11 @@ def test_slips_and_unfinished_runs_are_marked(tmp_path):
     assert 'epoch 11 of 12' in report(table, tmp_path, 'csv')
     log.write_text(json.dumps({'coco/bbox_mAP': 0.2, 'step': 12}))
     assert 'measured after' not in report(table, tmp_path)
-    # A test of a checkpoint, whose log does not say which.
-    log.write_text(json.dumps({'coco/bbox_mAP': 0.2}))
+    # Tests of a checkpoint whose name has no epoch, and of one whose name has it.
+    log.unlink()
+    tested = log.parents[1] / '20260101_000000.json'
+    tested.write_text(json.dumps({'coco/bbox_mAP': 0.2}))
+    assert ' 20.0' in report(table, tmp_path)
     assert 'measured after' not in report(table, tmp_path)
     (log.parent / 'config.py').write_text("load_from = 'work/epoch_5.pth'\n")
     assert f'* {name}, measured after epoch 5 of 12' in report(table, tmp_path)

@@ -50,6 +50,7 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
             cell.prepare()
             cfg = Config.fromfile(cell.config)
             cfg.work_dir = str(cell.work_dir)
+            cfg.visualizer.name = cell.name  # MMEngine keeps one object of each name
             TrainRunner.from_cfg(cfg).train()
             assert state(cell) == 'finished'
             record = finish_record(begin_record(cell, 1), cell.work_dir)
