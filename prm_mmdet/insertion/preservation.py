@@ -1,20 +1,35 @@
-"""Blocks into trained weights, so that the network computes what it did.
+"""Blocks in trained weights, so that the network computes the same as without them.
 
-A fresh PRM or LCT multiplies its input by a constant, sigmoid(bias) = 0.73. The affine
-layer before it (a norm, or a convolution) takes the inverse: channel by channel, since
-what may stand between, a ReLU or a pooling, lets positive factors through.
+A fresh PRM or LCT multiplies its input by a constant, sigmoid(bias) = 0.73. The last
+norm or convolution before the block takes the inverse, channel by channel. A ReLU or a
+pooling between the two lets positive factors through. Whether they reach the block, and
+whether anything else uses the layer, is found by running the network with the layer
+scaled.
 """
 
-from dataclasses import dataclass
-from typing import Optional
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from .attach import has_plugins
-from .channels import example_inputs, input_shapes, run_as_in_inference, tensors
-from .trace import USED_ELSEWHERE, CannotScaleError, Effects, Trace, hooks_on, skip
+from .channels import (
+    Inputs,
+    example_inputs,
+    input_shapes,
+    run_as_in_inference,
+    tensors,
+)
+
+_LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm, _ConvNd, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -22,53 +37,63 @@ class Outcome:
     """What was done about one block.
 
     Attributes:
-        block (str): Its name in the module; '' is the module itself.
-        text (str): What was done, or why nothing was.
-        scaled (str | None): Name of the layer that was scaled, if one was.
-        left (bool): Whether the block changes the network, and nothing was done.
+        block: The block's name in the module; '' is the module itself.
+        text: What was done, or why nothing was done.
+        scaled: Name of the layer that was scaled, or None.
+        left: Whether the block changes the network, and nothing was done about it.
     """
 
     block: str
     text: str
-    scaled: Optional[str] = None
+    scaled: str | None = None
     left: bool = False
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f'{self.block or "the model itself"}, {self.text}'
 
 
-def preserve(module, missing_keys, input_shape=None):
-    """Let a network with fresh blocks compute what it did without them.
+def preserve(
+    module: nn.Module,
+    missing_keys: Sequence[str],
+    input_shape: Sequence | None = None,
+) -> list[Outcome]:
+    """Make a network with fresh blocks compute the same as it did without the blocks.
 
-    To be called once, after weights were loaded that know nothing of the blocks::
+    Call it after you load weights that do not contain the blocks::
 
         missing = model.load_state_dict(weights, strict=False).missing_keys
         for outcome in preserve(model, missing):
             print(outcome)
 
-    Blocks with a ``constant_gate()`` (PRM and LCT) are made up for in the norm or
-    convolution before them. That layer is found by running the network on random
-    numbers, and every change is checked by running it again: where outputs are not what
-    they were, to half of the digits of their type, the change is undone. Where nothing
-    before a block can be scaled (after an addition, or an activation that is not
-    positively homogeneous, or something else uses what the block takes, or it cannot be
-    run), nothing is changed. Blocks that start as the identity (SAC, GC) need nothing;
-    for others (SE, CBAM, BAM) nothing can be done. If no outcome is ``left``, the
-    network computes what it did.
+    For blocks with a ``constant_gate()`` (PRM and LCT), the last norm or convolution
+    before the block is scaled. Every change is verified: the network is run on random
+    numbers before and after, and if its outputs differ by more than half of the digits
+    of their type, the change is undone. A block is left as it is if no layer before it
+    can be scaled: behind an addition, behind an activation other than ReLU or
+    LeakyReLU, if something else uses the layer, or if the network cannot be run. Blocks
+    that start as the identity (SAC, GC) need no change. Blocks whose gate depends on
+    the input (SE, CBAM, BAM) cannot be preserved. If no outcome is ``left``, the
+    network computes the same as before.
+
+    A second call finds nothing to do, unless weights were loaded again in between.
 
     Args:
-        module (nn.Module): A detector, backbone, neck or anything that can be run. If a
-            detector cannot be run whole, its parts are, one by one.
-        missing_keys (Sequence[str]): Names in ``module.state_dict()`` that the loaded
-            weights did not contain, as ``load_state_dict`` returns them. Blocks with
-            none of these came with the weights, and are left as they are.
-        input_shape (Sequence | None): As in :func:`attach_plugins`. Default: None.
+        module: A detector, backbone, neck or any other module that can be run. If a
+            detector cannot be run whole, its parts are run one by one.
+        missing_keys: Names in ``module.state_dict()`` that the loaded weights did not
+            contain, as ``load_state_dict`` returns them. Blocks without missing names
+            came with the weights and are left as they are.
+        input_shape: As in :func:`attach_plugins`. Default: None.
 
     Returns:
-        list[Outcome]: What was done about each block, and each other submodule for
-        which weights are missing.
+        One outcome for each block, and for each other submodule with missing weights.
+
+    Raises:
+        ValueError: ``missing_keys`` is a string, or has names that the module lacks.
     """
-    keys = [k for k in module.state_dict() if not k.endswith('num_batches_tracked')]
+    state = module.state_dict()
+    _check_keys(type(module).__name__, state, missing_keys)
+    keys = [key for key in state if not key.endswith('num_batches_tracked')]
     missing = set(keys).intersection(missing_keys)
     if missing and len(missing) == len(keys):
         text = 'no weights were loaded for it; do their names begin with a prefix?'
@@ -77,9 +102,10 @@ def preserve(module, missing_keys, input_shape=None):
     parts = [('', module, fresh)] if fresh else []
     for prefix, part, blocks in parts:
         try:
-            outcomes += _preserved(module, missing, prefix, part, blocks, input_shape)
+            preservation = _Preservation(module, missing, prefix, part, blocks)
+            outcomes += preservation.run(input_shape)
         except _CannotRunError as error:
-            inside = {}  # a detector, which may want annotations: child by child
+            inside: dict[str, dict] = {}  # A detector may need annotations: run parts.
             for name, block in blocks.items():
                 child, dot, _ = name[len(prefix) :].partition('.')
                 if dot and isinstance(part, BaseModel):
@@ -90,14 +116,35 @@ def preserve(module, missing_keys, input_shape=None):
     return outcomes
 
 
+def _check_keys(name: str, state: dict, missing_keys: Sequence[str]) -> None:
+    if isinstance(missing_keys, str):
+        raise ValueError(
+            f'missing_keys must be a list of names, got the string {missing_keys!r}'
+        )
+    unknown = [key for key in missing_keys if key not in state]
+    if unknown:
+        raise ValueError(
+            f'missing_keys has {len(unknown)} names that {name} does not have, such as '
+            f'{unknown[0]!r}; give the missing_keys that load_state_dict of the same '
+            f'module returned, without a prefix (a name of {name}: {next(iter(state))})'
+        )
+
+
 class _CannotRunError(Exception):
     """The model cannot be run on the input that was made up for it."""
 
 
-def _fresh_blocks(module, keys, missing):
-    """By name: the outermost submodules that no weights came for, those with a constant
-    gate in them, and plugins that have no weights; and outcomes of others."""
-    loaded, touched, lacking = set(), set(), {}
+def _fresh_blocks(
+    module: nn.Module, keys: list[str], missing: set[str]
+) -> tuple[dict[str, nn.Module], list[Outcome]]:
+    """Fresh blocks by name, and the outcomes of other blocks.
+
+    Fresh blocks are the outermost submodules without loaded weights, the gated blocks
+    inside them, and plugins that have no weights at all.
+    """
+    loaded: set[str] = set()
+    touched: set[str] = set()
+    lacking: dict[str, list[str]] = {}
     for key in keys:
         around = [key[:i] for i, c in enumerate(key) if c == '.'] + ['']
         (touched if key in missing else loaded).update(around)
@@ -110,12 +157,16 @@ def _fresh_blocks(module, keys, missing):
         inside = outer is not None and name.startswith(outer)
         if inside and not gated:
             continue
-        if name in touched:  # and not only because it holds blocks
+        if name in touched:  # A list or a module with plugins is no block itself.
             is_list = isinstance(submodule, (nn.ModuleList, nn.ModuleDict))
             whole = not is_list and not has_plugins(submodule)
         else:
             whole = hasattr(submodule, '_abbr_')
-        if (whole or gated) and name not in loaded:
+        layer = getattr(submodule, '_preserved_in', None)
+        if gated and name not in loaded and layer is not None:
+            text = f'an earlier call scaled {layer} for it: nothing to do'
+            outcomes.append(_outcome(name, submodule, text))
+        elif (whole or gated) and name not in loaded:
             fresh[name] = submodule
             outer = outer if inside else f'{name}.'
         elif name in lacking:
@@ -127,132 +178,319 @@ def _fresh_blocks(module, keys, missing):
     return fresh, outcomes
 
 
-def _preserved(module, missing, prefix, part, blocks, input_shape):
-    """Outcomes of the blocks in a part of a module that can be run by itself."""
-    gates, others = {}, {}
-    for name, block in blocks.items():
-        gate = block.constant_gate() if _is_gated(block) else None
-        if gate is None:
-            others[name] = block
-        else:
-            gates[name] = gate.to('cpu', torch.float64)
-    shapes = input_shapes(part, input_shape)
-    inputs = example_inputs(part, shapes)
-    effects = Effects()
-    try:
-        with hooks_on(others, effects.before, effects.after):
-            trace = Trace(part, inputs, {name: blocks[name] for name in gates})
-    except Exception as error:  # whatever a model raises on an unfit input
-        raise _CannotRunError(
-            f'{type(part).__name__} cannot be run on {shapes} ({type(error).__name__}: '
-            f'{error})'
-        ) from error
-    outcomes = list(_outcomes_without_gate(others, effects))
-    steps, idle, refused = _planned(module, missing, prefix, trace, gates)
-    for name, layer in idle.items():
-        text = f'no weights were loaded for {layer} before it: nothing to do'
-        outcomes.append(_outcome(name, blocks[name], text))
+@dataclass
+class _Run:
+    """One run of a model.
 
-    def holds(steps):
-        names = [name for step in steps for name in step.blocks]
-        return _scaled(steps, part, inputs, {name: blocks[name] for name in names})
+    Attributes:
+        called: Names of layers and blocks in the order in which their calls begin. A
+            plugin behind a layer is called by the layer's hook.
+        inputs: For each block, its input at each call.
+        outputs: The model's outputs.
+    """
 
-    done = steps
-    if steps and not holds(steps):
-        done = [step for step in steps if holds([step])]
-    for step in steps:
-        for name in step.blocks:
-            if step in done:
-                text = f'{step.layer} scaled by {_range(1 / gates[name])}'
-                outcomes.append(_outcome(name, blocks[name], text, step.layer))
-            else:
-                refused[name] = (
-                    f'with {step.layer} scaled, the outputs are not what they were'
-                    + _not_finite(part, prefix, trace.outputs)
-                )
-    for name, reason in refused.items():
-        reason = f'{reason} (a factor of {_range(gates[name])})'
-        outcomes.append(_left(name, blocks[name], reason))
-    return outcomes
+    called: list[str] = field(default_factory=list)
+    inputs: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    outputs: list[torch.Tensor] = field(default_factory=list)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Step:
-    """A layer to scale: its name, its parameters, by what, (C,), for which blocks."""
+    """A layer's name, by what to multiply its weight and bias, (C,), and the blocks
+    that this makes up for."""
 
     layer: str
-    parameters: list
     factor: torch.Tensor
-    blocks: list
+    blocks: list[str]
 
 
-def _planned(module, missing, prefix, trace, gates):
-    """Layers to scale; blocks behind layers that no weights came for, to those; and the
-    other blocks, to reasons."""
-    owners = {}
-    for name, p in module.named_parameters(remove_duplicate=False):
-        owners.setdefault(p, []).append(name)
-    ways, idle, refused = {}, {}, {}
-    for name, gate in gates.items():
+class _Preservation:
+    """Scaling of layers for the blocks in a part of a module that can be run alone.
+
+    Args:
+        module: The module.
+        missing: Names of its weights that were not loaded.
+        prefix: Prefix of the part's names, such as 'backbone.'.
+        part: The part.
+        blocks: Its fresh blocks by name.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        missing: set[str],
+        prefix: str,
+        part: nn.Module,
+        blocks: dict[str, nn.Module],
+    ):
+        self.part, self.prefix, self.missing, self.blocks = (
+            part,
+            prefix,
+            missing,
+            blocks,
+        )
+        self.gates: dict[str, torch.Tensor] = {}
+        for name, block in blocks.items():
+            gate = block.constant_gate() if _is_gated(block) else None
+            if gate is not None:
+                self.gates[name] = gate.to('cpu', torch.float64)
+        self.layers = {
+            f'{prefix}{name}': m
+            for name, m in part.named_modules()
+            if isinstance(m, _LAYERS)
+        }
+        self.owners: dict[nn.Parameter, list[str]] = {}
+        for name, p in module.named_parameters(remove_duplicate=False):
+            self.owners.setdefault(p, []).append(name)
+        self.inputs: Inputs = ()
+        self.plain = _Run()  # with every gated block replaced by the identity
+        self.done: list[str] = []  # blocks that are made up for
+        self._reached: dict[str, dict[str, bool | None]] = {}
+
+    def run(self, input_shape: Sequence | None) -> list[Outcome]:
+        """Scale, verify, and say what was done about each block."""
+        shapes = input_shapes(self.part, input_shape)
+        self.inputs = example_inputs(self.part, shapes)
+        others = {n: b for n, b in self.blocks.items() if n not in self.gates}
+        effects = _Effects()
         try:
-            way = trace.way_to_affine(name)
-            weight = way.parameters[0]
-            if missing.issuperset(owners[weight]):
-                idle[name] = owners[weight][0].rpartition('.')[0]
+            with _hooks_on(others, effects.before, effects.after):
+                self.plain = self._run()
+        except Exception as error:  # A model may raise anything on an unfit input.
+            raise _CannotRunError(
+                f'{type(self.part).__name__} cannot be run on {shapes} '
+                f'({type(error).__name__}: {error})'
+            ) from error
+        outcomes = list(_outcomes_without_gate(others, effects))
+        steps: dict[str, _Step] = {}
+        reasons: dict[str, str] = {}
+        for name, gate in self.gates.items():
+            layer, reason = self._layer_before(name)
+            if layer is None:
+                reasons[name] = reason
+            elif all(n in self.missing for n in self._names(layer)):
+                text = f'no weights were loaded for {layer} before it: nothing to do'
+                outcomes.append(_outcome(name, self.blocks[name], text))
+            else:
+                step = steps.setdefault(layer, _Step(layer, torch.ones(()), []))
+                blocks = [*step.blocks, name]
+                steps[layer] = _Step(layer, step.factor / gate, blocks)
+        outcomes += self._apply_all(list(steps.values()))
+        for step in steps.values():
+            reason = f'when {step.layer} is scaled, the outputs change, since something'
+            reason += f' else uses {step.layer}, too{self._not_finite()}'
+            reasons |= {n: reason for n in step.blocks if n not in self.done}
+        for name, reason in reasons.items():
+            reason = f'{reason} (a factor of {_range(self.gates[name])})'
+            outcomes.append(_left(name, self.blocks[name], reason))
+        return outcomes
+
+    def _run(self, active: Sequence[str] = ()) -> _Run:
+        """Run the part with all gated blocks but the active ones as the identity."""
+        run = _Run()
+        gated = {name: self.blocks[name] for name in self.gates}
+
+        def note(name: str) -> Callable:
+            return lambda module, args: run.called.append(name)
+
+        def note_input(name: str) -> Callable:
+            def hook(block: nn.Module, args: Any) -> None:
+                run.called.append(name)
+                run.inputs.setdefault(name, []).append(args[0].clone())
+
+            return hook
+
+        def skip(name: str) -> Callable:
+            # A copy, since what follows may change it in place.
+            return lambda module, args, output: args[0].clone()
+
+        skipped = {name: block for name, block in gated.items() if name not in active}
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(_hooks_on(self.layers, before=note))
+            stack.enter_context(_hooks_on(gated, before=note_input))
+            stack.enter_context(_hooks_on(skipped, after=skip))
+            run.outputs = list(tensors(run_as_in_inference(self.part, self.inputs)))
+        if not run.outputs:
+            raise ValueError('it returns no tensors')
+        return run
+
+    def _layer_before(self, block: str) -> tuple[str | None, str]:
+        """The layer whose scale reaches a block, or None and the reason."""
+        if block not in self.plain.inputs:
+            return None, 'the model does not call it in inference'
+        width = len(self.gates[block])
+        called = self.plain.called
+        last = len(called) - called[::-1].index(block)
+        for layer in dict.fromkeys(reversed(called[:last])):
+            if layer not in self.layers or _width(self.layers[layer]) != width:
                 continue
-            if len(weight) != len(gate):
-                raise CannotScaleError(
-                    f'the layer before it has {len(weight)} channels'
+            parameters = self._parameters(layer)
+            if not parameters:
+                return None, f'{layer} before it has no weight that can be scaled'
+            if layer not in self._reached:
+                self._reached[layer] = self._reached_by(layer, parameters)
+            reached = self._reached[layer][block]
+            if reached is None:
+                return None, (
+                    f'its input does not scale with {layer} before it, as behind an '
+                    'addition, or an activation other than ReLU and LeakyReLU'
+                    f'{self._not_finite()}'
                 )
-            if not all(n.startswith(prefix) for n in owners[weight]):
-                raise CannotScaleError(USED_ELSEWHERE)
-            ways[name] = way
-        except CannotScaleError as error:
-            refused[name] = str(error)
-    while True:
-        accepted = {name: gates[name] for name in ways}
-        steps = {}
-        try:
-            for name, way in ways.items():
-                key = way.weight
-                if key not in steps:
-                    layer = owners[way.parameters[0]][0].rpartition('.')[0]
-                    factor = trace.factor(key, accepted)
-                    steps[key] = _Step(layer, way.parameters, factor, [])
-                steps[key].blocks.append(name)
-        except CannotScaleError as error:
-            # Without the blocks that cannot have it, the others may.
-            for other, w in list(ways.items()):
-                if w.weight is key and error.node in (None, *w.nodes):
-                    refused[other] = str(error)
-                    del ways[other]
-        else:
-            return list(steps.values()), idle, refused
+            if reached:
+                if any(not n.startswith(self.prefix) for n in self._names(layer)):
+                    return None, f'{layer} before it is used elsewhere, too'
+                return layer, ''
+        return None, f'no norm or convolution of {width} channels comes before it'
 
+    def _parameters(self, layer: str) -> list[nn.Parameter]:
+        """Weight and bias, one row or number for each channel of the output. Empty if
+        there is no weight of this kind, or it is computed from other parameters."""
+        module = self.layers[layer]
+        found = [getattr(module, 'weight', None), getattr(module, 'bias', None)]
+        found = [p for p in found if p is not None]
+        own = {id(p) for p in module.parameters(recurse=False)}
+        if module._parameters.get('weight') is None:
+            return []
+        fit = all(id(p) in own and len(p) == _width(module) for p in found)
+        return found if fit else []
 
-def _scaled(steps, part, inputs, blocks):
-    """Scale layers, and leave them so if the model's outputs with the blocks are what
-    they were without; else undo it. Whether they are."""
-    with torch.no_grad(), hooks_on(blocks, after=skip):
-        before = list(tensors(run_as_in_inference(part, inputs)))
-    saved = [(p, p.detach().clone()) for step in steps for p in step.parameters]
-    same = False
-    with torch.no_grad():
+    def _names(self, layer: str) -> list[str]:
+        """All names of a layer's parameters in the module."""
+        return [name for p in self._parameters(layer) for name in self.owners[p]]
+
+    def _reached_by(
+        self, layer: str, parameters: list[nn.Parameter]
+    ) -> dict[str, bool | None]:
+        """For each block, whether its input scales with a layer: True if exactly so,
+        False if the layer does not reach the block, None if in another way.
+
+        The factors are powers of two, which floating-point numbers take exactly. They
+        are large enough to be clipped by a ReLU6.
+        """
+        width = _width(self.layers[layer])
+        limit = 5 if parameters[0].dtype == torch.float16 else 16
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, (width,), generator=generator) * 2 - 1
+        signs[0] = 1
+        factor = 2.0 ** (
+            signs * torch.randint(limit // 2, limit + 1, (width,), generator=generator)
+        )
+        undo = _scale(parameters, factor)
         try:
-            for step in steps:
-                for p in step.parameters:
-                    factor = step.factor.reshape(-1, *[1] * (p.dim() - 1))
-                    p.copy_(p.to('cpu', torch.float64) * factor)
-            after = list(tensors(run_as_in_inference(part, inputs)))
-            same = len(before) == len(after) and all(map(_close, before, after))
+            scaled = self._run()
         finally:
-            if not same:
-                for p, value in saved:
-                    p.copy_(value)
-    return same
+            undo()
+        return {
+            name: _scales(calls, scaled.inputs.get(name, []), factor)
+            for name, calls in self.plain.inputs.items()
+            if len(self.gates[name]) == width
+        }
+
+    def _apply_all(self, steps: list[_Step]) -> Iterator[Outcome]:
+        """Scale all layers at once. If outputs change, scale them one by one."""
+        if not self._apply(steps):
+            for step in steps:
+                if any(map(self._apply, self._ways(step))):
+                    continue
+                for name in step.blocks:
+                    self._apply([_Step(step.layer, 1 / self.gates[name], [name])])
+        for step in steps:
+            for name in step.blocks:
+                if name in self.done:
+                    text = f'{step.layer} scaled by {_range(1 / self.gates[name])}'
+                    yield _outcome(name, self.blocks[name], text, step.layer)
+
+    def _ways(self, step: _Step) -> Iterator[list[_Step]]:
+        """Blocks behind one layer may be in a row, or side by side with equal gates."""
+        yield [step]
+        gates = [self.gates[name] for name in step.blocks]
+        if len(gates) > 1 and all(torch.equal(gate, gates[0]) for gate in gates):
+            yield [_Step(step.layer, 1 / gates[0], step.blocks)]
+
+    def _apply(self, steps: list[_Step]) -> bool:
+        """Scale layers if the outputs with the blocks are then those without."""
+        names = [name for step in steps for name in step.blocks]
+        with contextlib.ExitStack() as undo:
+            for step in steps:
+                undo.callback(_scale(self._parameters(step.layer), step.factor))
+            outputs = self._run([*self.done, *names]).outputs
+            expected = self.plain.outputs
+            if len(outputs) != len(expected) or not all(map(_close, expected, outputs)):
+                return False
+            undo.pop_all()
+        self.done += names
+        for step in steps:
+            for name in step.blocks:
+                block, layer = self.blocks[name], self.layers[step.layer]
+                block._preserved_in = step.layer  # type: ignore[assignment]
+                layer._register_load_state_dict_pre_hook(_Forget(block))
+        return True
+
+    def _not_finite(self) -> str:
+        """In words, if the outputs are not finite, for a message."""
+        if all(y.isfinite().all() for y in self.plain.outputs):
+            return ''
+        state = self.part.state_dict()
+        names = [n for n, v in state.items() if not v.isfinite().all()]
+        culprits = f', as {self.prefix}{names[0]} does' if names else ''
+        return f' (the outputs hold NaN or infinity{culprits})'
 
 
-def _close(a, b):
+class _Forget:
+    """Hook of a layer that was scaled for a block: loaded weights are not scaled."""
+
+    def __init__(self, block: nn.Module):
+        self.block = block
+
+    def __call__(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        if f'{prefix}weight' in state_dict:
+            self.block._preserved_in = None  # type: ignore[assignment]
+
+
+def _width(layer: nn.Module) -> int:
+    """Channels of a norm's or convolution's output."""
+    for name in ('out_channels', 'num_features', 'num_channels', 'out_features'):
+        if hasattr(layer, name):
+            return getattr(layer, name)
+    return layer.normalized_shape[0]  # type: ignore[union-attr,index,return-value]
+
+
+@torch.no_grad()
+def _scale(parameters: list[nn.Parameter], factor: torch.Tensor) -> Callable:
+    """Multiply a layer's weight and bias by numbers, (C,).
+
+    Returns:
+        A function that restores the parameters.
+    """
+    saved = [p.detach().clone() for p in parameters]
+    for p in parameters:
+        shaped = factor.reshape(-1, *[1] * (p.dim() - 1))
+        p.copy_(p.to('cpu', torch.float64) * shaped)
+
+    @torch.no_grad()
+    def undo() -> None:
+        for p, value in zip(parameters, saved):
+            p.copy_(value)
+
+    return undo
+
+
+def _scales(
+    before: list[torch.Tensor], after: list[torch.Tensor], factor: torch.Tensor
+) -> bool | None:
+    """Whether maps (B, C, H, W) of several calls were multiplied by a factor, (C,):
+    True if all were, False if all stayed the same, else None."""
+    pairs = list(zip(before, after))
+    if len(before) != len(after) or any(x.shape != y.shape for x, y in pairs):
+        return None
+    divisor = factor.reshape(-1, 1, 1)
+    if all(_close(x, y / divisor.to(y)) for x, y in pairs):
+        return True
+    return False if all(_close(x, y) for x, y in pairs) else None
+
+
+def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors agree to half of the digits of their type."""
     if a.shape != b.shape or not a.numel():
         return a.shape == b.shape
@@ -260,16 +498,52 @@ def _close(a, b):
     return bool((a - b).abs().max() <= tolerance)
 
 
-def _not_finite(part, prefix, outputs):
-    """In words, if the outputs are not, for a message."""
-    if all(y.isfinite().all() for y in outputs):
-        return ''
-    names = [n for n, v in part.state_dict().items() if not v.isfinite().all()]
-    culprits = f', as {prefix}{names[0]} does' if names else ''
-    return f' (they hold NaN or infinity{culprits})'
+class _Effects:
+    """Whether blocks return their input: pairs of hooks for :func:`_hooks_on`."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, torch.Tensor | None] = {}
+        self.identity: dict[str, list[bool]] = {}  # for each call of a block
+
+    def before(self, name: str) -> Callable:
+        def hook(block: nn.Module, args: Any) -> None:
+            is_map = len(args) == 1 and isinstance(args[0], torch.Tensor)
+            self.inputs[name] = args[0].detach().clone() if is_map else None
+
+        return hook
+
+    def after(self, name: str) -> Callable:
+        def hook(block: nn.Module, args: Any, output: Any) -> None:
+            x = self.inputs[name]
+            same = x is not None and isinstance(output, torch.Tensor)
+            self.identity.setdefault(name, []).append(same and torch.equal(x, output))
+
+        return hook
 
 
-def _outcomes_without_gate(blocks, effects):
+@contextlib.contextmanager
+def _hooks_on(
+    modules: dict[str, nn.Module],
+    before: Callable | None = None,
+    after: Callable | None = None,
+) -> Iterator[None]:
+    """Forward hooks, made for each module's name, as long as the context lasts."""
+    handles = []
+    for name, module in modules.items():
+        if before is not None:
+            handles.append(module.register_forward_pre_hook(before(name)))
+        if after is not None:
+            handles.append(module.register_forward_hook(after(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _outcomes_without_gate(
+    blocks: dict[str, nn.Module], effects: _Effects
+) -> Iterable[Outcome]:
     for name, block in blocks.items():
         calls = effects.identity.get(name, [])
         if not calls:
@@ -277,22 +551,24 @@ def _outcomes_without_gate(blocks, effects):
         elif all(calls):
             yield _outcome(name, block, 'starts as the identity: nothing to do')
         else:
-            yield _left(name, block, 'what it does depends on its input')
+            yield _left(name, block, 'its output depends on its input')
 
 
-def _is_gated(block):
+def _is_gated(block: nn.Module) -> bool:
     return hasattr(block, 'constant_gate')
 
 
-def _outcome(name, block, text, scaled=None):
+def _outcome(
+    name: str, block: nn.Module, text: str, scaled: str | None = None
+) -> Outcome:
     return Outcome(name, f'{type(block).__name__}: {text}', scaled)
 
 
-def _left(name, block, reason):
+def _left(name: str, block: nn.Module, reason: str) -> Outcome:
     text = f'{type(block).__name__}: left as it is: {reason}'
     return Outcome(name, text, left=True)
 
 
-def _range(values):
+def _range(values: torch.Tensor) -> str:
     low, high = (f'{v:.4g}' for v in (values.min(), values.max()))
     return low if low == high else f'{low} to {high}'

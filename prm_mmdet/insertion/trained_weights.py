@@ -1,9 +1,11 @@
-"""Checkpoints that know nothing of the blocks in a network: loaded so that it computes
-what it did, or rewritten for it."""
+"""Checkpoints from before blocks were put into a network: loaded so that the network
+computes the same as before, or rewritten for the network."""
+
+from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from mmdet.registry import MODELS
@@ -12,7 +14,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 
-from ..files.checkpoints import read_state_dict, write_checkpoint
+from ..files.checkpoints import compare_keys, read_state_dict, write_checkpoint
 from ..registry import WEIGHT_INITIALIZERS
 from .attach import Plugged
 from .preservation import preserve
@@ -201,23 +203,19 @@ def _without_plugins(cfg):
     return cfg
 
 
-def _check_keys(source, weights, plain, with_blocks):
-    """Raise ValueError unless weights are a model's, its blocks' alone missing."""
-    missing = [
-        k for k in plain if k not in weights and not k.endswith('num_batches_tracked')
-    ]
-    unexpected = [k for k in weights if k not in with_blocks]
-    shapes = [
-        f'{k} {tuple(v.shape)}, where the model has {tuple(with_blocks[k].shape)}'
-        for k, v in weights.items()
-        if k in with_blocks and v.shape != with_blocks[k].shape
-    ]
-    found = (('missing', missing), ('unexpected', unexpected), ('shapes', shapes))
-    problems = [f'{what}: {_listed(names)}' for what, names in found if names]
-    if problems:
+def _check_keys(
+    source: str,
+    weights: dict[str, torch.Tensor],
+    plain: dict[str, torch.Tensor],
+    with_blocks: dict[str, torch.Tensor],
+) -> None:
+    """Raise ValueError unless weights are a model's, its blocks alone missing."""
+    found = compare_keys(weights, with_blocks)
+    differences = replace(found, missing=compare_keys(weights, plain).missing)
+    if differences:
         raise ValueError(
-            f"{source} does not hold this model's weights without its blocks; "
-            + '; '.join(problems)
+            f"{source} does not hold this model's weights without its blocks: "
+            f'{differences}'
         )
 
 

@@ -1,5 +1,7 @@
 """Blocks put into trained weights: the network computes what it did."""
 
+import copy
+
 import pytest
 import torch
 from conftest import ROOT
@@ -174,7 +176,7 @@ def test_behind_a_norm_two_in_sequence():
     attach_plugins(net, specs)
     outcomes = {o.block: o for o in preserve(net, load(plain, net))}
     left = outcomes.pop('layer3_prm')
-    assert left.left and 'Add comes before' in str(left)
+    assert left.left and 'does not scale with layer3.1.bn2 before it' in str(left)
     assert {k: o.scaled for k, o in outcomes.items()} == {
         'bn1.lct': 'bn1',
         'layer4.0.bn2.prm': 'layer4.0.bn2',
@@ -213,7 +215,7 @@ def test_levels_that_share_a_convolution_but_not_the_gate():
     before = parameters(net)
     outcomes = preserve(net, missing)
     assert [o.left for o in outcomes] == [False, False, True, True]
-    assert 'used elsewhere' in str(outcomes[2])
+    assert 'something else uses fpn_convs.2.conv, too' in str(outcomes[2])
     after = net.state_dict()
     for kind in ('weight', 'bias'):
         key = f'fpn_convs.2.conv.{kind}'
@@ -282,6 +284,11 @@ KEPT = {
         lambda: dict(a=conv()),
         'a',
     ),
+    'no gradients': (
+        lambda m, x: m.block(m.a(x).detach()),
+        lambda: dict(a=conv()),
+        'a',
+    ),
     'the output of a block that is used twice': (
         lambda m, x: (lambda y: y + y.sigmoid())(m.block(m.a(x))),
         lambda: dict(a=conv()),
@@ -316,44 +323,55 @@ def shared(m, x):
     return y + m.block(y)
 
 
+NO_WEIGHT = 'last before it has no weight that can be scaled'
+SCALED = 'when a is scaled, the outputs change, since something else uses a, too'
 REFUSED = {
-    'an addition': (lambda m, x: m.block(m.a(x) + m.b(x)), 'Add comes before'),
-    'SiLU': (lambda m, x: m.block(nn.functional.silu(m.a(x))), 'Silu comes before'),
+    'an addition': (
+        lambda m, x: m.block(m.a(x) + m.b(x)),
+        'its input does not scale with b before it',
+    ),
+    'SiLU': (
+        lambda m, x: m.block(nn.functional.silu(m.a(x))),
+        'its input does not scale with a before it',
+    ),
     'ReLU6': (
         lambda m, x: m.block(nn.functional.relu6(m.a(x))),
-        'Hardtanh comes before',
+        'its input does not scale with a before it',
     ),
-    'other users of the input': (shared, 'used elsewhere'),
+    'other users of the input': (shared, SCALED),
     'other users, unseen by autograd': (
         lambda m, x: (lambda y: m.block(y) + y.detach())(m.a(x)),
-        'with a scaled, the outputs are not what they were',
+        SCALED,
     ),
     'outputs that tell nothing': (
         lambda m, x: m.block(m.a(x)) * float('inf'),
-        'with a scaled, the outputs are not what they were',
+        SCALED,
     ),
     'an output before the block': (
         lambda m, x: (lambda y: (y, m.block(y)))(m.a(x)),
-        'used elsewhere',
+        SCALED,
     ),
     'weights used twice': (
         lambda m, x: m.block(m.a(x)) + m.a(x * 2),
-        'used elsewhere',
+        SCALED,
     ),
     'a regularised weight': (
         lambda m, x: m.block(m.a(x)) * m.a.weight.mean(),
-        'used elsewhere',
+        SCALED,
     ),
     'two layers': (
         lambda m, x: m.block(m.a(x)) + m.block(m.b(x)),
-        'several times, after several layers',
+        'its input does not scale with b before it',
     ),
     "the model's input": (
         lambda m, x: m.block(x[:, [0, 1, 2, 0, 1, 2, 0, 1]]),
-        'no layer comes before',
+        'no norm or convolution of 8 channels comes before it',
     ),
     'not called': (lambda m, x: m.a(x), 'does not call it'),
-    'channels permuted': (lambda m, x: m.block(m.a(x).flip(1)), 'Flip comes before'),
+    'channels permuted': (
+        lambda m, x: m.block(m.a(x).flip(1)),
+        'its input does not scale with a before it',
+    ),
     'channels permuted by views': (
         lambda m, x: m.block(
             m.a(x)
@@ -361,13 +379,16 @@ REFUSED = {
             .transpose(1, 2)
             .reshape(2 * len(x) // 2, 8, 8, 8)
         ),
-        'the outputs are not what they were',
+        'its input does not scale with a before it',
     ),
     'channels split': (
         lambda m, x: m.block(m.wide(x).view(-1, 8, 8, 8)),
-        'has 16 channels',
+        'no norm or convolution of 8 channels comes before it',
     ),
-    'no gradients': (lambda m, x: m.block(m.a(x).detach()), 'no layer comes before'),
+    'a limit far away': (
+        lambda m, x: m.block(m.a(x).clamp(max=5000)),
+        'its input does not scale with a before it',
+    ),
 }
 
 
@@ -388,10 +409,13 @@ def test_what_is_refused(case):
 @pytest.mark.parametrize(
     ('layer', 'words'),
     [
-        (lambda: norm(affine=False), 'NativeBatchNorm before it has no weight'),
-        (lambda: nn.utils.parametrizations.weight_norm(conv()), 'is computed'),
-        (lambda: conv(nn.ConvTranspose2d), 'a transposed convolution'),
-        (lambda: ConvModule(3, 8, 1, act_cfg=dict(type='Swish')), 'passes no scale on'),
+        (lambda: norm(affine=False), NO_WEIGHT),
+        (lambda: nn.utils.parametrizations.weight_norm(conv()), NO_WEIGHT),
+        (lambda: conv(nn.ConvTranspose2d), NO_WEIGHT),
+        (
+            lambda: ConvModule(3, 8, 1, act_cfg=dict(type='Swish')),
+            'its input does not scale with last.conv before it',
+        ),
     ],
 )
 def test_layers_that_cannot_be_scaled(layer, words):
@@ -453,7 +477,7 @@ def test_what_cannot_be_run():
     [
         (lambda: SAC(8, reduction=4), 'SAC: starts as the identity', False),
         (lambda: ContextBlock(8, 0.5), 'ContextBlock: starts as the identity', False),
-        (lambda: SE(8, reduction=4), 'SE: left as it is: what it does depends', True),
+        (lambda: SE(8, reduction=4), 'SE: left as it is: its output depends', True),
         (lambda: CBAM(8, reduction=4), 'CBAM: left as it is', True),
         (lambda: BAM(8, reduction=4), 'BAM: left as it is', True),
         (lambda: LCT(8, groups=4, transform=False), 'LCT: left as it is', True),
@@ -546,7 +570,7 @@ def test_a_block_without_weights():
     plugin = dict(type='prm_mmdet.GE')
     net = attach_plugins(ResNet(18), [dict(cfg=plugin, at=r'layer4\.1\.bn2')])
     (outcome,) = preserve(net, load(trained(ResNet(18)), net))
-    assert 'GE: left as it is: what it does depends' in str(outcome) and outcome.left
+    assert 'GE: left as it is: its output depends' in str(outcome) and outcome.left
 
 
 def test_behind_layers_that_no_weights_came_for():
@@ -575,7 +599,7 @@ def test_outputs_that_are_not_finite_are_named():
     net = trained(Net(lambda m, x: m.block(m.b(m.a(x))), a=conv(), b=norm()))
     net.a.weight.data[0] = float('nan')
     (outcome,) = preserve(net, block_keys(net), (3, 8, 8))
-    assert 'they hold NaN or infinity, as a.weight does' in str(outcome)
+    assert 'the outputs hold NaN or infinity, as a.weight does' in str(outcome)
     assert outcome.left
 
 
@@ -641,3 +665,64 @@ def test_parts_that_cannot_be_run(plugin):
         'roi_head.mask_head.convs.1',
     ]
     assert all(o.left and 'cannot be run on' in str(o) for o in outcomes)
+
+
+# -- wrong keys and second calls -------------------------------------------------------
+
+
+def simple():
+    return trained(Net(lambda m, x: m.block(m.a(x)), a=conv()))
+
+
+@pytest.mark.parametrize(
+    ('keys', 'words'),
+    [
+        (
+            ['net.block.bias'],
+            "1 names that Net does not have, such as 'net.block.bias'",
+        ),
+        (['block.bias', 'x'], "such as 'x'; give the missing_keys"),
+        ('block.bias', "must be a list of names, got the string 'block.bias'"),
+    ],
+)
+def test_keys_that_are_not_the_modules_are_refused(keys, words):
+    net = simple()
+    before = parameters(net)
+    with pytest.raises(ValueError) as error:
+        preserve(net, keys, (3, 8, 8))
+    assert words in str(error.value)
+    unchanged(net, before)
+
+
+def test_a_second_call_finds_nothing_to_do():
+    net = simple()
+    loaded = {k: v.clone() for k, v in net.a.state_dict().items()}
+    keys = block_keys(net)
+    preserve(net, keys, (3, 8, 8))
+    before = parameters(net)
+    for twice in (net, copy.deepcopy(net)):
+        (outcome,) = preserve(twice, keys, (3, 8, 8))
+        assert 'an earlier call scaled a for it: nothing to do' in str(outcome)
+        assert outcome.scaled is None and not outcome.left
+        unchanged(twice, before)
+    # The same weights again: they are not scaled.
+    net.load_state_dict({f'a.{k}': v for k, v in loaded.items()}, strict=False)
+    (outcome,) = preserve(net, keys, (3, 8, 8))
+    assert outcome.scaled == 'a'
+    unchanged(net, before)
+
+
+def test_buffers_and_random_numbers_stay_as_they_were():
+    class Counts(nn.BatchNorm2d):
+        def forward(self, x):
+            self.num_batches_tracked += 1
+            torch.rand(1)
+            return super().forward(x)
+
+    net = trained(Net(lambda m, x: m.block(m.b(m.a(x))), a=conv(), b=Counts(8)))
+    before, state = parameters(net), torch.get_rng_state()
+    (outcome,) = preserve(net, block_keys(net), (3, 8, 8))
+    assert outcome.scaled == 'b'
+    assert torch.equal(state, torch.get_rng_state())
+    for key in ('b.running_mean', 'b.running_var', 'b.num_batches_tracked'):
+        assert torch.equal(net.state_dict()[key], before[key])
