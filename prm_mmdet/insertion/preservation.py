@@ -231,10 +231,10 @@ class _Preservation:
         )
         self.gates: dict[str, torch.Tensor] = {}
         for name, block in blocks.items():
-            gate = block.constant_gate() if _is_gated(block) else None
+            gate = getattr(block, 'constant_gate', lambda: None)()
             if gate is not None:
                 self.gates[name] = gate.to('cpu', torch.float64)
-        self.layers = {
+        self.layers: dict[str, nn.Module] = {
             f'{prefix}{name}': m
             for name, m in part.named_modules()
             if isinstance(m, _LAYERS)
@@ -347,8 +347,8 @@ class _Preservation:
         """Weight and bias, one row or number for each channel of the output. Empty if
         there is no weight of this kind, or it is computed from other parameters."""
         module = self.layers[layer]
-        found = [getattr(module, 'weight', None), getattr(module, 'bias', None)]
-        found = [p for p in found if p is not None]
+        both: list[Any] = [getattr(module, n, None) for n in ('weight', 'bias')]
+        found = [p for p in both if p is not None]
         own = {id(p) for p in module.parameters(recurse=False)}
         if module._parameters.get('weight') is None:
             return []
@@ -515,8 +515,9 @@ class _Effects:
     def after(self, name: str) -> Callable:
         def hook(block: nn.Module, args: Any, output: Any) -> None:
             x = self.inputs[name]
-            same = x is not None and isinstance(output, torch.Tensor)
-            self.identity.setdefault(name, []).append(same and torch.equal(x, output))
+            are_maps = isinstance(x, torch.Tensor) and isinstance(output, torch.Tensor)
+            same = are_maps and torch.equal(x, output)  # type: ignore[arg-type]
+            self.identity.setdefault(name, []).append(same)
 
         return hook
 
