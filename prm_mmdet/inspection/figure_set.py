@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import torch
 from mmdet.structures.mask import encode_mask_results
@@ -82,7 +82,9 @@ def figures(
     both, others = [found], []
     if other is not None:
         has_blocks = any(kind_of(m) for m in other[0].modules())
-        with capture(other[0]) if has_blocks else nullcontext([]) as others:
+        with ExitStack() as stack:
+            if has_blocks:
+                others = stack.enter_context(capture(other[0]))
             both.append(_predictions(*other, score_thr)[0])
     seen = f'{len(images)} image{"s" * (len(images) > 1)}'
     shown = _of_classes if isinstance(model, ImageClassifier) else _of_predictions

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import nn
+from mmdet.models import BaseDetector
 from torch.overrides import TorchFunctionMode
 
 from ..pretraining import ImageClassifier
@@ -39,7 +39,9 @@ class ClassCAM:
     box: np.ndarray | None = None  # (4,), x1, y1, x2, y2 in pixels; None: the image
 
 
-def class_cam(model: nn.Module, data: dict, rank: int = 0) -> ClassCAM | None:
+def class_cam(
+    model: BaseDetector | ImageClassifier, data: dict, rank: int = 0
+) -> ClassCAM | None:
     """Grad-CAM of a class score, at each map that the backbone returns.
 
     The model runs as in inference, with gradients. For a detector, the score is that of
@@ -70,13 +72,11 @@ def class_cam(model: nn.Module, data: dict, rank: int = 0) -> ClassCAM | None:
 
     with contextlib.ExitStack() as stack:
         tracker = stack.enter_context(Grids(model))
-        for add, hook in (
-            (model.backbone.register_forward_pre_hook, start),
-            (model.backbone.register_forward_hook, keep),
-        ):
-            stack.callback(add(hook).remove)
+        backbone = model.backbone
+        stack.callback(backbone.register_forward_pre_hook(start).remove)
+        stack.callback(backbone.register_forward_hook(keep).remove)
         if isinstance(model, ImageClassifier):
-            stack.enter_context(_all_stages(model.backbone))
+            stack.enter_context(_all_stages(backbone))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_Attached())
         found = model.test_step(data)[0]
@@ -149,8 +149,11 @@ def draw_cam(
         x1, y1, x2, y2 = cam.box
         for axis in axes[0]:
             for colour, width in (('white', 2.4), ('#D55E00', 1.2)):
-                look = dict(fill=False, ec=colour, lw=width)
-                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **look))
+                axis.add_patch(
+                    Rectangle(
+                        (x1, y1), x2 - x1, y2 - y1, fill=False, ec=colour, lw=width
+                    )
+                )
     colour_bar(figure, drawn, axes, "Grad-CAM over the panel's maximum")
     return figure
 

@@ -90,7 +90,7 @@ class Images:
     def __init__(
         self,
         cfg: Config,
-        paths: Sequence[str] | None = None,
+        paths: Sequence[str] = (),
         split: str | None = None,
         num: int | None = None,
         drawn: int = 3,
