@@ -71,7 +71,12 @@ HOOKS = _Registry(
     'hook',
     parent=mmengine.HOOKS,
     scope='prm_mmdet',
-    locations=['prm_mmdet.pretraining.imagenet', 'prm_mmdet.inspection.hook'],
+    locations=[
+        'prm_mmdet.launch.checkpoint_hook',
+        'prm_mmdet.launch.guard_hook',
+        'prm_mmdet.pretraining.imagenet',
+        'prm_mmdet.inspection.hook',
+    ],
 )
 METRICS = _Registry(
     'metric',

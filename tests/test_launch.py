@@ -13,6 +13,7 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import mmdet
+import psutil
 import pytest
 import torch
 from conftest import ROOT
@@ -20,7 +21,8 @@ from mmengine.config import Config
 from mmengine.model import PretrainedInit
 
 import prm_mmdet  # noqa: F401
-from prm_mmdet.launch import MissingInput, _how_to_get_weights, check_data
+from prm_mmdet.launch import MissingInput, check_data
+from prm_mmdet.launch.data_files import how_to_get_weights
 
 CONFIG = ROOT / 'configs' / 'demo' / 'mask-rcnn_r50-sac_fpn_demo.py'
 TOOLS = {'ours': ROOT / 'tools', 'mmdet': Path(mmdet.__file__).parent / '.mim/tools'}
@@ -65,7 +67,7 @@ def test_killed_in_the_middle_of_an_epoch(run_python, demo_options, tmp_path):
     work = tmp_path / 'work'
     command = [TOOLS['ours'] / 'train.py', CONFIG, '--work-dir', work, *demo_options]
     command += ['train_cfg.max_epochs=30', 'train_cfg.val_interval=30']
-    command += ['default_hooks.logger.interval=1']
+    command += ['default_hooks.logger.interval=1', 'train_dataloader.num_workers=1']
     log = tmp_path / 'log'
     with log.open('w') as output:
         process = subprocess.Popen(
@@ -78,8 +80,11 @@ def test_killed_in_the_middle_of_an_epoch(run_python, demo_options, tmp_path):
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        workers = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert workers
+    assert not psutil.wait_procs(workers, timeout=10)[1], 'workers outlive a training'
     reached = int((work / 'last_checkpoint').read_text().rpartition('_')[2][:-4])
     assert 1 <= reached < 30
     last = reached + 1
@@ -158,7 +163,7 @@ def test_missing_and_unknown_weights_are_named(run_python, demo_options, tmp_pat
 def test_missing_weights_are_named_where_the_config_has_class_objects():
     init_cfg = dict(type=PretrainedInit, checkpoint='mine.pth')
     cfg = Config(dict(model=dict(backbone=dict(init_cfg=init_cfg))))
-    message = _how_to_get_weights(cfg, FileNotFoundError('mine.pth'))
+    message = how_to_get_weights(cfg, FileNotFoundError('mine.pth'))
     assert '  model.backbone.init_cfg.checkpoint=mine.pth\n' in message
 
 
@@ -189,7 +194,9 @@ def test_downloaded_weights_run_no_code(run_python, demo_options, tmp_path):
     result = run_python(*train, env=env, check=False)
     server.shutdown()
     assert (tmp_path / 'hub/hub/checkpoints/evil.pth').is_file()
-    assert result.returncode == 1 and 'Weights only load failed' in result.stdout
+    assert result.returncode == 1 and 'Traceback' not in result.stdout
+    assert 'error: pre-trained weights cannot be used: http' in result.stdout
+    assert 'evil.pth is damaged, or holds more than weights' in result.stdout
     assert not (tmp_path / 'run').exists()
 
 

@@ -6,7 +6,7 @@ set -euo pipefail
 if [ $# -lt 4 ]; then sed -n '2,4s/^# //p' "$0" >&2; exit 2; fi
 
 # shellcheck disable=SC2086  # SRUN_ARGS holds several arguments
-srun --partition="$1" --job-name="$2" \
+exec srun --partition="$1" --job-name="$2" \
     --ntasks="${GPUS:-8}" \
     --ntasks-per-node="${GPUS_PER_NODE:-8}" \
     --gres="gpu:${GPUS_PER_NODE:-8}" \

@@ -1,133 +1,23 @@
-"""MMDetection's train.py and test.py, with what they lack.
+"""The files that a config names: whether they are there, and how to get them."""
 
-The scripts are MMDetection's own, found in the installed package, so that their flags
-and habits are the ones users know. Only the Runner they build is replaced, by one that
-looks for the data before it starts, and can train on CPU ranks.
-"""
+from __future__ import annotations
 
-import atexit
-import importlib.util
 import os
-import sys
-from pathlib import Path
-from urllib.error import URLError
+from collections.abc import Iterator
+from typing import Any
 
-import mmdet
 import torch
-import torch.distributed
-from mmengine.logging import print_log
-from mmengine.runner import Runner as MMEngineRunner
+from mmengine.config import Config
 
-from . import compat
-
-
-def run_tool(name):
-    """Run one of MMDetection's scripts on the process's own command line.
-
-    Args:
-        name (str): 'train.py' or 'test.py'.
-
-    Raises:
-        FileNotFoundError: The installed MMDetection does not contain its tools.
-    """
-    path = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} is missing: MMDetection {mmdet.__version__} was installed without '
-            'its tools; install that release again with pip'
-        )
-    compat.hide_known_warnings()
-    compat.load_weights_only()
-    spec = importlib.util.spec_from_file_location(f'mmdet_{path.stem}', path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    tool.Runner = {'train.py': TrainRunner, 'test.py': TestRunner}[name]
-    try:
-        tool.main()
-    except MissingInput as error:
-        # Every rank stops, one of them says why.
-        first = os.environ.get('LOCAL_RANK', '0') == '0'
-        raise SystemExit(f'\nerror: {error}' if first else 1) from None
-    if torch.distributed.is_initialized() and not torch.cuda.is_available():
-        _leave()
+from .. import compat
+from .run_errors import RunError
 
 
-def _leave():
-    """End a CPU rank without finalising the interpreter: a thread of gloo that frees
-    the last collective's tensor meanwhile aborts the process (seen in torch 2.13)."""
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+class MissingInput(RunError, FileNotFoundError):
+    """A file that the config names is missing. The message says what to do."""
 
 
-#: What a test ends with, by the metrics' names.
-HEADLINES = {
-    'coco/bbox_mAP': 'box AP',
-    'coco/segm_mAP': 'mask AP',
-    'accuracy/top1': 'top-1 accuracy',
-    'accuracy/top5': 'top-5 accuracy',
-}
-
-
-class Runner(MMEngineRunner):
-    """MMEngine's Runner that checks the data first and knows CPU ranks."""
-
-    phases: tuple[str, ...] = ()  # whose data sets are looked for
-
-    @classmethod
-    def from_cfg(cls, cfg):
-        check_data(cfg, *cls.phases)
-        return super().from_cfg(cfg)
-
-    def test(self):
-        metrics = super().test()
-        for name, label in HEADLINES.items():
-            if name in metrics:
-                print_log(f'{label} {metrics[name]:.3f}', 'current')
-        return metrics
-
-    def _init_model_weights(self):
-        try:
-            super()._init_model_weights()
-        except (URLError, FileNotFoundError) as error:
-            raise MissingInput(_how_to_get_weights(self.cfg, error)) from error
-
-    def setup_env(self, env_cfg):
-        # MMEngine's launcher selects a CUDA device; it leaves an open group alone.
-        if self._launcher == 'pytorch' and not torch.cuda.is_available():
-            torch.distributed.init_process_group('gloo')
-        super().setup_env(env_cfg)
-
-    def wrap_model(self, model_wrapper_cfg, model):
-        # MMEngine's default wrapper, less the CUDA device that it names.
-        if self.distributed and not torch.cuda.is_available():
-            model_wrapper_cfg = model_wrapper_cfg or dict(
-                type='MMDistributedDataParallel',
-                broadcast_buffers=False,
-                find_unused_parameters=self.cfg.get('find_unused_parameters', False),
-            )
-            model_wrapper_cfg.setdefault('device_ids', None)
-        return super().wrap_model(model_wrapper_cfg, model)
-
-
-class TrainRunner(Runner):
-    """The Runner of train.py."""
-
-    phases = ('train', 'val')
-
-
-class TestRunner(Runner):
-    """The Runner of test.py."""
-
-    phases = ('test',)
-
-
-class MissingInput(FileNotFoundError):
-    """A file that the config names cannot be had; the message says what to do."""
-
-
-def check_data(cfg, *phases):
+def check_data(cfg: Config, *phases: str) -> None:
     """Look for the files that a config's data sets need.
 
     Args:
@@ -180,7 +70,7 @@ def check_data(cfg, *phases):
     )
 
 
-def _missing(path, key, node):
+def _missing(path: str, key: str, node: dict) -> list[tuple[str, str]]:
     """[(path, key)] if a data set's or an evaluator's file is looked for on this disk
     and not there, else []."""
     backend = (node.get('backend_args') or {}).get('backend', 'local')
@@ -189,7 +79,7 @@ def _missing(path, key, node):
     return [(path, key)]
 
 
-def _datasets(key, node):
+def _datasets(key: str, node: dict) -> Iterator[tuple[str, dict]]:
     """Every data set below a data loader, wrapped ones included: (key, cfg) pairs."""
     if 'ann_file' in node or 'data_prefix' in node:
         yield key, node
@@ -200,7 +90,8 @@ def _datasets(key, node):
             yield from _datasets(f'{key}.{name}', child)
 
 
-def _how_to_get_weights(cfg, error):
+def how_to_get_weights(cfg: Config, error: Exception) -> str:
+    """Text that names each missing file of pre-trained weights, and where to put it."""
     folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
     lines = []
     for key, name in _pretrained('model', cfg.get('model') or {}):
@@ -215,11 +106,11 @@ def _how_to_get_weights(cfg, error):
         + '\n'.join(lines)
         + '\nOr say where a file is with --cfg-options ...init_cfg.checkpoint=FILE, or '
         'start from nothing with --cfg-options ...init_cfg=None (not with a block in '
-        'c2, which is frozen: it wants a backbone that was pre-trained with it)'
+        'c2, which is frozen: it requires a backbone that was pre-trained with it)'
     )
 
 
-def _pretrained(key, node):
+def _pretrained(key: str, node: Any) -> Iterator[tuple[str, str]]:
     """Every checkpoint that an ``init_cfg`` below a config names: (key, name) pairs."""
     if isinstance(node, (list, tuple)):
         for i, child in enumerate(node):

@@ -1,0 +1,164 @@
+"""MMEngine's CheckpointHook, with an order of writing that no kill can harm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object, get_rank
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import Runner
+
+from ..files.checkpoints import not_finite
+from ..registry import HOOKS
+from .random_state import random_state
+from .run_errors import DivergedError
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's CheckpointHook and its arguments. :class:`.TrainRunner` uses it in
+    place of MMEngine's.
+
+    - An older checkpoint is removed after the newer one is written. MMEngine removes it
+      before, so that a kill in between leaves none.
+    - Weights that are not finite are not saved.
+    - The file holds plain numbers, texts and tensors, which every weights-only loader
+      reads, and the state of the random generators of each rank.
+    - Only files of this run's own folder are removed, whatever a checkpoint that is
+      resumed from names.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        self._step: int | None = None
+        # These entries came from the checkpoint. They name files to be removed.
+        info = runner.message_hub.runtime_info
+        for key in [key for key in info if key.startswith('best_ckpt')]:
+            name = os.path.basename(f'{info[key]}')
+            folder = self._folder(runner)
+            if name.startswith('best_'):
+                info[key] = os.path.join(folder, name)
+            else:
+                del info[key]
+        if 'keep_ckpt_ids' in info:
+            info['keep_ckpt_ids'] = [
+                step for step in info['keep_ckpt_ids'] if type(step) is int
+            ]
+        super().before_train(runner)
+        resumed = getattr(runner, 'resumed_from', None)
+        if resumed and os.path.dirname(os.path.abspath(resumed)) == os.path.abspath(
+            self.out_dir
+        ):
+            self.last_ckpt = resumed
+
+    def _folder(self, runner: Runner) -> str:
+        """The folder of the checkpoints, as ``before_train`` computes it."""
+        if self.out_dir is None or self.out_dir == runner.work_dir:
+            return runner.work_dir
+        name = os.path.basename(runner.work_dir.rstrip(os.sep))
+        return os.path.join(self.out_dir, name)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        broken = not_finite(checkpoint['state_dict'])
+        if broken:
+            raise DivergedError(
+                f'after iteration {runner.iter + 1} of the training {len(broken)} '
+                f'weights are NaN or infinite, such as {broken[0]}: the training '
+                'diverged. Nothing was saved. Lower the learning rate, lengthen its '
+                'warm-up, or clip gradients, and resume from an earlier checkpoint'
+            )
+        checkpoint['random_states'] = self._random_states
+        for key in ('meta', 'message_hub', 'param_schedulers'):
+            if key in checkpoint:
+                checkpoint[key] = _plain(checkpoint[key])
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        if step != self._step:  # else the file is written again, after validation
+            self._step, self._random_states = step, all_gather_object(random_state())
+        with self._removing_afterwards():
+            super()._save_checkpoint_with_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        if self.save_best and not hasattr(self, '_random_states'):
+            self._random_states = all_gather_object(random_state())
+        with self._removing_afterwards():
+            super()._save_best_checkpoint(runner, metrics)
+
+    @contextlib.contextmanager
+    def _removing_afterwards(self) -> Iterator[None]:
+        """Put off the removal of older checkpoints to the end of the block."""
+        backend = self.file_backend
+        if isinstance(backend, _RemovesLater):
+            yield
+            return
+        self.file_backend = _RemovesLater(backend)
+        try:
+            yield
+            current = {self.last_ckpt, getattr(self, 'best_ckpt_path', None)}
+            current.update(getattr(self, 'best_ckpt_path_dict', {}).values())
+            for remove, path in self.file_backend.doomed:
+                if path not in current:
+                    remove(path)
+        finally:
+            self.file_backend = backend
+
+
+class _RemovesLater:
+    """A file backend that notes what it is asked to remove."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.doomed: list[tuple[Callable[[str], None], str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def isdir(self, path: str) -> bool:
+        return False  # no checkpoint of this runner is a folder
+
+    def remove(self, path: str) -> None:
+        self.doomed.append((self._backend.remove, path))
+
+
+def _plain(value: Any) -> Any:
+    """The same with plain numbers in place of NumPy's, and histories as dicts of
+    tensors. Objects of other types become None: no weights-only loader reads them."""
+    if isinstance(value, HistoryBuffer):
+        values, counts = (torch.from_numpy(np.array(part)) for part in value.data)
+        return dict(history=values, counts=counts)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_plain(inner) for inner in value]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    known = (str, bytes, int, float, bool, torch.Tensor, type(None))
+    return value if type(value) in known or isinstance(value, torch.Tensor) else None
+
+
+def restore_histories(message_hub: dict) -> None:
+    """Turn the dicts that :class:`SafeCheckpointHook` wrote into MMEngine's histories.
+
+    Args:
+        message_hub: The entry of this name in a checkpoint. It is changed in place.
+    """
+    scalars = message_hub['log_scalars']
+    for name, value in scalars.items():
+        if isinstance(value, dict):
+            parts = (value['history'].numpy(), value['counts'].numpy())
+            scalars[name] = HistoryBuffer(*parts)
+
+
+def random_state_of_rank(checkpoint: dict, world_size: int) -> dict[str, Any] | None:
+    """This rank's random state in a checkpoint, or None if another number of ranks
+    wrote the checkpoint, or none is in it."""
+    states = checkpoint.get('random_states')
+    if isinstance(states, list) and len(states) == world_size:
+        return states[get_rank()]
+    return None

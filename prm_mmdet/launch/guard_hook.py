@@ -1,0 +1,146 @@
+"""A hook that stops a training that diverged, and completes a resumed one."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from ..files.atomic import write_file
+from ..registry import HOOKS
+from .random_state import CallAfter, random_state, set_random_state, worker_seed
+from .run_errors import DivergedError
+
+#: Mixed precision skips a step whose gradients overflow. So many such steps in a row
+#: lower the loss scale by 2**50: then it is not the scale.
+MAX_SKIPPED_STEPS = 50
+
+
+@HOOKS.register_module()
+class TrainingGuard(Hook):
+    """Watch a training. :class:`.TrainRunner` adds this hook by itself.
+
+    - If the loss is NaN or infinite, the training stops. In mixed precision it stops
+      after 50 such steps in a row, since a loss scale that is too large heals itself.
+    - The workers' seeds depend on the epoch alone, and validation draws no random
+      numbers of the training. So a resumed training equals an uninterrupted one.
+    - If the training was killed after an epoch was saved and before its validation
+      ended, this validation runs first.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        self._invalid = 0
+        self._training = False
+        self._state_before_val: dict[str, Any] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        self._training = True
+        loop = runner.train_loop
+        state = getattr(runner, 'resumed_random_state', None)
+        if state is not None:
+            set_random_state(state)
+            if runner.iter and hasattr(loop, 'dataloader_iterator'):
+                loop.dataloader_iterator = CallAfter(
+                    loop.dataloader_iterator,
+                    runner.iter,
+                    lambda: set_random_state(state),
+                )
+        if _steps(runner) == 0:
+            if is_main_process():
+                write_file(_record(runner), '0\n')
+        elif runner.val_loop is not None and _validation_is_due(runner):
+            done = _validated(runner)
+            if done is not None and done < _steps(runner):
+                runner.logger.info(
+                    f'The run ended in the validation of {_unit(runner)} '
+                    f'{_steps(runner)}. This validation runs first.'
+                )
+                runner.val_loop.run()
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        loader = runner.train_dataloader
+        if isinstance(loader, DataLoader) and loader.generator is not None:
+            loader.generator.manual_seed(
+                worker_seed(runner.seed, get_rank(), runner.epoch)
+            )
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        loss = (outputs or {}).get('loss')
+        if loss is None or math.isfinite(loss):
+            self._invalid = 0
+            return
+        self._invalid += 1
+        scales = isinstance(runner.optim_wrapper, AmpOptimWrapper)
+        if not scales or self._invalid >= MAX_SKIPPED_STEPS:
+            saved = runner.message_hub.get_info('last_ckpt')
+            kept = f'The last checkpoint is {saved}. ' if saved else ''
+            raise DivergedError(
+                f'the loss became {float(loss)} at iteration {runner.iter + 1} of the '
+                f'training (epoch {runner.epoch + 1}): the training diverged. {kept}'
+                'Lower the learning rate, lengthen its warm-up, or clip gradients'
+            )
+
+    def before_val(self, runner: Runner) -> None:
+        self._state_before_val = random_state()
+
+    def after_val(self, runner: Runner) -> None:
+        set_random_state(self._state_before_val)
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        if self._training and is_main_process():
+            write_file(_record(runner), f'{_steps(runner)}\n')
+
+    def after_train(self, runner: Runner) -> None:
+        self._training = False
+
+
+def _steps(runner: Runner) -> int:
+    """Epochs, or iterations in a loop that counts iterations, that are trained."""
+    return runner.epoch if _by_epoch(runner) else runner.iter
+
+
+def _by_epoch(runner: Runner) -> bool:
+    return not hasattr(runner.train_loop, 'dataloader_iterator')
+
+
+def _unit(runner: Runner) -> str:
+    return 'epoch' if _by_epoch(runner) else 'iteration'
+
+
+def _validation_is_due(runner: Runner) -> bool:
+    """Whether the loop validates after the step that was resumed from."""
+    loop, steps = runner.train_loop, _steps(runner)
+    loop._decide_current_val_interval()
+    last = loop.max_epochs if _by_epoch(runner) else loop.max_iters
+    return steps >= loop.val_begin and (steps % loop.val_interval == 0 or steps == last)
+
+
+def _record(runner: Runner) -> Path:
+    """File that holds the last step whose validation has ended."""
+    return Path(os.path.join(runner.work_dir, 'last_validated'))
+
+
+def _validated(runner: Runner) -> int | None:
+    """The last step whose validation has ended: 0 if none has. None if the run was
+    started without this hook, or elsewhere, and so nothing is known."""
+    try:
+        return int(_record(runner).read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,67 @@
+"""Processes of a run: ranks and data workers, which end with their parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import warnings
+from typing import Any, Callable
+
+_PR_SET_PDEATHSIG = 1  # from Linux's <sys/prctl.h>
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel end this process when its parent ends, however it ends.
+
+    Without this, data workers of a killed training stay alive and wait forever. Only
+    Linux can do it; elsewhere nothing happens.
+
+    Args:
+        parent: Process id of the parent. If it has ended already, this process ends.
+    """
+    if sys.platform != 'linux':
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_with_torchrun() -> None:
+    """Let a rank end with the ``torchrun`` that started it."""
+    if 'TORCHELASTIC_RUN_ID' in os.environ:
+        end_with_parent(os.getppid())
+
+
+class StartWorker:
+    """Function that each worker of a data loader begins with.
+
+    Args:
+        function: The loader's own function, which is called too. Default: None.
+        quiet: Whether all workers but the first hide warnings. Default: False.
+    """
+
+    def __init__(
+        self, function: Callable[[int], Any] | None = None, quiet: bool = False
+    ) -> None:
+        self.function = function
+        self.quiet = quiet
+        self.parent = os.getpid()
+
+    def __call__(self, worker: int) -> None:
+        if os.getppid() == self.parent:  # false under a fork server
+            end_with_parent(self.parent)
+        if self.quiet and worker:
+            warnings.simplefilter('ignore')
+        if self.function is not None:
+            self.function(worker)
+
+
+def rank() -> int:
+    """Return this process's rank, before the process group exists."""
+    for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
+        with contextlib.suppress(KeyError, ValueError):
+            return int(os.environ[name])
+    return 0

@@ -1,0 +1,65 @@
+"""The random numbers of a training, so that a resumed training draws the same ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any, Callable
+
+import numpy as np
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of all generators of this process, as plain numbers and tensors
+    that weights-only loading reads."""
+    name, keys, *rest = np.random.get_state()
+    state = dict(
+        python=random.getstate(),
+        numpy=[name, keys.tolist(), *rest],
+        torch=torch.get_rng_state(),
+    )
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Set the state of all generators of this process.
+
+    Args:
+        state: What :func:`random_state` returned, here or in another process.
+    """
+    version, keys, gauss = state['python']
+    random.setstate((version, tuple(keys), gauss))
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state['torch'])
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'])
+
+
+def worker_seed(seed: int, rank: int, epoch: int) -> int:
+    """Return the seed of a data loader's generator, from which its workers' seeds are
+    drawn: another one for each rank and epoch."""
+    return (seed * 1_000_003 + epoch * 1_009 + rank) % 2**32
+
+
+class CallAfter:
+    """Iterator that calls a function before its item number ``count``, once.
+
+    An iteration-based loop first skips the batches that were trained on. That draws
+    random numbers, so the saved state is set after it.
+    """
+
+    def __init__(self, inner: Iterator, count: int, function: Callable) -> None:
+        self._inner, self._count, self._function = inner, count, function
+
+    def __iter__(self) -> Iterator:
+        return self
+
+    def __next__(self) -> Any:
+        if self._count == 0:
+            self._function()
+        self._count -= 1
+        return next(self._inner)

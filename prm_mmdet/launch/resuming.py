@@ -1,0 +1,129 @@
+"""Finding the checkpoint that a training resumes from."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.logging import print_log
+
+from ..files.checkpoints import CheckpointError, read_checkpoint
+from .run_errors import RunError
+
+_NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
+
+
+def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | None:
+    """Find the newest whole checkpoint of a work dir.
+
+    ``last_checkpoint`` names it. A file of this name in the run's own folder is taken
+    before the path that is written there, since the work dir may be a copy. If that
+    file is damaged or missing, the newest older one is taken, and the log says so.
+
+    Args:
+        work_dir: Folder with ``last_checkpoint``.
+        folder: Folder of the checkpoints, most often ``work_dir`` too.
+        rename: Whether to rename damaged files to ``<name>.damaged``, once a whole one
+            is found. Default: True.
+
+    Returns:
+        Path of the checkpoint. None if the folder has no checkpoint: then the training
+        starts.
+
+    Raises:
+        RunError: There are checkpoints, and none is whole; or ``last_checkpoint`` names
+            a file of another folder alone.
+    """
+    pointer = os.path.join(work_dir, 'last_checkpoint')
+    named, why = _read_pointer(pointer)
+    if '://' in named:
+        return named  # not on a local disk
+    own = os.path.join(folder, os.path.basename(named)) if named else ''
+    older = _numbered(folder)
+    if named and not os.path.exists(own):
+        if os.path.exists(named) and not older:
+            raise RunError(
+                f'{pointer} names {named}, which is in another folder. If this work '
+                f'dir should continue from it, give it: --resume {named}'
+            )
+        why = f'{own}, which last_checkpoint names, is missing'
+    limit = _number(own)
+    damaged = []
+    for path in _candidates(own, older, limit):
+        try:
+            check_training_state(read_checkpoint(path), path)
+        except (CheckpointError, OSError, RunError) as error:
+            damaged.append(path)
+            why = f'{error}'
+            continue
+        if damaged or path != own:
+            kept = ''
+            if rename:
+                for old in damaged:
+                    os.rename(old, f'{old}.damaged')
+                if damaged:
+                    kept = f' Kept as {", ".join(f"{old}.damaged" for old in damaged)}.'
+            print_log(f'{why}.{kept} Resuming from {path}, the newest whole checkpoint')
+        return path
+    if damaged or named:
+        raise RunError(
+            f'{folder} has no whole checkpoint to resume from: {why}. Train without '
+            '--resume to start from the beginning, or restore a checkpoint'
+        )
+    return None
+
+
+def _read_pointer(path: str) -> tuple[str, str]:
+    """What ``last_checkpoint`` names, '' if nothing, and why."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            named = file.read(4096).strip()
+    except FileNotFoundError:
+        return '', f'{path} is missing'
+    except (OSError, UnicodeDecodeError):
+        return '', f'{path} is damaged'
+    if not named.endswith('.pth') or '\0' in named or '\n' in named:
+        return '', f'{path} is damaged'
+    return named, ''
+
+
+def _number(path: str) -> int | None:
+    match = _NUMBERED.fullmatch(os.path.basename(path))
+    return int(match[1]) if match else None
+
+
+def _numbered(folder: str) -> list[str]:
+    """Paths of the numbered checkpoints in a folder, newest first."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = [name for name in names if _NUMBERED.fullmatch(name)]
+    found.sort(key=lambda name: _number(name) or 0, reverse=True)
+    return [os.path.join(folder, name) for name in found]
+
+
+def _candidates(own: str, older: list[str], limit: int | None) -> Iterator[str]:
+    """What may be resumed from, best first. A number above that of last_checkpoint is
+    of an earlier training in the same folder."""
+    if own and os.path.exists(own):
+        yield own
+    for path in older:
+        number = _number(path)
+        if path != own and (limit is None or (number is not None and number < limit)):
+            yield path
+
+
+def check_training_state(checkpoint: Any, path: str) -> None:
+    """Raise RunError unless a training can resume from what a checkpoint holds."""
+    held = checkpoint if isinstance(checkpoint, dict) else {}
+    meta, hub = held.get('meta'), held.get('message_hub')
+    counted = isinstance(meta, dict) and all(
+        type(meta.get(key)) is int and meta[key] >= 0 for key in ('epoch', 'iter')
+    )
+    keys = ('log_scalars', 'runtime_info', 'resumed_keys')
+    logged = isinstance(hub, dict) and all(isinstance(hub.get(k), dict) for k in keys)
+    if not counted or not logged or 'optimizer' not in held:
+        raise RunError(
+            f'{path} holds no state of a training to resume from; to start from its '
+            f'weights, use --cfg-options load_from={path}'
+        )

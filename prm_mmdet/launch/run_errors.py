@@ -1,0 +1,12 @@
+"""The reasons for which a run stops."""
+
+
+class RunError(Exception):
+    """A run cannot start or go on. The message says why, and what the user can do.
+
+    The command lines print the message alone, without a traceback.
+    """
+
+
+class DivergedError(RunError):
+    """The loss or the weights are NaN or infinite."""

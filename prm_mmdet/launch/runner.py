@@ -1,0 +1,439 @@
+"""MMEngine's Runner, with checks of what it reads, and exact resuming."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torch.distributed
+from mmengine.config import Config
+from mmengine.dataset import worker_init_fn
+from mmengine.dist import get_rank, master_only
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import BaseLoop
+from mmengine.runner import Runner as MMEngineRunner
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..files.checkpoints import (
+    CheckpointError,
+    KeyDifferences,
+    read_checkpoint,
+    weights_of,
+)
+from ..files.lock import FolderInUseError, lock_folder
+from . import processes
+from .checkpoint_hook import (
+    SafeCheckpointHook,
+    random_state_of_rank,
+    restore_histories,
+)
+from .data_files import MissingInput, check_data, how_to_get_weights
+from .guard_hook import TrainingGuard
+from .random_state import worker_seed
+from .resuming import check_training_state, find_checkpoint
+from .run_errors import RunError
+
+#: What a test ends with, by the metrics' names.
+HEADLINES = {
+    'coco/bbox_mAP': 'box AP',
+    'coco/segm_mAP': 'mask AP',
+    'accuracy/top1': 'top-1 accuracy',
+    'accuracy/top5': 'top-5 accuracy',
+}
+
+
+class Runner(MMEngineRunner):
+    """MMEngine's Runner that checks data and weights first, and trains on CPU ranks.
+
+    Attributes:
+        allow_partial: Whether weights may lack some of the model's, or hold others.
+            The command line sets it with ``--allow-partial``. Default: False.
+        phases: Phases whose data sets are checked.
+    """
+
+    allow_partial = False
+    phases: tuple[str, ...] = ()
+    _resuming = False
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> Runner:
+        check_data(cfg, *cls.phases)
+        return super().from_cfg(cfg)
+
+    def test(self) -> dict[str, float]:
+        metrics = super().test()
+        for name, label in HEADLINES.items():
+            if name in metrics:
+                self.logger.info(f'{label} {metrics[name]:.3f}')
+        return metrics
+
+    def _init_model_weights(self) -> None:
+        try:
+            super()._init_model_weights()
+        except (URLError, FileNotFoundError) as error:
+            raise MissingInput(how_to_get_weights(self.cfg, error)) from error
+        except CheckpointError as error:
+            raise RunError(f'pre-trained weights cannot be used: {error}') from error
+
+    def setup_env(self, env_cfg: dict) -> None:
+        # MMEngine's launcher selects a CUDA device; it leaves an open group alone.
+        if self._launcher == 'pytorch' and not torch.cuda.is_available():
+            torch.distributed.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        # MMEngine's default wrapper names a CUDA device.
+        if self.distributed and not torch.cuda.is_available():
+            model_wrapper_cfg = model_wrapper_cfg or dict(
+                type='MMDistributedDataParallel',
+                broadcast_buffers=False,
+                find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+            )
+            model_wrapper_cfg.setdefault('device_ids', None)
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict,
+        seed: int | None = None,
+        diff_rank_seed: bool = False,
+    ) -> DataLoader:
+        """Build MMEngine's data loader. Its workers end with this process, and their
+        seeds come from a generator of the loader: MMEngine's are the same in each
+        epoch."""
+        loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        function = loader.worker_init_fn
+        if isinstance(function, processes.StartWorker):
+            return loader  # it was built before
+        quiet = False
+        if getattr(function, 'func', None) is worker_init_fn:
+            quiet = function.keywords.get('disable_subprocess_warning', False)
+            function = None
+        loader.worker_init_fn = processes.StartWorker(function, quiet)
+        if loader.generator is None and seed is not None:
+            loader.generator = torch.Generator()
+            loader.generator.manual_seed(worker_seed(seed, get_rank(), 0))
+        return loader
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = False,
+        revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
+    ) -> dict:
+        """Load weights, which must be those of the model.
+
+        Args:
+            filename: File, address or name, as for :func:`.read_checkpoint`.
+            map_location: Ignored: weights are read to the CPU and copied to the model.
+            strict: Ignored, see below.
+            revise_keys: Pairs of a pattern in keys and its replacement.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            RunError: The file cannot be used, or its weights are not the model's. A
+                training that starts from weights (``load_from``) may lack plugin
+                blocks and layers of another number of classes. ``allow_partial``
+                accepts any difference.
+        """
+        try:
+            checkpoint = read_checkpoint(filename)
+            weights_of(checkpoint, filename)
+        except (CheckpointError, OSError) as error:
+            raise RunError(f'{filename} cannot be loaded: {error}') from error
+        if self._resuming:
+            check_training_state(checkpoint, filename)
+            # MMEngine would execute this text: Config.fromstring.
+            checkpoint['meta'].pop('config', None)
+            restore_histories(checkpoint['message_hub'])
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        if isinstance(model, BaseTTAModel):
+            model = model.module
+        differences = _load(model, checkpoint, revise_keys)
+        if differences:
+            self._judge(filename, model, differences)
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def _judge(
+        self, filename: str, model: nn.Module, differences: KeyDifferences
+    ) -> None:
+        """Raise RunError if weights with these differences must not be used."""
+        if self.allow_partial:
+            self.logger.warning(
+                f'--allow-partial: {filename} differs from the model: {differences}. '
+                'What is missing keeps its initial values'
+            )
+            return
+        if self._starts_from_weights():
+            differences, notes = _expected_at_start(model, differences)
+            for note in notes:
+                self.logger.warning(f'{filename}: {note}')
+            if not differences.missing and not differences.misshapen:
+                return
+        raise RunError(
+            f'{filename} holds the weights of another model than the config builds: '
+            f'{differences}. Use the config that it was trained with, or pass '
+            '--allow-partial to load what fits'
+        )
+
+    def _starts_from_weights(self) -> bool:
+        return False
+
+
+def _load(
+    model: nn.Module, checkpoint: dict, revise_keys: Sequence[tuple[str, str]]
+) -> KeyDifferences:
+    """Load a checkpoint as MMEngine does, and return what does not fit. Models may
+    rename keys while they load, so the keys are compared then."""
+    found: dict[str, list[str]] = {}
+    misshapen = []
+
+    def note_shapes(state: dict, *_: Any) -> None:
+        own = model.state_dict()
+        misshapen.extend(
+            key for key in state if key in own and own[key].shape != state[key].shape
+        )
+
+    def note_keys(_: nn.Module, keys: Any) -> None:
+        found.update(missing=keys.missing_keys, unknown=keys.unexpected_keys)
+
+    handles = [
+        model.register_load_state_dict_post_hook(note_keys),
+        model._register_load_state_dict_pre_hook(note_shapes),
+    ]
+    try:
+        _load_checkpoint_to_model(
+            model, checkpoint, False, logger='silent', revise_keys=list(revise_keys)
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    return KeyDifferences(
+        missing=[k for k in found['missing'] if not k.endswith('num_batches_tracked')],
+        unknown=list(found['unknown']),
+        misshapen=misshapen,
+    )
+
+
+def _expected_at_start(
+    model: nn.Module, differences: KeyDifferences
+) -> tuple[KeyDifferences, list[str]]:
+    """What is left of the differences without those that are usual where a training
+    starts from weights, and notes about the usual ones."""
+    modules = dict(model.named_modules())
+    blocks = tuple(f'{n}.' for n, m in modules.items() if hasattr(m, '_abbr_'))
+    fresh = [key for key in differences.missing if key.startswith(blocks)]
+    heads = tuple(
+        f'{n}.' for n, m in modules.items() if isinstance(_num_classes(m), int)
+    )
+    classes = [key for key in differences.misshapen if key.startswith(heads)]
+    left = KeyDifferences(
+        missing=[key for key in differences.missing if key not in fresh],
+        unknown=differences.unknown,
+        misshapen=[key for key in differences.misshapen if key not in classes],
+    )
+    notes = []
+    if fresh:
+        notes.append(
+            f'{len(fresh)} weights of plugin blocks are missing, such as {fresh[0]}: '
+            'these blocks start from their initial values'
+        )
+    if classes:
+        notes.append(
+            f'{len(classes)} weights are for another number of classes, such as '
+            f'{classes[0]}: these layers start from their initial values'
+        )
+    if left.unknown:
+        notes.append(f'{KeyDifferences([], left.unknown, [])}: they are not used')
+    return left, notes
+
+
+def _num_classes(module: nn.Module) -> Any:
+    """A head's number of classes. MMEngine's modules raise where it is missing."""
+    return vars(module).get('num_classes')
+
+
+class TrainRunner(Runner):
+    """The Runner of train.py. It holds its work dir until it is deleted."""
+
+    phases = ('train', 'val')
+    resumed_from: str | None = None
+    resumed_random_state: dict[str, Any] | None = None
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> TrainRunner:
+        check_data(cfg, *cls.phases)
+        cfg = copy.deepcopy(cfg)
+        first = processes.rank() == 0
+        lock = None
+        if first:
+            try:
+                lock = lock_folder(cfg.work_dir)
+            except FolderInUseError as error:
+                raise RunError(f'{error}: --work-dir FOLDER') from None
+        if cfg.get('resume') and not cfg.get('load_from'):
+            folder = _checkpoint_folder(cfg)
+            cfg.load_from = find_checkpoint(cfg.work_dir, folder, rename=first)
+            if cfg.load_from is None:
+                cfg.resume = False
+                if first:
+                    print(f'{folder} has no checkpoint: the training starts')
+        if cfg.get('resume') and cfg.get('randomness', {}).get('seed') is None:
+            seed = _seed_of(cfg.load_from)
+            if seed is not None:
+                # Data loaders are built with the seed before MMEngine resumes it.
+                cfg.randomness = dict(cfg.get('randomness', {}), seed=seed)
+        runner = super().from_cfg(cfg)
+        runner._lock = lock
+        return runner
+
+    def train(self) -> nn.Module:
+        try:
+            return super().train()
+        finally:
+            self._lock = None
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        # Workers that live on keep the random numbers of the epochs before, which a
+        # resumed training cannot know. New workers take a fraction of a second.
+        if isinstance(self._train_dataloader, dict):
+            self._train_dataloader = dict(
+                self._train_dataloader, persistent_workers=False
+            )
+        return super().build_train_loop(loop)
+
+    def register_default_hooks(self, hooks: dict[str, Hook | dict] | None) -> None:
+        hooks = dict(hooks or {})
+        hook = hooks.get('checkpoint', dict(type='CheckpointHook', interval=1))
+        if isinstance(hook, dict):
+            kind = hook.get('type')
+            if kind in ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
+                hook = dict(hook, type=SafeCheckpointHook)
+            hooks['checkpoint'] = hook
+        super().register_default_hooks(hooks)
+
+    def register_hooks(
+        self,
+        default_hooks: dict[str, Hook | dict] | None = None,
+        custom_hooks: list[Hook | dict] | None = None,
+    ) -> None:
+        super().register_hooks(default_hooks, custom_hooks)
+        self.register_hook(TrainingGuard())
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume as MMEngine does, with the random state too. Nothing in the file is
+        executed.
+
+        Raises:
+            RunError: The file cannot be used, or is of another model or optimizer.
+        """
+        self._resuming = True
+        try:
+            super().resume(filename, *args, **kwargs)
+        except RunError:
+            raise
+        except Exception as error:  # what a wrong state raises depends on its part
+            raise RunError(
+                f'{filename} cannot be resumed from: {type(error).__name__}: {error}. '
+                'Use the config that it was trained with, or start from its weights: '
+                f'--cfg-options load_from={filename}'
+            ) from error
+        finally:
+            self._resuming = False
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
+        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        if self._resuming:
+            self.resumed_from = filename
+            self.resumed_random_state = random_state_of_rank(
+                checkpoint, self.world_size
+            )
+            if self.resumed_random_state is None:
+                self.logger.warning(
+                    f'{filename} has no random state of {self.world_size} rank(s): the '
+                    'training draws other random numbers than an uninterrupted one'
+                )
+        return checkpoint
+
+    def _starts_from_weights(self) -> bool:
+        return not self._resuming
+
+    @master_only
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Save a checkpoint as MMEngine does, on a local disk whole or not at all.
+
+        Raises:
+            RunError: The file cannot be written; the message names the space that is
+                free and the space that is needed.
+        """
+        if '://' in f'{out_dir}' or kwargs.get('backend_args') or (args and args[0]):
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        path = Path(out_dir, filename)
+        partial = path.with_name(f'{filename}.tmp')
+        try:
+            super().save_checkpoint(out_dir, partial.name, *args, **kwargs)
+            os.replace(partial, path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            needed = _size(self.model.state_dict())
+            needed += _size(self.optim_wrapper.state_dict())
+            free = shutil.disk_usage(out_dir).free if os.path.isdir(out_dir) else 0
+            raise RunError(
+                f'{path} cannot be written: {error.strerror or error}. It takes about '
+                f'{needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free. Free some '
+                'space and run the same command with --resume'
+            ) from error
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def _checkpoint_folder(cfg: Config) -> str:
+    """Folder in which the CheckpointHook of a config writes."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    out_dir = hook.get('out_dir') if isinstance(hook, dict) else None
+    if not out_dir or out_dir == cfg.work_dir:
+        return cfg.work_dir
+    return os.path.join(out_dir, os.path.basename(cfg.work_dir.rstrip(os.sep)))
+
+
+def _seed_of(filename: str) -> int | None:
+    """The seed of the training that wrote a checkpoint, or None if it is not known."""
+    try:
+        meta = read_checkpoint(filename)['meta']
+        return meta['seed'] if type(meta['seed']) is int else None
+    except (CheckpointError, OSError, KeyError, TypeError):
+        return None  # resume() says what is wrong
+
+
+def _size(state: Any) -> int:
+    """Bytes of the tensors in a state dict."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    if isinstance(state, dict):
+        state = list(state.values())
+    return sum(map(_size, state)) if isinstance(state, (list, tuple)) else 0
+
+
+class TestRunner(Runner):
+    """The Runner of test.py."""
+
+    phases = ('test',)

@@ -1,0 +1,95 @@
+"""MMDetection's train.py and test.py, run with this package's Runner.
+
+The scripts are MMDetection's own, found in the installed package, so that their flags
+and habits are the ones users know. Only the Runner that they build is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import errno
+import importlib.util
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any, NoReturn
+
+import mmdet
+import torch
+import torch.distributed
+
+from .. import compat
+from . import processes
+from .run_errors import RunError
+from .runner import TestRunner, TrainRunner
+
+ALLOW_PARTIAL = """load weights that lack some of the model's, or hold others; what is
+missing keeps its initial values. Without this flag, only a training that starts from
+weights (load_from) may lack plugin blocks and layers of another number of classes"""
+
+
+def run_tool(name: str) -> None:
+    """Run one of MMDetection's scripts on the process's own command line.
+
+    Args:
+        name: 'train.py' or 'test.py'.
+
+    Raises:
+        FileNotFoundError: The installed MMDetection does not contain its tools.
+        SystemExit: The run cannot start or go on. The text says why.
+    """
+    path = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} is missing: MMDetection {mmdet.__version__} was installed without '
+            'its tools; install that release again with pip'
+        )
+    processes.end_with_torchrun()
+    compat.hide_known_warnings()
+    compat.load_weights_only()
+    spec = importlib.util.spec_from_file_location(f'mmdet_{path.stem}', path)
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    runner = {'train.py': TrainRunner, 'test.py': TestRunner}[name]
+
+    class Parser(argparse.ArgumentParser):
+        """The script's own parser, and one flag more."""
+
+        def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
+            self.add_argument(
+                '--allow-partial', action='store_true', help=ALLOW_PARTIAL
+            )
+            parsed = super().parse_args(*args, **kwargs)
+            runner.allow_partial = parsed.allow_partial
+            return parsed
+
+    tool.argparse = types.SimpleNamespace(ArgumentParser=Parser)
+    tool.Runner = runner
+    try:
+        tool.main()
+    except RunError as error:
+        _stop(f'{error}')
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _stop(f'{error}: free some space and run the same command again')
+    if torch.distributed.is_initialized() and not torch.cuda.is_available():
+        _leave()
+
+
+def _stop(message: str) -> NoReturn:
+    """End with an error: every rank ends, and the first one says why."""
+    # PyTorch puts the traceback of a data worker before the message.
+    message = message.rpartition('RunError: ')[2].strip()
+    raise SystemExit(f'\nerror: {message}' if processes.rank() == 0 else 1) from None
+
+
+def _leave() -> None:
+    """End a CPU rank without finalising the interpreter: a thread of gloo that frees
+    the last collective's tensor meanwhile aborts the process (seen in torch 2.13)."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,335 @@
+"""Checkpoints of a training: what is refused, what a kill leaves, and resuming."""
+
+import errno
+import random
+import shutil
+
+import mmengine
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseModel
+from torch import nn
+
+from prm_mmdet.launch import RunError, TestRunner, TrainRunner
+from prm_mmdet.launch.random_state import random_state, set_random_state
+from prm_mmdet.launch.resuming import find_checkpoint
+from prm_mmdet.plugins import LCT
+
+
+class Noisy(torch.utils.data.Dataset):
+    """Samples that differ each time they are drawn, as an augmentation makes them."""
+
+    @property
+    def metainfo(self):
+        return dict(classes=('a', 'b'))
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.rand(4, 2, 2) + random.random() + np.random.rand())
+
+
+class Network(BaseModel):
+    def __init__(self, block=False, classes=2):
+        super().__init__()
+        self.body = nn.Conv2d(4, 4, 1)
+        self.head = nn.Module()
+        self.head.num_classes = classes
+        self.head.cls = nn.Linear(4, classes)
+        if block:
+            self.block = LCT(4, groups=2)
+
+    def forward(self, inputs, mode='tensor'):
+        x = torch.stack(list(inputs))
+        x = self.head.cls(self.body(x).mean((2, 3)))
+        return dict(loss=x.square().mean()) if mode == 'loss' else list(x)
+
+
+class Score(BaseMetric):
+    """1, 2, 3: each validation is the best one."""
+
+    calls = 0
+
+    def process(self, data_batch, data_samples):
+        torch.rand(1)  # validation draws random numbers, too
+        self.results.append(1)
+
+    def compute_metrics(self, results):
+        Score.calls += 1
+        return dict(acc=float(Score.calls))
+
+
+def run(folder, epochs=3, model=None, **more):
+    workers = more.pop('workers', 0)
+    loader = dict(
+        dataset=Noisy(),
+        batch_size=4,
+        num_workers=workers,
+        persistent_workers=bool(workers),
+        collate_fn=dict(type='default_collate'),
+        sampler=dict(type='DefaultSampler', shuffle=True),
+    )
+    checkpoint = dict(type='CheckpointHook', interval=1, **more.pop('hook', {}))
+    cfg = dict(
+        model=model or Network(),
+        work_dir=str(folder),
+        train_dataloader=loader,
+        val_dataloader=dict(loader, num_workers=0, persistent_workers=False),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs, val_interval=1),
+        val_cfg=dict(),
+        val_evaluator=[Score()],
+        optim_wrapper=dict(
+            optimizer=dict(type='SGD', lr=more.pop('lr', 0.01), momentum=0.9)
+        ),
+        default_hooks=dict(checkpoint=checkpoint),
+        experiment_name=f'{folder.name}_{random.random()}',
+        **more,
+    )
+    return TrainRunner(**cfg)
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, workers):
+    whole, cut = tmp_path / 'whole', tmp_path / 'cut'
+    torch.manual_seed(0)
+    initial = Network().state_dict()
+
+    def model():
+        network = Network()
+        network.load_state_dict(initial)
+        return network
+
+    run(whole, 3, model(), randomness=dict(seed=1), workers=workers).train()
+    run(cut, 1, model(), randomness=dict(seed=1), workers=workers).train()
+    random.seed(5), torch.manual_seed(5)
+    first = cut / 'epoch_1.pth'
+    more = dict(load_from=str(first), resume=True, randomness=dict(seed=1))
+    run(cut, 3, workers=workers, **more).train()
+    expected, found = weights(whole / 'epoch_3.pth'), weights(cut / 'epoch_3.pth')
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_the_random_state_is_set_whole(tmp_path):
+    torch.save(random_state(), tmp_path / 'state.pth')
+    drawn = random.random(), np.random.rand(), torch.rand(1)
+    set_random_state(torch.load(tmp_path / 'state.pth', weights_only=True))
+    assert drawn == (random.random(), np.random.rand(), torch.rand(1))
+
+
+def test_any_weights_only_loader_reads_what_a_training_saves(tmp_path):
+    run(tmp_path, 1).train()
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        saved = torch.load(tmp_path / 'epoch_1.pth', weights_only=True)
+    finally:
+        torch.serialization.add_safe_globals(before)
+    assert saved['message_hub']['log_scalars']['train/loss']['history'].numel() == 2
+    runner = run(tmp_path, 2, load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    runner.train()
+    history = runner.message_hub.get_scalar('train/loss')
+    assert isinstance(history, HistoryBuffer) and len(history.data[0]) == 4
+
+
+def test_resuming_executes_nothing_and_removes_only_own_files(tmp_path):
+    work = tmp_path / 'work'
+    run(work, 1, hook=dict(save_best='acc', rule='greater')).train()
+    saved = torch.load(work / 'epoch_1.pth', weights_only=True)
+    marker, victim = tmp_path / 'ran', tmp_path / 'victim'
+    saved['meta']['config'] = f'open({str(marker)!r}, "w")\n'
+    victim.mkdir()
+    saved['message_hub']['runtime_info']['best_ckpt'] = str(victim)
+    torch.save(saved, work / 'epoch_1.pth')
+    more = dict(load_from=str(work / 'epoch_1.pth'), resume=True)
+    run(work, 2, hook=dict(save_best='acc', rule='greater'), **more).train()
+    assert (work / 'epoch_2.pth').exists()
+    assert not marker.exists() and victim.exists()
+
+
+def test_a_kill_while_the_best_checkpoint_is_written_leaves_the_older_one(
+    tmp_path, monkeypatch
+):
+    hook = dict(save_best='acc', rule='greater', max_keep_ckpts=1)
+    torch_save, fail = torch.save, []
+
+    def save(checkpoint, file, *args, **kwargs):
+        names = [path.name for path in tmp_path.glob('best_*.pth')]
+        if names and Score.calls > fail[0] + 1:
+            raise KeyboardInterrupt
+        return torch_save(checkpoint, file, *args, **kwargs)
+
+    fail.append(Score.calls)
+    monkeypatch.setattr(torch, 'save', save)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, 3, hook=hook).train()
+    assert [p.name for p in tmp_path.glob('best_*.pth')] == ['best_acc_epoch_1.pth']
+    assert [p.name for p in tmp_path.glob('epoch_*')] == ['epoch_2.pth']
+
+
+def test_a_validation_that_was_cut_off_runs_on_resuming(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Score, 'compute_metrics', _interrupt)
+        run(tmp_path, 1).train()
+    calls = Score.calls
+    more = dict(load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    run(tmp_path, 1, **more).train()
+    assert Score.calls == calls + 1
+    run(tmp_path, 1, **more).train()
+    assert Score.calls == calls + 1
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_training_that_diverges_stops_and_saves_nothing_more(tmp_path):
+    run(tmp_path, 1).train()
+    more = dict(load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    runner = run(tmp_path, 9, **more)
+    forward = runner.model.forward
+
+    def broken(inputs, mode='tensor'):
+        out = forward(inputs, mode)
+        return dict(loss=out['loss'] * float('nan')) if mode == 'loss' else out
+
+    runner.model.forward = broken
+    with pytest.raises(RunError, match=r'became nan at iteration 3 .*epoch_1\.pth'):
+        runner.train()
+    assert sorted(p.name for p in tmp_path.glob('*.pth')) == ['epoch_1.pth']
+
+
+def test_a_full_disk_leaves_no_cut_file(tmp_path, monkeypatch):
+    def full(self, obj, path):
+        with open(path, 'wb') as file:
+            file.write(obj[:100])
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(mmengine.fileio.LocalBackend, 'put', full)
+    with pytest.raises(
+        RunError, match=r'epoch_1\.pth cannot be written: No space.*MiB'
+    ):
+        run(tmp_path, 1).train()
+    assert not list(tmp_path.glob('*.pth*'))
+
+
+def _tester(folder, model=None):
+    return TestRunner(
+        model=model or Network(),
+        work_dir=str(folder),
+        experiment_name=f'test_{random.random()}',
+        cfg=Config(dict()),
+    )
+
+
+def _without(state, part):
+    return {key: value for key, value in state.items() if not key.startswith(part)}
+
+
+@pytest.mark.parametrize(
+    'state',
+    [
+        {'foo': torch.ones(1)},
+        {},
+        {'foo': 1},
+        _without(Network().state_dict(), 'head'),
+        dict(Network().state_dict(), more=torch.ones(1)),
+        Network(classes=3).state_dict(),
+        {k: v * float('nan') for k, v in Network().state_dict().items()},
+    ],
+)
+def test_wrong_weights_are_refused(tmp_path, state):
+    torch.save(dict(state_dict=state), tmp_path / 'c.pth')
+    with pytest.raises(RunError, match=r'c\.pth'):
+        _tester(tmp_path).load_checkpoint(str(tmp_path / 'c.pth'))
+
+
+def test_a_training_may_start_without_blocks_and_with_other_classes(tmp_path):
+    torch.save(Network(classes=80).state_dict(), tmp_path / 'c.pth')
+    path = str(tmp_path / 'c.pth')
+    model = Network(block=True)
+    run(tmp_path, 1, model).load_checkpoint(path)
+    assert torch.equal(model.body.weight, weights_alone(path)['body.weight'])
+    with pytest.raises(RunError, match='missing'):
+        _tester(tmp_path, Network(block=True)).load_checkpoint(path)
+    torch.save(_without(Network().state_dict(), 'body'), path)
+    with pytest.raises(RunError, match='body'):
+        run(tmp_path, 1).load_checkpoint(path)
+    runner = run(tmp_path, 1)
+    runner.allow_partial = True
+    runner.load_checkpoint(path)
+
+
+def weights_alone(path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('trained') / 'work'
+    run(folder, 3).train()
+    return folder
+
+
+def _damage(path, kind):
+    content = path.read_bytes()
+    if kind == 'gone':
+        path.unlink()
+    elif kind == 'folder':
+        path.unlink()
+        path.mkdir()
+    else:
+        flipped = bytearray(content)
+        if kind == 'flipped':
+            weight = weights(path)['head.cls.weight']
+            flipped[flipped.index(weight.numpy().tobytes()) + 3] ^= 1
+        path.write_bytes(
+            dict(
+                empty=b'',
+                cut=content[: len(content) // 2],
+                zeroed=bytes(len(content)),
+                flipped=bytes(flipped),
+            )[kind]
+        )
+
+
+@pytest.mark.parametrize(
+    'kind', ['empty', 'cut', 'zeroed', 'flipped', 'gone', 'folder']
+)
+def test_a_damaged_newest_checkpoint_costs_one_epoch(trained, tmp_path, kind):
+    work = tmp_path / 'copy'
+    shutil.copytree(trained, work)
+    _damage(work / 'epoch_3.pth', kind)
+    found = find_checkpoint(str(work), str(work))
+    assert found == str(work / 'epoch_2.pth')
+    assert not (work / 'epoch_3.pth').exists()
+    assert (work / 'epoch_3.pth.damaged').exists() == (kind != 'gone')
+
+
+@pytest.mark.parametrize('content', [None, b'', b'\xff\xfe\x00', b'nonsense'])
+def test_a_damaged_pointer_costs_nothing(trained, tmp_path, content):
+    work = tmp_path / 'copy'
+    shutil.copytree(trained, work)
+    pointer = work / 'last_checkpoint'
+    pointer.unlink() if content is None else pointer.write_bytes(content)
+    assert find_checkpoint(str(work), str(work)) == str(work / 'epoch_3.pth')
+
+
+def test_a_copied_work_dir_continues_from_its_own_file(trained, tmp_path):
+    work = tmp_path / 'copy'
+    shutil.copytree(trained, work)
+    assert (work / 'last_checkpoint').read_text() == str(trained / 'epoch_3.pth')
+    assert find_checkpoint(str(work), str(work)) == str(work / 'epoch_3.pth')
+    for path in work.glob('*.pth'):
+        path.write_bytes(b'')
+    with pytest.raises(RunError, match='no whole checkpoint'):
+        find_checkpoint(str(work), str(work))
+    assert find_checkpoint(str(tmp_path / 'new'), str(tmp_path / 'new')) is None
