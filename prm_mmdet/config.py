@@ -1,7 +1,10 @@
 """Finding the package's configs, from a checkout or from an installed wheel."""
 
+from __future__ import annotations
+
 import difflib
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -13,7 +16,7 @@ def _configs():
     return installed if installed.is_dir() else _PACKAGE.parent / 'configs'
 
 
-def config_path(name):
+def config_path(name: str) -> str:
     """Absolute path of one of the package's config files.
 
     A config of another project inherits with it, whatever the install location::
@@ -42,7 +45,7 @@ def config_path(name):
     raise FileNotFoundError(f'prm_mmdet has no config {name!r}; {hint}')
 
 
-def load_config(name):
+def load_config(name: str) -> dict[str, Any]:
     """One of the package's configs with all it inherits, as a plain dict.
 
     Args:

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -53,7 +54,8 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
     )
     # A rank trains on two batches of two images, or on four batches of one image.
     for phase, images in (('train', 4 * ranks), ('val', 2), ('test', 2)):
-        loader = settings[f'{phase}_dataloader'] = {}
+        loader: dict[str, Any] = {}
+        settings[f'{phase}_dataloader'] = loader
         row = cfg[f'{phase}_dataloader']
         data = row['dataset']
         loader['dataset'] = dict(pipeline=[_small_step(s) for s in data['pipeline']])

@@ -1,11 +1,16 @@
 """Refusals that the blocks share. Each names the block, the argument and the cure."""
 
+from __future__ import annotations
+
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
 
 
-def check_positive_int(block, **arguments):
+def check_positive_int(block: str, **arguments: Any) -> None:
     """Raise ValueError unless every argument is an integer of at least 1."""
     for name, value in arguments.items():
         integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -80,7 +85,7 @@ def check_groups(
         raise GroupsError(block, name, groups, in_channels, min_channels)
 
 
-def check_choice(block, name, value, choices):
+def check_choice(block: str, name: str, value: Any, choices: Sequence[str]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(
@@ -89,7 +94,7 @@ def check_choice(block, name, value, choices):
         )
 
 
-def check_input(block, x, in_channels):
+def check_input(block: str, x: Tensor, in_channels: int) -> None:
     """Raise ValueError unless ``x`` is (B, in_channels, H, W) with H, W >= 1, of a
     floating dtype."""
     expected = f'(B, {in_channels}, H, W) with H and W at least 1'

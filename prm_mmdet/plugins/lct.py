@@ -4,9 +4,11 @@ Source: D. Ruan, J. Wen, N. Zheng and M. Zheng, "Linear Context Transform Block"
 AAAI 2020.
 """
 
+from __future__ import annotations
+
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from .. import ops
 from ..registry import MODELS
@@ -43,13 +45,13 @@ class LCT(nn.Module):
 
     def __init__(
         self,
-        in_channels,
-        groups=64,
-        eps=1e-5,
-        normalization=True,
-        transform=True,
-        init_weight=0.0,
-        init_bias=1.0,
+        in_channels: int,
+        groups: int = 64,
+        eps: float = 1e-5,
+        normalization: bool = True,
+        transform: bool = True,
+        init_weight: float = 0.0,
+        init_bias: float = 1.0,
     ):
         super().__init__()
         check_groups('LCT', in_channels, groups, min_channels=2 if normalization else 1)
@@ -64,20 +66,20 @@ class LCT(nn.Module):
             self.weight = nn.Parameter(torch.full((in_channels,), float(init_weight)))
             self.bias = nn.Parameter(torch.full((in_channels,), float(init_bias)))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_input('LCT', x, self.in_channels)
         return ops.lct(
             x, self.weight, self.bias, self.groups, self.eps, self.normalization
         )
 
-    def constant_gate(self):
+    def constant_gate(self) -> Tensor | None:
         """What every input is multiplied by, (C,), as long as ``weight`` is zero; None
         if the gate depends on the input."""
-        if self.weight is None or self.weight.any():
+        if self.weight is None or self.bias is None or self.weight.any():
             return None
         return self.bias.detach().sigmoid()
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return (
             f'{self.in_channels}, groups={self.groups}, eps={self.eps}, '
             f'normalization={self.normalization}, transform={self.weight is not None}'

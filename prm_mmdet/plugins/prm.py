@@ -8,9 +8,11 @@ the standard deviation of Eq. 6 is the paper's biased one (the code divides by N
 the two axes of Eq. 5 become one number by their mean, as in the code.
 """
 
+from __future__ import annotations
+
 import torch
 from mmdet.registry import MODELS as MMDET_MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from .. import ops
 from ..ops.prm_operator import SIMILARITIES
@@ -49,11 +51,11 @@ class PRM(nn.Module):
 
     def __init__(
         self,
-        in_channels,
-        groups=64,
-        similarity='dot',
-        position_encoding=True,
-        normalization=True,
+        in_channels: int,
+        groups: int = 64,
+        similarity: str = 'dot',
+        position_encoding: bool = True,
+        normalization: bool = True,
     ):
         super().__init__()
         check_groups('PRM', in_channels, groups)
@@ -69,7 +71,7 @@ class PRM(nn.Module):
         self.theta = nn.Parameter(torch.rand(2)) if position_encoding else None
         self.sigma = nn.Parameter(torch.ones(())) if position_encoding else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_input('PRM', x, self.in_channels)
         return ops.prm(
             x,
@@ -83,7 +85,7 @@ class PRM(nn.Module):
             normalization=self.normalization,
         )
 
-    def constant_gate(self):
+    def constant_gate(self) -> Tensor | None:
         """What every input is multiplied by, (C,), as long as ``weight`` is zero; None
         once the gate depends on the input."""
         if self.weight.any():
@@ -91,7 +93,7 @@ class PRM(nn.Module):
         gate = self.bias.detach().sigmoid()
         return gate.repeat_interleave(self.in_channels // self.groups)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return (
             f'{self.in_channels}, groups={self.groups}, '
             f'similarity={self.similarity!r}, '

@@ -11,9 +11,11 @@ statistics unless they were trained before; the depth ablation keeps the residua
 connection of Eq. 5.
 """
 
+from __future__ import annotations
+
 from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.model import BaseModule, constant_init
-from torch import nn
+from torch import Tensor, nn
 
 from .. import ops
 from ..registry import MODELS
@@ -56,7 +58,12 @@ class SAC(BaseModule):
     _abbr_ = 'sac_block'
 
     def __init__(
-        self, in_channels, reduction=32, softmax=False, transform='conv', context=True
+        self,
+        in_channels: int,
+        reduction: int = 32,
+        softmax: bool = False,
+        transform: str = 'conv',
+        context: bool = True,
     ):
         super().__init__()
         check_positive_int('SAC', in_channels=in_channels, reduction=reduction)
@@ -71,6 +78,7 @@ class SAC(BaseModule):
             contexts = max(1, in_channels // reduction)
             self.attention = nn.Conv2d(in_channels, contexts, 1)
             self.customization = nn.Conv2d(in_channels, contexts, 1)
+        self.transform: nn.Conv2d | nn.Sequential
         if transform == 'conv':
             self.transform = nn.Conv2d(in_channels, in_channels, 1)
         else:
@@ -83,7 +91,7 @@ class SAC(BaseModule):
             )
         self._zero_last_convolution()
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         """Start as the identity, whatever the backbone's ``init_cfg`` gave the block's
         convolutions."""
         super().init_weights()
@@ -95,7 +103,7 @@ class SAC(BaseModule):
             last = last[-1]
         constant_init(last, 0)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_input('SAC', x, self.in_channels)
         if self.attention is None:
             return x + self.transform(x).to(x.dtype)
@@ -118,12 +126,12 @@ class SAC(BaseModule):
             parameters += [layer.weight.flatten(1), layer.bias]
         return ops.sac(x, *parameters, softmax=self.softmax, residual=residual)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         switches = ', '.join(f'{k}={v!r}' for k, v in self.arguments.items())
         return f'{self.in_channels}, {switches}'
 
 
-def is_plain(layer):
+def is_plain(layer: nn.Module) -> bool:
     """Whether a layer is no more than its weight and bias; hooks, adapters and the
     older weight norms act when it is called."""
     return (

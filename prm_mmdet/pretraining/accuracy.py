@@ -1,5 +1,10 @@
 """Metrics of image classification."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 from mmengine.evaluator import BaseMetric
 
 from ..registry import METRICS
@@ -26,11 +31,16 @@ class Accuracy(BaseMetric):
 
     default_prefix = 'accuracy'
 
-    def __init__(self, topk=(1, 5), collect_device='cpu', prefix=None):
+    def __init__(
+        self,
+        topk: Sequence[int] = (1, 5),
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ):
         super().__init__(collect_device, prefix)
         self.topk = tuple(topk)
 
-    def process(self, data_batch, data_samples):
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
             logits = sample['logits']
             self._check(len(logits))
@@ -42,7 +52,7 @@ class Accuracy(BaseMetric):
             # Not None: MMEngine drops those before it tells the ranks' padding.
             self.results.append(hits if label >= 0 else [])
 
-    def compute_metrics(self, results):
+    def compute_metrics(self, results: list[list[bool]]) -> dict[str, float]:
         counted = [hits for hits in results if hits]
         if not counted:
             raise ValueError(f'none of the {len(results)} images has a label')

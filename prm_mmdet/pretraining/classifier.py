@@ -1,8 +1,12 @@
 """Image classification with MMDetection's backbones: what they are pre-trained as."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from mmengine.model import BaseModel
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..insertion.channels import Probe
@@ -36,11 +40,11 @@ class ImageClassifier(BaseModel):
 
     def __init__(
         self,
-        backbone,
-        num_classes=1000,
-        in_channels=None,
-        data_preprocessor=None,
-        init_cfg=None,
+        backbone: dict,
+        num_classes: int = 1000,
+        in_channels: int | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
     ):
         super().__init__(data_preprocessor, init_cfg)
         self.backbone = MODELS.build(backbone)
@@ -50,7 +54,9 @@ class ImageClassifier(BaseModel):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(in_channels, num_classes)
 
-    def forward(self, inputs, data_samples=None, mode='tensor'):
+    def forward(
+        self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor'
+    ) -> Any:
         """As MMEngine calls it.
 
         Args:

@@ -1,13 +1,17 @@
 """ImageNet, or any folder of images with a folder for each class."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import Any
 
 import mmengine.dist
 import torch
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 
 from ..registry import DATASETS, HOOKS
 from .label_file import read_labels
@@ -46,11 +50,11 @@ class ImageNet(BaseDataset):
             images has none.
     """
 
-    def __init__(self, classes_from='train', **kwargs):
+    def __init__(self, classes_from: str = 'train', **kwargs: Any):
         self.classes_from = classes_from
         super().__init__(**kwargs)
 
-    def load_data_list(self):
+    def load_data_list(self) -> list[dict]:
         folder = self.data_prefix['img_path']
         if not os.path.isdir(folder):
             raise FileNotFoundError(f'there is no folder of images {folder!r}')
@@ -73,12 +77,12 @@ class ImageNet(BaseDataset):
             )
         return images
 
-    def full_init(self):
+    def full_init(self) -> None:
         super().full_init()
         # In shared memory: workers mark what the main process reports.
         self.unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
-    def prepare_data(self, idx):
+    def prepare_data(self, idx: int) -> dict | None:
         data = super().prepare_data(idx)
         if data is not None:
             return data
@@ -177,13 +181,13 @@ class ReportUnreadableImages(Hook):
                 f'and were skipped: {", ".join(names)}{more}'
             )
 
-    def after_train_epoch(self, runner):
+    def after_train_epoch(self, runner: Runner) -> None:
         self._report(runner, 'training', runner.train_dataloader)
 
-    def after_val_epoch(self, runner, metrics=None):
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self._report(runner, 'validation', runner.val_dataloader)
 
-    def after_test_epoch(self, runner, metrics=None):
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self._report(runner, 'test', runner.test_dataloader)
 
 
@@ -196,7 +200,7 @@ class CheckNumClasses(Hook):
         ValueError: They differ.
     """
 
-    def before_train(self, runner):
+    def before_train(self, runner: Runner) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         classes = runner.train_dataloader.dataset.metainfo['classes']
         if model.num_classes != len(classes):
@@ -208,7 +212,7 @@ class CheckNumClasses(Hook):
             )
 
 
-def find_classes(folder):
+def find_classes(folder: str) -> list[str]:
     """Names of the classes whose folders stand in a folder, sorted."""
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.is_dir() and not e.name.startswith('.')]

@@ -1,12 +1,15 @@
 """Labels of images that stand in one folder, as ImageNet's validation images do."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Sequence
 
 #: The first validation image of ILSVRC 2012, and its class: a sea snake.
 KNOWN = ('ILSVRC2012_val_00000001', 'n01751748')
 
 
-def read_labels(path, classes):
+def read_labels(path: str, classes: Sequence[str]) -> dict[str, int]:
     """Read which class each image belongs to.
 
     A line names an image, with or without extension, then its class; words after the
@@ -27,7 +30,7 @@ def read_labels(path, classes):
             ``ILSVRC2012_validation_ground_truth.txt`` of ImageNet's development kit is
             refused, since its numbers count from 1 in another order.
     """
-    words = {}
+    words: dict[str, str] = {}
     for number, line in enumerate(_read(path).split('\n'), 1):
         fields = re.split(r'[\s,]+', line.strip(' \t\r\n,'))
         if fields == [''] or fields[:2] == ['ImageId', 'PredictionString']:

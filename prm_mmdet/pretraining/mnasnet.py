@@ -6,6 +6,10 @@ without squeeze-and-excitation (B1), whose width 1.0 has the 4.38 M parameters o
 table.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from mmdet.models.backbones import MobileNetV2
 from mmdet.models.layers import InvertedResidual
 from mmengine.model import Sequential
@@ -40,12 +44,15 @@ class MnasNet(MobileNetV2):
         [6, 192, 4, 2],
         [6, 320, 1, 1],
     ]
+    in_channels: int  # of the next layer, which MobileNetV2 counts
     kernel_sizes = (3, 3, 5, 5, 3, 5, 3)
 
-    def __init__(self, act_cfg=dict(type='ReLU'), **kwargs):  # noqa: B006
+    def __init__(self, act_cfg: dict = dict(type='ReLU'), **kwargs: Any):  # noqa: B006
         super().__init__(act_cfg=act_cfg, **kwargs)
 
-    def make_layer(self, out_channels, num_blocks, stride, expand_ratio):
+    def make_layer(
+        self, out_channels: int, num_blocks: int, stride: int, expand_ratio: int
+    ) -> Sequential:
         kernel_size = self.kernel_sizes[len(self.layers)]  # layers made so far
         blocks = []
         for i in range(num_blocks):

@@ -1,6 +1,10 @@
 """ResNet with Selective Kernel units: of the compared blocks the one that replaces a
 layer, and so cannot be a plugin."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from mmdet.models.backbones.resnet import Bottleneck, ResNet
 from torch import nn
 
@@ -40,7 +44,7 @@ class SKResNet(ResNet):
         depth: (_Bottleneck, ResNet.arch_settings[depth][1]) for depth in (50, 101, 152)
     }
 
-    def __init__(self, *args, dcn=None, **kwargs):
+    def __init__(self, *args: Any, dcn: dict | None = None, **kwargs: Any):
         if dcn is not None:
             raise ValueError(
                 f'SKResNet: dcn={dcn!r} would replace the 3x3 convolutions that SK '

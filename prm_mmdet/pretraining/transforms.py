@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -31,6 +30,9 @@ _REDUCED = {
 _ORIENTATION = 0x0112  # EXIF's number for it; from 5 on, the sides are exchanged
 
 
+Part = tuple[int, int, int, int]  # top, left, height and width, in pixels
+
+
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
     """Load an image as (H, W, 3) uint8, BGR, upright as its EXIF tag says, as MMCV's
@@ -47,11 +49,11 @@ class LoadImage(BaseTransform):
     Returns None for a file that is missing, truncated or no image.
     """
 
-    def __init__(self, short_edge=None, backend_args=None):
+    def __init__(self, short_edge: int | None = None, backend_args: dict | None = None):
         self.short_edge = short_edge
         self.backend_args = backend_args
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict | None:
         path = results['img_path']
         try:
             data = fileio.get(path, backend_args=self.backend_args)
@@ -64,7 +66,7 @@ class LoadImage(BaseTransform):
         results.update(img=image, img_shape=image.shape[:2], ori_shape=shape)
         return results
 
-    def load(self, data, shape):
+    def load(self, data: bytes, shape: tuple[int, int]) -> np.ndarray | None:
         """The image, or None.
 
         Args:
@@ -98,8 +100,8 @@ class LoadRandomResizedCrop(LoadImage):
     def __init__(
         self,
         size: int,
-        scale: Sequence[float] = (0.08, 1),
-        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        scale: tuple[float, float] = (0.08, 1),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
         image_size: int | None = None,
         backend_args: dict | None = None,
     ) -> None:
@@ -109,7 +111,7 @@ class LoadRandomResizedCrop(LoadImage):
         self.ratio = ratio
         self.image_size = image_size
 
-    def load(self, data, shape):
+    def load(self, data: bytes, shape: tuple[int, int]) -> np.ndarray | None:
         if self.image_size is not None:
             image = super().load(data, shape)
             if image is None:
@@ -120,11 +122,11 @@ class LoadRandomResizedCrop(LoadImage):
         image = decode(data, self.reduction(part))
         return None if image is None else self.cut(image, shape, part)
 
-    def reduction(self, part):
+    def reduction(self, part: Part) -> float:
         """How many times smaller the image may be decoded for a part of it."""
         return min(part[2:]) / self.size
 
-    def cut(self, image, shape, part):
+    def cut(self, image: np.ndarray, shape: tuple[int, int], part: Part) -> np.ndarray:
         """A part of an image that was decoded at some scale, resized to the square."""
         top, left, height, width = part
         by, bx = np.divide(image.shape[:2], shape)
@@ -132,7 +134,7 @@ class LoadRandomResizedCrop(LoadImage):
         columns = slice(round(left * bx), max(1, round((left + width) * bx)))
         return cv2.resize(image[rows, columns], (self.size, self.size))
 
-    def draw(self, height, width):
+    def draw(self, height: int, width: int) -> Part:
         """A random part of an image: its top, left, height and width, in pixels."""
         low, high = map(math.log, self.ratio)
         for _ in range(10):
@@ -156,12 +158,12 @@ class PackImage(BaseTransform):
     Required keys: ``img``, ``gt_label``.
     """
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
         return dict(inputs=torch.from_numpy(image), data_samples=results['gt_label'])
 
 
-def read_shape(data):
+def read_shape(data: bytes) -> tuple[int, int]:
     """Height and width of an encoded image, as it stands upright.
 
     Raises:
@@ -185,7 +187,7 @@ def _is_turned(image):
         return False
 
 
-def decode(data, smaller):
+def decode(data: bytes, smaller: float) -> np.ndarray | None:
     """Decode an image, at a half, quarter or eighth of its scale if it may be at least
     that many times smaller; None if OpenCV cannot."""
     flag = next(flag for factor, flag in _REDUCED.items() if factor <= max(smaller, 1))

@@ -9,8 +9,10 @@ last one, as in the paper's equations. The parameter counts of the SAC paper's T
 need batch normalisation somewhere and fit both.
 """
 
+from __future__ import annotations
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...registry import MODELS
 from ..checks import check_groups, check_input, check_positive_int
@@ -43,7 +45,7 @@ class BAM(nn.Module):
 
     _abbr_ = 'bam'
 
-    def __init__(self, in_channels, reduction=16, dilation=4):
+    def __init__(self, in_channels: int, reduction: int = 16, dilation: int = 4):
         super().__init__()
         check_groups('BAM', in_channels, reduction, name='reduction')
         check_positive_int('BAM', dilation=dilation)
@@ -59,11 +61,11 @@ class BAM(nn.Module):
             nn.Conv2d(hidden, 1, 1),
         )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_input('BAM', x, self.in_channels)
         return x + x * self.gate(x).to(x.dtype)
 
-    def gate(self, x):
+    def gate(self, x: Tensor) -> Tensor:
         """(B, C, H, W)."""
         channel = self.channel(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
         return torch.sigmoid(channel + self.spatial(x))  # (B, 1, H, W) is added

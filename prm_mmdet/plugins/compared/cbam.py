@@ -5,8 +5,10 @@ Attention Module", ECCV 2018, Eqs. 1-3. The shared layers have biases, as the
 parameter counts of the PRM and SAC papers' tables show.
 """
 
+from __future__ import annotations
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...registry import MODELS
 from ..checks import check_groups, check_input
@@ -33,7 +35,7 @@ class CBAM(nn.Module):
 
     _abbr_ = 'cbam'
 
-    def __init__(self, in_channels, reduction=16):
+    def __init__(self, in_channels: int, reduction: int = 16):
         super().__init__()
         check_groups('CBAM', in_channels, reduction, name='reduction')
         self.in_channels = in_channels
@@ -41,18 +43,18 @@ class CBAM(nn.Module):
         self.excite = nn.Conv2d(in_channels // reduction, in_channels, 1)
         self.spatial = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_input('CBAM', x, self.in_channels)
         x = x * self.channel_gate(x).to(x.dtype)
         return x * self.position_gate(x).to(x.dtype)
 
-    def channel_gate(self, x):
+    def channel_gate(self, x: Tensor) -> Tensor:
         """Eq. 2, (B, C, 1, 1)."""
         pooled = (x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True))
         scores = [self.excite(torch.relu(self.squeeze(p))) for p in pooled]
         return torch.sigmoid(scores[0] + scores[1])
 
-    def position_gate(self, x):
+    def position_gate(self, x: Tensor) -> Tensor:
         """Eq. 3, (B, 1, H, W), of what the channels' gate left."""
         pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
         return torch.sigmoid(self.spatial(pooled))

@@ -5,8 +5,10 @@ Networks", NeurIPS 2018, Eqs. 3-5. The widths are C / 4, as the parameter count 
 SAC paper's Table VII shows. The last convolution starts at zero, as in SAC.
 """
 
+from __future__ import annotations
+
 from mmengine.model import BaseModule, constant_init
-from torch import nn
+from torch import Tensor, nn
 
 from ... import ops
 from ...registry import MODELS
@@ -33,7 +35,7 @@ class DoubleAttention(BaseModule):
 
     _abbr_ = 'double_attention'
 
-    def __init__(self, in_channels, reduction=4):
+    def __init__(self, in_channels: int, reduction: int = 4):
         super().__init__()
         check_groups('DoubleAttention', in_channels, reduction, name='reduction')
         self.in_channels = in_channels
@@ -44,13 +46,13 @@ class DoubleAttention(BaseModule):
         self.expand = nn.Conv2d(width, in_channels, 1)
         constant_init(self.expand, 0)
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         """Start as the identity, whatever the backbone's ``init_cfg`` gave the block's
         convolutions."""
         super().init_weights()
         constant_init(self.expand, 0)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_input('DoubleAttention', x, self.in_channels)
         # A softmax over positions gathers, one over the set distributes: SAC's
         # operator with normalised weights.

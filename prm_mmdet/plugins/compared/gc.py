@@ -4,6 +4,8 @@ Source: Y. Cao, J. Xu, S. Lin, F. Wei and H. Hu, "GCNet: Non-local Networks Meet
 Squeeze-Excitation Networks and Beyond", ICCV Workshops 2019, as MMCV has it.
 """
 
+from __future__ import annotations
+
 from mmcv.cnn.bricks import ContextBlock
 
 from ...registry import MODELS
@@ -18,5 +20,5 @@ class GC(ContextBlock):
     at the zeros with which GCNet starts, so that the block starts as the identity.
     """
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         self.reset_parameters()

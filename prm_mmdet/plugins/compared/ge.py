@@ -6,8 +6,10 @@ global extent. The parameter and FLOP counts of Table 1, those of the baseline a
 pooling, fit no other.
 """
 
+from __future__ import annotations
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...registry import MODELS
 from ..checks import check_input, check_positive_int
@@ -30,18 +32,18 @@ class GE(nn.Module):
 
     _abbr_ = 'ge'
 
-    def __init__(self, in_channels):
+    def __init__(self, in_channels: int):
         super().__init__()
         check_positive_int('GE', in_channels=in_channels)
         self.in_channels = in_channels
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_input('GE', x, self.in_channels)
         return x * self.gate(x)
 
-    def gate(self, x):
+    def gate(self, x: Tensor) -> Tensor:
         """(B, C, 1, 1)."""
         return torch.sigmoid(x.mean((2, 3), keepdim=True))
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f'{self.in_channels}'

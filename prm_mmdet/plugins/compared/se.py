@@ -5,8 +5,10 @@ Eqs. 2-4. The two layers have biases, as the parameter counts of the PRM and LCT
 papers' tables show. With ``groups`` it is SE+, of the LCT paper's Table 4.
 """
 
+from __future__ import annotations
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...registry import MODELS
@@ -35,7 +37,9 @@ class SE(nn.Module):
 
     _abbr_ = 'se'
 
-    def __init__(self, in_channels, reduction=16, groups=None):
+    def __init__(
+        self, in_channels: int, reduction: int = 16, groups: int | None = None
+    ):
         super().__init__()
         check_groups('SE', in_channels, reduction, name='reduction')
         if groups is not None:
@@ -45,16 +49,16 @@ class SE(nn.Module):
         self.squeeze = nn.Conv2d(in_channels, in_channels // reduction, 1)
         self.excite = nn.Conv2d(in_channels // reduction, in_channels, 1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_input('SE', x, self.in_channels)
         return x * self.gate(x).to(x.dtype)
 
-    def gate(self, x):
+    def gate(self, x: Tensor) -> Tensor:
         """(B, C, 1, 1)."""
         context = x.mean((2, 3), keepdim=True)
         if self.groups is not None:
             context = F.group_norm(context, self.groups)
         return torch.sigmoid(self.excite(torch.relu(self.squeeze(context))))
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f'{self.in_channels}, groups={self.groups}'

@@ -7,8 +7,10 @@ are those of the authors' published form; their code's standard deviation divide
 N - 1, here it is PRM's, the biased one.
 """
 
+from __future__ import annotations
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ... import ops
 from ...registry import MODELS
@@ -37,7 +39,7 @@ class SGE(nn.Module):
 
     _abbr_ = 'sge'
 
-    def __init__(self, in_channels, groups=64):
+    def __init__(self, in_channels: int, groups: int = 64):
         super().__init__()
         check_groups('SGE', in_channels, groups)
         self.in_channels = in_channels
@@ -47,9 +49,9 @@ class SGE(nn.Module):
         self.register_buffer('alpha', torch.zeros(groups), persistent=False)
         self.register_buffer('beta', torch.ones(groups), persistent=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_input('SGE', x, self.in_channels)
         return ops.prm(x, self.alpha, self.beta, self.weight, self.bias)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f'{self.in_channels}, groups={self.weight.numel()}'

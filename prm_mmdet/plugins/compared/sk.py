@@ -7,8 +7,10 @@ one of 32 groups, of the same dilation, and C / 16 hidden channels with no lower
 The parameters and FLOPs of Table 1 fit that form.
 """
 
+from __future__ import annotations
+
 from mmcv.cnn import ConvModule
-from torch import nn
+from torch import Tensor, nn
 
 from ...registry import MODELS
 from ..checks import check_groups, check_input, check_positive_int
@@ -46,12 +48,12 @@ class SK(nn.Module):
 
     def __init__(
         self,
-        in_channels,
-        groups=32,
-        reduction=16,
-        stride=1,
-        dilation=1,
-        norm_cfg=dict(type='BN'),  # noqa: B006  (read only; shown in help)
+        in_channels: int,
+        groups: int = 32,
+        reduction: int = 16,
+        stride: int = 1,
+        dilation: int = 1,
+        norm_cfg: dict = dict(type='BN'),  # noqa: B006  (read only; shown in help)
     ):
         super().__init__()
         check_groups('SK', in_channels, groups)
@@ -69,13 +71,13 @@ class SK(nn.Module):
         self.squeeze = ConvModule(in_channels, hidden, 1, norm_cfg=norm_cfg)
         self.excite = nn.Conv2d(hidden, 2 * in_channels, 1, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_input('SK', x, self.in_channels)
         dense, grouped = self.dense(x), self.grouped(x)
         first, second = self.shares(dense, grouped).to(dense.dtype).unbind(1)
         return first * dense + second * grouped
 
-    def shares(self, dense, grouped):
+    def shares(self, dense: Tensor, grouped: Tensor) -> Tensor:
         """Of the two branches in each channel, (B, 2, C, 1, 1)."""
         context = (dense + grouped).mean((2, 3), keepdim=True)
         scores = self.excite(self.squeeze(context))  # (B, 2C, 1, 1)
