@@ -40,7 +40,8 @@ def report(
         ``tools/benchmark.py fps`` measured last. Its ratio to the baseline is shown if
         both were measured on the same device.
     """
-    head, body, notes = ['config'], [], {}
+    head, body = ['config'], []
+    notes: dict[str, list[str]] = {}
     for c in table.columns:
         head += [c, *_beside(c, work_dirs)]
     for row in table.rows:
