@@ -9,7 +9,6 @@ from conftest import ROOT
 
 # Modules whose functions are not annotated yet. Remove a module once it is annotated.
 TO_DO = [
-    'insertion/trained_weights.py',
     'inspection/capture.py',
     'inspection/figure_files.py',
     'inspection/gate_figures.py',

@@ -6,13 +6,15 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
+from torch import nn
 
 from ..files.checkpoints import compare_keys, read_state_dict, write_checkpoint
 from ..registry import WEIGHT_INITIALIZERS
@@ -22,18 +24,18 @@ from .preservation import preserve
 
 @WEIGHT_INITIALIZERS.register_module('PreservedPretrained')
 class PreservedPretrainedInit(PretrainedInit):
-    """``Pretrained`` for weights that know nothing of the blocks in the network: it
-    then computes what it did without them, see :func:`preserve`. In a config::
+    """``Pretrained`` for weights from before blocks were put into the network. The
+    network then computes the same as without blocks, see :func:`preserve`::
 
         init_cfg=dict(
             type='prm_mmdet.PreservedPretrained', checkpoint='x.pth', prefix='backbone.'
         )
 
-    What was done about each block is logged, as a warning where the network is changed.
-    A checkpoint that has the blocks' weights is loaded as it is. What is loaded later,
-    by ``load_from`` or a ``Pretrained`` of the model around, overwrites all of it.
-    Networks that load their checkpoint themselves, whatever the type says (Swin, PVT),
-    never come here: :func:`adapt_checkpoint` is for them.
+    A line is logged for each block, as a warning if the block changes the network. If
+    the checkpoint has the blocks' weights, it is loaded without scaling. A later
+    ``load_from``, or a ``Pretrained`` of the model around, overwrites these weights.
+    Swin and PVT load their checkpoint themselves, whatever the type in ``init_cfg``:
+    use :func:`adapt_checkpoint` for such networks.
 
     Args:
         checkpoint (str): File or address, as in ``Pretrained``.
@@ -44,7 +46,7 @@ class PreservedPretrainedInit(PretrainedInit):
         ValueError: It is one of several in ``init_cfg``, and others come after it.
     """
 
-    def __call__(self, module):
+    def __call__(self, module: nn.Module) -> None:
         cfgs = getattr(module, 'init_cfg', None)
         types = (
             [f'{c["type"]}' for c in cfgs] if isinstance(cfgs, (list, tuple)) else []
@@ -56,15 +58,17 @@ class PreservedPretrainedInit(PretrainedInit):
                 'others overwrite what PreservedPretrained loads; put it last, without '
                 'a Pretrained'
             )
-        # MMEngine loads a Pretrained after the submodules have started, but any other
-        # type before: it would lose to their values.
+        # MMEngine loads a Pretrained after it has initialised the submodules, but runs
+        # any other type before, and the submodules' values would overwrite the weights.
+        child: Any
         for child in module.children():
             if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
                 child.init_weights()
                 child.is_init = True
-        missing = []
+        missing: list[str] = []
 
-        def note_mismatched(weights, prefix, *_):  # which MMEngine passes over
+        def note_mismatched(weights: dict, *_: Any) -> None:
+            # MMEngine leaves weights of another shape out without listing them.
             missing.extend(
                 key
                 for key, value in module.state_dict().items()
@@ -89,7 +93,7 @@ class PreservedPretrainedInit(PretrainedInit):
 
 @dataclass(frozen=True)
 class Adapted:
-    """What :func:`adapt_checkpoint` did.
+    """Result of :func:`adapt_checkpoint`.
 
     Attributes:
         outcomes (list[Outcome]): What was done about each block, see :func:`preserve`.
@@ -104,7 +108,7 @@ class Adapted:
     others: list
     rounding: str
 
-    def __str__(self):
+    def __str__(self) -> str:
         changed = sum(outcome.left for outcome in self.outcomes)
         claim = f'{len(self.outcomes)} blocks, '
         if changed:
@@ -119,9 +123,9 @@ class Adapted:
         return claim
 
 
-def adapt_checkpoint(cfg, source, out):
-    """Rewrite a checkpoint for a model with blocks in it, which then computes what the
-    model without them did; ``load_from`` and ``Pretrained`` take the result.
+def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
+    """Rewrite a checkpoint for a model with blocks, which then computes the same as the
+    model without blocks. ``load_from`` and ``Pretrained`` take the result.
 
     Args:
         cfg (Config): A whole config, whose model has the blocks.

@@ -77,22 +77,19 @@ def check(function, model):
 
 
 every = pytest.mark.parametrize('block', BLOCKS)
-every_way = pytest.mark.parametrize('build', [with_plugins, with_attached])
 
 
 @every
-@every_way
-def test_onnx(build, block):
-    model = build(block)
+def test_onnx(block):
+    model = with_attached(block)
     runner = session(to_onnx(model, image()))
     for shape in SIZES:
         assert agree(runner, model, image(shape)), shape
 
 
 @every
-@every_way
-def test_traced(build, block):
-    model = build(block)
+def test_traced(block):
+    model = with_plugins(block)
     traced = torch.jit.trace(model, image(), check_trace=False)
     check(traced, model)
 
