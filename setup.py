@@ -1,10 +1,13 @@
+import hashlib
 import shutil
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+KERNELS = 'prm_mmdet/ops/kernels.cpp'
 
 # MMEngine's pure-Python configs can only import modules, and a config's name has
 # dashes. So each config gets a module, which MMEngine reads as a base.
@@ -41,6 +44,27 @@ def version():
     return scope['__version__']
 
 
+def cpu_kernels():
+    """The library that prm_mmdet/ops/kernels.py loads. It contains no Python module and
+    needs no torch. If it does not compile, the package installs without it."""
+    if sys.platform == 'win32':  # the source relies on GCC's or Clang's attributes
+        return []
+    # kernels.py compares the hash: it never calls a library of an older source.
+    source = hashlib.sha256((ROOT / KERNELS).read_bytes()).hexdigest()[:16]
+    options = '-std=c++17 -O3 -g0 -fopenmp -ffp-contract=off -fno-math-errno'
+    return [
+        Extension(
+            'prm_mmdet.ops._kernels',
+            [KERNELS],
+            define_macros=[('SOURCE', f'"{source}"')],
+            # OpenMP is not linked: its functions are those that torch has loaded.
+            extra_compile_args=[*options.split(), '-fno-trapping-math'],
+            language='c++',
+            optional=True,
+        )
+    ]
+
+
 setup(
     name='prm_mmdet',
     version=version(),
@@ -50,6 +74,8 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.9',
     packages=find_packages(include=['prm_mmdet', 'prm_mmdet.*']),
+    package_data={'prm_mmdet.ops': [Path(KERNELS).name]},
+    ext_modules=cpu_kernels(),
     # mmcv is left out as in MMDetection: a source build must be the user's choice.
     install_requires=[
         'filelock',

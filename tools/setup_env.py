@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = ROOT / 'requirements' / 'common.txt'
+KERNELS = ROOT / 'prm_mmdet' / 'ops' / 'kernels.cpp'
 CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'prm_mmdet'
 BUILD_TOOLS = ('torch', 'numpy', 'packaging', 'setuptools', 'wheel', 'ninja', 'psutil')
 
@@ -36,7 +37,8 @@ def main():
     venv = ROOT / args.venv
     stamp = venv / 'complete'
     inputs = b''.join(
-        path.read_bytes() for path in (COMMON, requirements, ROOT / 'setup.py')
+        path.read_bytes()
+        for path in (COMMON, requirements, ROOT / 'setup.py', KERNELS)
     )
     state = f'{sys.version}\n{hashlib.sha256(inputs).hexdigest()}\n'
     python = venv / 'bin' / 'python'

@@ -1,67 +1,104 @@
-"""Which implementation of the operators runs, and the one variable that forces it.
+"""Which form of the operators runs, and the variable that forces one.
 
-``PRM_MMDET_BACKEND`` in the environment, read at every call:
+``PRM_MMDET_BACKEND`` in the environment is read at every call:
 
-- unset or empty: ``triton`` for CUDA tensors when triton can be imported and the
-  operator has kernels for their dtype, ``torch`` for all others;
-- ``reference``: the equations line by line (``ops/reference.py``), slow;
-- ``torch``: vectorised PyTorch, on any device;
-- ``triton``: Triton kernels; for tensors that are not on CUDA only through Triton's
-  interpreter (``TRITON_INTERPRET=1``), which is slow and meant for tests.
+- unset or empty: the kernels for the tensor's device and dtype if they are available,
+  else ``torch``;
+- ``cpp``: the compiled CPU kernels of PRM and LCT (``kernels.cpp``);
+- ``triton``: the CUDA kernels of PRM and LCT. With ``TRITON_INTERPRET=1``, Triton's
+  interpreter runs them on the CPU. The interpreter is slow and meant for tests;
+- ``torch``: plain PyTorch operators, on any device;
+- ``reference``: the equations line by line (``reference.py``), slow.
+
+SAC consists of matrix products and has no kernels of its own.
 """
+
+from __future__ import annotations
 
 import importlib.util
 import os
 
 import torch
+from torch import Tensor
+
+from .kernels import LIBRARY, UNAVAILABLE
 
 VARIABLE = 'PRM_MMDET_BACKEND'
-BACKENDS = ('reference', 'torch', 'triton')
-# What kernels are written for; more precise inputs take the torch path by default.
-_KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+BACKENDS = ('cpp', 'triton', 'torch', 'reference')
+_HALF = (torch.float16, torch.bfloat16)
+_DTYPES = {
+    'cpp': (torch.float32, torch.float64, *_HALF),
+    # On a GPU, float64 runs in plain PyTorch unless the variable forces Triton.
+    'triton': (torch.float32, *_HALF),
+}
 try:
     _HAS_TRITON = importlib.util.find_spec('triton') is not None
-except ValueError:  # a stand-in for it that some package has put in place
+except ValueError:  # another package has put a stand-in for triton into sys.modules
     _HAS_TRITON = False
 
 
-def backend(x, kernels=True):
-    """Name the implementation that an operator runs for a tensor.
+def backend(x: Tensor, has_kernels: bool = True) -> str:
+    """Name of the form in which an operator runs for a tensor.
 
     Args:
-        x (Tensor): The operator's input; its device and dtype count.
-        kernels (bool): Whether the operator has Triton kernels; without them
-            'triton' means 'torch'. Default: True.
+        x: The operator's input; its device and dtype count.
+        has_kernels: Whether the operator has kernels. PRM and LCT have kernels, SAC has
+            none. Default: True.
 
     Returns:
-        str: 'reference', 'torch' or 'triton'.
+        'cpp', 'triton', 'torch' or 'reference'.
 
     Raises:
-        ValueError: The variable holds an unknown name.
-        RuntimeError: It demands Triton, and Triton is missing or cannot run on the
-            tensor's device.
+        ValueError: The variable names no backend.
+        RuntimeError: The variable names kernels that are not available, or that cannot
+            run on the tensor's device.
     """
     forced = os.environ.get(VARIABLE, '')
-    if not forced:
-        usable = kernels and _HAS_TRITON and x.is_cuda and x.dtype in _KERNEL_DTYPES
-        return 'triton' if usable else 'torch'
-    if forced not in BACKENDS:
+    if forced and forced not in BACKENDS:
         raise ValueError(
-            f'{VARIABLE}={forced!r}: no such backend, choose one of '
-            f'{", ".join(BACKENDS)} or unset it'
+            f'{VARIABLE}={forced!r} names no backend. Set one of '
+            f'{", ".join(BACKENDS)}, or unset the variable'
         )
-    if x.is_meta:  # has no values, only its shape counts
+    if forced == 'reference' and not x.is_meta:
+        return 'reference'
+    # A meta tensor has a shape, but no values that kernels could read.
+    if forced == 'torch' or x.is_meta:
         return 'torch'
-    if forced != 'triton':
+    if forced:
+        _check(forced, x)
+        return forced if has_kernels else 'torch'
+    form = kernels(x)
+    available = LIBRARY is not None if form == 'cpp' else _HAS_TRITON and x.is_cuda
+    usable = has_kernels and available and x.dtype in _DTYPES[form]
+    return form if usable else 'torch'
+
+
+def kernels(x: Tensor) -> str:
+    """Name of the kernels for the tensor's device: 'cpp' or 'triton'. They need not be
+    available."""
+    forced = os.environ.get(VARIABLE, '')
+    if forced in _DTYPES:
         return forced
-    if not _HAS_TRITON:
+    return 'cpp' if x.device.type == 'cpu' else 'triton'
+
+
+def _check(form: str, x: Tensor) -> None:
+    """Raise RuntimeError if forced kernels cannot run on the tensor."""
+    if form == 'cpp':
+        if LIBRARY is None:
+            raise RuntimeError(f'{VARIABLE}=cpp, but {UNAVAILABLE}')
+        if x.device.type != 'cpu' or x.dtype not in _DTYPES['cpp']:
+            raise RuntimeError(
+                f'{VARIABLE}=cpp, but the input is {x.dtype} on {x.device.type}. The '
+                f'kernels run on the CPU, in float64 at most. Unset the variable'
+            )
+    elif not _HAS_TRITON:
         raise RuntimeError(
-            f'{VARIABLE}=triton, but triton cannot be imported: pip install triton, '
-            f'or unset the variable'
+            f'{VARIABLE}=triton, but triton cannot be imported. Install it with "pip '
+            f'install triton", or unset the variable'
         )
-    if not x.is_cuda and os.environ.get('TRITON_INTERPRET') != '1':
+    elif not x.is_cuda and os.environ.get('TRITON_INTERPRET') != '1':
         raise RuntimeError(
-            f'{VARIABLE}=triton, but the input is on {x.device.type}: Triton runs on '
-            f'CUDA, elsewhere only its interpreter does (TRITON_INTERPRET=1)'
+            f'{VARIABLE}=triton, but the input is on {x.device.type}. Triton runs on '
+            f'CUDA. Elsewhere, only its interpreter runs (TRITON_INTERPRET=1)'
         )
-    return 'triton' if kernels else 'torch'

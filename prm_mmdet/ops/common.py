@@ -14,8 +14,12 @@ MIN_DEVIATION = 1e-15
 MIN_NORMS = 1e-8
 
 try:
+    from torch.compiler import is_compiling
+except ImportError:  # torch < 2.1
+    from torch._dynamo import is_compiling
+try:
     from torch.compiler import is_exporting
-except ImportError:  # torch < 2.7, which cannot tell torch.export from torch.compile
+except ImportError:  # torch < 2.7 does not distinguish torch.export from torch.compile
 
     def is_exporting() -> bool:
         return False

@@ -1,119 +1,193 @@
-"""One operator from a forward and a backward that are written by hand."""
+"""One operator from a forward and a backward that are written by hand, and the choice
+between the forms of a block."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Callable
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-from .common import memory_format
+from .backend import VARIABLE, backend, kernels
+from .common import (
+    accumulation_dtype,
+    exporting,
+    is_compiling,
+    memory_format,
+    without_autocast,
+)
 
 NAMESPACE = 'prm_mmdet'
 
 
-def _refuse_tangents(name, tensors):
-    """A custom operator would silently lose them."""
-    if forward_ad._current_level < 0:
-        return
-    for tensor in tensors:
-        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
-            raise RuntimeError(
-                f'{NAMESPACE}::{name} has no forward-mode derivative. With '
-                f'PRM_MMDET_BACKEND=reference in the environment it runs in plain '
-                f'operators, which have one'
-            )
+def operator(
+    name: str,
+    tensors: str,
+    switches: str,
+    kept: str,
+    plain: Callable[..., Tensor],
+    reference: Callable[..., Tensor],
+    kept_shapes: Callable[..., tuple[Tensor, ...]] | None = None,
+    flops: tuple[Callable[..., int], ...] = (),
+) -> Callable[..., Tensor]:
+    """A function that runs a block in the form that :func:`.backend.backend` names.
 
+    The forms with kernels are modules ``<name>_<backend>`` beside this one:
 
-def operator(name, forward, backward, shapes, tensors, flops=()):
-    """Join two functions to an operator that autograd and ``torch.compile`` take whole.
+    - ``forward(*tensors, *switches)`` returns y and what backward keeps;
+    - ``backward(gradient, *tensors, *kept, *switches)`` returns a gradient for each
+      tensor, an empty one for None.
 
-    The operator refuses a second differentiation.
+    Autograd and ``torch.compile`` see the kernels as one operator
+    ``torch.ops.prm_mmdet.<name>``, which has no second derivative.
+
+    The plain form consists of PyTorch operators. It runs where there are no kernels, and
+    where a single operator does not serve: in exported models, under the transforms of
+    ``torch.func``, and in forward-mode differentiation.
 
     Args:
-        name (str): The operator is ``torch.ops.prm_mmdet.<name>``, its backward
-            ``<name>_backward``.
-        forward (callable): Of tensors, the first of which is x (B, C, H, W) and any
-            other of which may be None, and of switches; annotated as
-            ``torch.library.custom_op`` needs it. Returns a tuple of the output and
-            the tensors that backward keeps.
-        backward (callable): Of the output's gradient, the tensors, what forward kept,
-            and the switches. Returns a gradient for each tensor, an empty one for
-            None.
-        shapes (callable): Of what ``forward`` takes; returns empty tensors like its
-            results.
-        tensors (int): How many of the arguments are tensors.
-        flops (tuple): Two callables of shapes, forward's and backward's, returning
-            the floating point operations of matrix products, which are what torch's
-            counter counts: a multiplication and an addition are two. Default: (), none.
+        name: Name of the block.
+        tensors: The tensors that a call takes, in the language of PyTorch's operator
+            schemas. The first tensor is x (B, C, H, W). Others may be None.
+        switches: The other arguments of a call, likewise.
+        kept: The tensors that the kernels' forward keeps for backward, likewise.
+        plain: The block in PyTorch operators.
+        reference: The block line by line, in the dtype of its input.
+        kept_shapes: Takes what a call takes; returns empty tensors like those that
+            backward keeps.
+        flops: Two functions of shapes: floating point operations of matrix products in
+            forward and in backward, for PyTorch's counter. A multiplication and an
+            addition are two operations. Default: none are counted.
 
     Returns:
-        callable: Of what ``forward`` takes; returns the output alone.
+        A function of the tensors and the switches. It returns y in the dtype of x.
     """
+    count = len(tensors.split(','))
+    whole = _join(name, tensors, switches, kept, kept_shapes, flops) if kept else None
+
+    def call(*inputs: Any) -> Tensor:
+        x = inputs[0]
+        form = backend(x, has_kernels=whole is not None)
+        if form == 'reference':
+            dtype = accumulation_dtype(x)
+            values = (t if t is None else t.to(dtype) for t in inputs[:count])
+            with without_autocast(x):
+                return reference(*values, *inputs[count:]).to(x.dtype)
+        if form == 'torch' or exporting() or _transformed(inputs[:count]):
+            with without_autocast(x):
+                return plain(*inputs)
+        return whole(*inputs)[0]
+
+    return call
+
+
+def _transformed(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether torch.func or forward-mode differentiation acts on the tensors. A custom
+    operator fails in the former and loses the derivative in the latter."""
+    if is_compiling():
+        return False
+    given = [t for t in tensors if t is not None]
+    return any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)) or (
+        forward_ad._current_level >= 0
+        and any(forward_ad.unpack_dual(t).tangent is not None for t in given)
+    )
+
+
+def _join(name, tensors, switches, kept, kept_shapes, flops):
+    """The operator of the kernels: of the tensors and the switches, returns y and what
+    backward keeps."""
+    count = len(tensors.split(','))
+
+    def run(direction, x, *inputs):
+        form = kernels(x)
+        module = importlib.import_module(f'.{name}_{form}', __package__)
+        with without_autocast(x):
+            return getattr(module, direction)(x, *inputs)
+
+    def forward(*inputs):
+        return run('forward', *inputs)
+
+    def backward(*inputs):
+        return run('backward', *inputs)
 
     def keep(ctx, inputs, output):
-        ctx.switches = inputs[tensors:]
-        ctx.save_for_backward(*inputs[:tensors], *output[1:])
+        ctx.switches = inputs[count:]
+        ctx.save_for_backward(*inputs[:count], *output[1:])
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
 
     def differentiate(ctx, gradient, *_):
         if gradient is None:
-            return (None,) * (tensors + len(ctx.switches))
+            return (None,) * (count + len(ctx.switches))
         saved = ctx.saved_tensors  # once: checkpointing frees them at the first read
         gradients = differentiator(gradient, *saved, *ctx.switches)
         return (
-            *(None if t is None else g for t, g in zip(saved[:tensors], gradients)),
+            *(None if t is None else g for t, g in zip(saved[:count], gradients)),
             *(None for _ in ctx.switches),
         )
+
+    if not hasattr(torch.library, 'custom_op'):  # torch < 2.4
+        differentiator = backward
+
+        class Whole(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, *inputs):
+                output = forward(*inputs)
+                keep(ctx, inputs, output)
+                return output
+
+            @staticmethod
+            @once_differentiable
+            def backward(ctx, *gradients):
+                return differentiate(ctx, *gradients)
+
+        return Whole.apply
+
+    def shapes(x, *inputs):
+        y = torch.empty_like(x, memory_format=memory_format(x))
+        return (y, *kept_shapes(x, *inputs))
 
     def gradient_shapes(gradient, x, *inputs):
         return (
             torch.empty_like(x, memory_format=memory_format(x)),
             *(
                 x.new_empty(0) if t is None else torch.empty_like(t)
-                for t in inputs[: tensors - 1]
+                for t in inputs[: count - 1]
             ),
         )
 
     def refuse(ctx, *_):
         raise RuntimeError(
-            f'{NAMESPACE}::{name} has no second derivative. With '
-            f'PRM_MMDET_BACKEND=reference in the environment it runs in plain '
-            f'operators, which have one'
+            f'{NAMESPACE}::{name} has no second derivative. Set {VARIABLE}=torch in the '
+            f'environment: the block then runs in PyTorch operators, which have one'
         )
 
-    if hasattr(torch.library, 'custom_op'):
+    results = ', '.join(['Tensor'] * (1 + len(kept.split(','))))
+    gradients = ', '.join(['Tensor'] * count)
+    packets = getattr(torch.ops, NAMESPACE)
+    define = torch.library.custom_op
+    whole = define(
+        f'{NAMESPACE}::{name}',
+        forward,
+        mutates_args=(),
+        schema=f'({tensors}, {switches}) -> ({results})',
+    )
+    differentiator = define(
+        f'{NAMESPACE}::{name}_backward',
+        backward,
+        mutates_args=(),
+        schema=f'(Tensor gradient, {tensors}, {kept}, {switches}) -> ({gradients})',
+    )
+    whole.register_fake(shapes)
+    differentiator.register_fake(gradient_shapes)
+    whole.register_autograd(differentiate, setup_context=keep)
+    differentiator.register_autograd(refuse)
+    if flops:
         from torch.utils.flop_counter import register_flop_formula
 
-        define = torch.library.custom_op
-        whole = define(f'{NAMESPACE}::{name}', forward, mutates_args=())
-        differentiator = define(
-            f'{NAMESPACE}::{name}_backward', backward, mutates_args=()
-        )
-        whole.register_fake(shapes)
-        differentiator.register_fake(gradient_shapes)
-        whole.register_autograd(differentiate, setup_context=keep)
-        differentiator.register_autograd(refuse)
-        packets = getattr(torch.ops, NAMESPACE)
         for suffix, formula in zip(('', '_backward'), flops):
             register_flop_formula(getattr(packets, name + suffix))(formula)
-
-        def call(*inputs):
-            _refuse_tangents(name, inputs[:tensors])
-            return whole(*inputs)[0]
-
-        return call
-
-    # torch < 2.4
-    class Whole(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *inputs):
-            output = forward(*inputs)
-            keep(ctx, inputs, output)
-            return output
-
-        @staticmethod
-        @once_differentiable
-        def backward(ctx, *gradients):
-            return differentiate(ctx, *gradients)
-
-    differentiator = backward
-    return lambda *inputs: Whole.apply(*inputs)[0]
+    return whole

@@ -1,154 +1,162 @@
-"""Position-Aware Recalibration Module as one operator, forward and backward.
+"""Position-Aware Recalibration Module as one function.
 
 Source: X. Ma and S. Fu, "Position-Aware Recalibration Module: Learning From Feature
 Semantics and Feature Position", IJCAI 2020, Eqs. 1-8.
 
-This module holds the public function and the operator that autograd, ``torch.compile``
-and the counters of shapes and operations see; ``prm_torch.py`` and ``prm_triton.py``
-compute it. For backward it keeps x and, of each group of each sample, the query's
-index, the mean vector and three statistics; no map of positions.
+For backward, the kernels (``prm_cpp.py``, ``prm_triton.py``) keep x and, for each group
+of each sample, the query's index, the mean vector and three statistics. The plain form
+keeps what autograd keeps: x in float32 if it has half precision, and about ten maps of
+one number for each group and position.
 """
 
+from __future__ import annotations
+
 import math
-from typing import Optional
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import prm_torch, reference
-from .backend import backend
-from .common import accumulation_dtype, exporting, memory_format, without_autocast
+from . import reference
+from .common import EPS, MIN_DEVIATION, MIN_NORMS, MIN_SIGMA, accumulation_dtype
 from .operator import operator
 
 SIMILARITIES = ('dot', 'l1', 'cosine')
 
 
 def prm(
-    x,
-    alpha,
-    beta,
-    weight,
-    bias,
-    theta=None,
-    sigma=None,
-    similarity='dot',
-    normalization=True,
-):
-    """Multiply each group of channels by one gate per position.
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    theta: Tensor | None = None,
+    sigma: Tensor | None = None,
+    similarity: str = 'dot',
+    normalization: bool = True,
+) -> Tensor:
+    """The input times a gate, one for each group of channels and position.
 
     Args:
-        x (Tensor): Features, (B, C, H, W), any floating dtype and memory format. The
-            gate is computed in float32 at least.
-        alpha (Tensor): (g,), weight of the similarity to the query point. g divides
-            C, and each group holds k = C / g channels.
-        beta (Tensor): (g,), weight of the similarity to the mean.
-        weight (Tensor): (g,), lambda of Eq. 8.
-        bias (Tensor): (g,), xi of Eq. 8.
-        theta (Tensor, optional): (2,), scale of the distance in rows and in columns.
-            Default: None, no position encoding (D = 1).
-        sigma (Tensor, optional): (), standard deviation of the encoding, in positions
-            of the feature map; its sign does not matter, and less than 1e-5 counts as
-            1e-5. Default: None.
-        similarity (str): 'dot' (Eq. 4), 'l1' (Eq. 3) or 'cosine' (Eq. 2).
-        normalization (bool): Whether to normalise over positions (Eqs. 6 and 7).
+        x: Features, (B, C, H, W), any floating dtype and memory format. The gate is
+            computed in float32 at least.
+        alpha: (g,), weight of the similarity to the query point. g divides C, and each
+            group holds k = C / g channels.
+        beta: (g,), weight of the similarity to the mean.
+        weight: (g,), lambda of Eq. 8.
+        bias: (g,), xi of Eq. 8.
+        theta: (2,), scale of the distance in rows and in columns. Default: None, no
+            position encoding (D = 1).
+        sigma: (), standard deviation of the encoding, in positions of the feature map.
+            Its sign does not matter, and less than 1e-5 counts as 1e-5. Default: None.
+        similarity: 'dot' (Eq. 4), 'l1' (Eq. 3) or 'cosine' (Eq. 2).
+        normalization: Whether to normalise over positions (Eqs. 6 and 7).
 
     Returns:
-        Tensor: (B, C, H, W), dtype of ``x``; channels_last if ``x`` is, contiguous
-        otherwise. Inputs that are neither are copied once.
+        (B, C, H, W), dtype of ``x``. From the kernels, the result is channels_last if
+        ``x`` is, and contiguous otherwise.
 
     Raises:
-        RuntimeError: On a second differentiation, which only
-            ``PRM_MMDET_BACKEND=reference`` offers (see :mod:`.select`).
+        RuntimeError: If the result of kernels is differentiated twice. The message names
+            the backend that has a second derivative.
     """
-    inputs = (x, alpha, beta, weight, bias, theta, sigma, similarity, normalization)
-    if exporting():  # in operators that every format knows
-        return prm_torch.plain(*inputs)
-    if backend(x) == 'reference':
-        return _reference(*inputs)
-    return _operator(*inputs)
+    return _prm(
+        x, alpha, beta, weight, bias, theta, sigma, similarity, normalization
+    )
 
 
-def _reference(x, *inputs):
-    dtype = accumulation_dtype(x)
-    tensors = [t if t is None else t.to(dtype) for t in inputs[:6]]
-    with without_autocast(x):
-        return reference.prm(x.to(dtype), *tensors, *inputs[6:]).to(x.dtype)
+def _plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization):
+    batch, channels, height, width = x.shape
+    dtype, groups = accumulation_dtype(x), alpha.shape[0]
+    alpha, beta, weight, bias = (p.to(dtype)[:, None] for p in (alpha, beta, weight, bias))
+    slab = x.to(dtype).reshape(batch, groups, channels // groups, height * width)
+
+    # Channel after channel, as the reference adds: equal positions have equal sums.
+    index = sum(slab.detach().unbind(2)).argmax(2)  # (B, g)
+    at = index[:, :, None, None].expand(-1, -1, slab.shape[2], 1)
+    targets = torch.stack([slab.gather(3, at).squeeze(3), slab.mean(3)], 2)
+    to_query, to_mean = _similarities(slab, targets, similarity).unbind(2)  # (B, g, N)
+    to_query = alpha * to_query
+    if theta is not None:
+        to_query = to_query * _encoding(index, theta.to(dtype), sigma.to(dtype), x.shape)
+    score = to_query + beta * to_mean
+    if normalization:
+        score = _normalize(score)
+    gate = torch.sigmoid(weight * score + bias)
+    return (slab * gate[:, :, None]).view(x.shape).to(x.dtype)
 
 
-# The operator: its two directions, their shapes, and how autograd joins them.
+def _similarities(slab, targets, similarity):
+    """Eqs. 2-4: slabs (B, g, k, N) against targets (B, g, 2, k) give (B, g, 2, N)."""
+    if similarity == 'l1':
+        distances = [(slab - t[..., None]).abs().sum(2) for t in targets.unbind(2)]
+        return -torch.stack(distances, 2)
+    products = targets @ slab
+    if similarity == 'dot':
+        return products
+    norms = targets.norm(dim=3)[..., None] * slab.norm(dim=2)[:, :, None]
+    return products / norms.clamp(min=MIN_NORMS)
 
 
-def _forward(
-    x: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    theta: Optional[Tensor],
-    sigma: Optional[Tensor],
-    similarity: str,
-    normalization: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns y, and what backward keeps of each slab: the query's index (B, g), the
-    mean vector (B, g, k), and three statistics of the score (B, g, 3)."""
-    inputs = (x, alpha, beta, weight, bias, theta, sigma, similarity, normalization)
-    with without_autocast(x):
-        if backend(x) == 'triton':
-            from . import prm_triton
+def _encoding(index, theta, sigma, shape):
+    """D of Eq. 5, (B, g, N): the mean of a function of the row and one of the column."""
+    height, width = shape[2:]
+    row = index.div(width, rounding_mode='floor')
+    # Not by %, which PyTorch's ONNX exporter refuses for a dynamic width.
+    column = index - row * width
+    sigma = sigma.abs().clamp(min=MIN_SIGMA)
 
-            return prm_triton.forward(*inputs)
-        return prm_torch.forward(*inputs)
+    def density(length, centre, scale):
+        positions = torch.arange(length, device=index.device)
+        ratio = scale * (positions - centre[..., None]) / sigma
+        return torch.exp(-0.5 * ratio.square()) / (sigma * math.sqrt(2 * math.pi))
+
+    rows, columns = density(height, row, theta[0]), density(width, column, theta[1])
+    return (rows[..., None] + columns[:, :, None]).flatten(2) / 2
 
 
-def _backward(
-    gradient: Tensor,
-    x: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    theta: Optional[Tensor],
-    sigma: Optional[Tensor],
-    index: Tensor,
-    mean: Tensor,
-    statistics: Tensor,
-    similarity: str,
-    normalization: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Returns the gradients of x, alpha, beta, weight, bias, theta and sigma; without
-    position encoding the last two are empty."""
-    inputs = (x, alpha, beta, weight, bias, theta, sigma)
-    kept = (index, mean, statistics, similarity, normalization)
-    with without_autocast(x):
-        if backend(x) == 'triton':
-            from . import prm_triton
-
-            return prm_triton.backward(gradient, *inputs, *kept)
-        return prm_torch.backward(gradient, *inputs, *kept)
+def _normalize(score):
+    """Eqs. 6 and 7."""
+    # Shifting by one of its own values changes no normalised score. It makes a constant
+    # score exactly zero: the division by EPS would magnify the rounding of a mean.
+    score = score - score[..., :1].detach()
+    score = score - score.mean(2, keepdim=True)
+    # In units of the peak, the squares of large scores do not overflow.
+    peak = score.detach().abs().amax(2, keepdim=True).clamp(min=MIN_DEVIATION)
+    # The floor is below every mean square but zero, where sqrt has no gradient.
+    deviation = (score / peak).square().mean(2, keepdim=True).clamp(min=1e-30).sqrt()
+    return score / (deviation * peak + EPS)
 
 
-def _shapes(x, alpha, *_):
+def _kept_shapes(x, alpha, *_):
     batch, groups = x.shape[0], alpha.shape[0]
     dtype = accumulation_dtype(x)
     return (
-        torch.empty_like(x, memory_format=memory_format(x)),
         x.new_empty((batch, groups), dtype=torch.int64),
         x.new_empty((batch, groups, x.shape[1] // groups), dtype=dtype),
         x.new_empty((batch, groups, 3), dtype=dtype),
     )
 
 
-def _flops(shape, *_, **__):
+def _flops(shape: tuple[int, ...], *_: Any, **__: Any) -> int:
     # Two products with the vectors q and z at each position.
     return 4 * math.prod(shape)
 
 
-def _backward_flops(shape, *_, **__):
-    # The two products again; those of gradient and x, of the gradients of q and z, and
-    # two terms of that of x.
+def _backward_flops(shape: tuple[int, ...], *_: Any, **__: Any) -> int:
+    # The forward's two products again, the product of gradient and x, two products for
+    # the gradients of q and z, and two for the gradient of x.
     return 14 * math.prod(shape)
 
 
-_operator = operator(
-    'prm', _forward, _backward, _shapes, tensors=7, flops=(_flops, _backward_flops)
+_prm = operator(
+    'prm',
+    tensors='Tensor x, Tensor alpha, Tensor beta, Tensor weight, Tensor bias, '
+    'Tensor? theta, Tensor? sigma',
+    switches='str similarity, bool normalization',
+    kept='Tensor index, Tensor mean, Tensor statistics',
+    plain=_plain,
+    reference=reference.prm,
+    kept_shapes=_kept_shapes,
+    flops=(_flops, _backward_flops),
 )
