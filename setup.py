@@ -7,7 +7,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-KERNELS = 'prm_mmdet/ops/kernels.cpp'
+KERNELS = 'prm_mmdet/ops/csrc'
 
 # MMEngine's pure-Python configs can only import modules, and a config's name has
 # dashes. So each config gets a module, which MMEngine reads as a base.
@@ -49,16 +49,19 @@ def cpu_kernels():
     needs no torch. If it does not compile, the package installs without it."""
     if sys.platform == 'win32':  # the source relies on GCC's or Clang's attributes
         return []
-    # kernels.py compares the hash: it never calls a library of an older source.
-    source = hashlib.sha256((ROOT / KERNELS).read_bytes()).hexdigest()[:16]
-    options = '-std=c++17 -O3 -g0 -fopenmp -ffp-contract=off -fno-math-errno'
+    files = sorted((ROOT / KERNELS).iterdir())
+    # kernels.py compares the hash: it never calls a library of other sources.
+    content = b''.join(path.read_bytes() for path in files)
+    source = hashlib.sha256(content).hexdigest()[:16]
+    options = '-std=c++17 -O3 -g0 -fopenmp -fno-math-errno -fno-trapping-math'
     return [
         Extension(
             'prm_mmdet.ops._kernels',
-            [KERNELS],
+            [f'{KERNELS}/{path.name}' for path in files if path.suffix == '.cpp'],
+            depends=[f'{KERNELS}/{path.name}' for path in files],
             define_macros=[('SOURCE', f'"{source}"')],
             # OpenMP is not linked: its functions are those that torch has loaded.
-            extra_compile_args=[*options.split(), '-fno-trapping-math'],
+            extra_compile_args=[*options.split(), '-Wno-psabi'],
             language='c++',
             optional=True,
         )
@@ -74,7 +77,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.9',
     packages=find_packages(include=['prm_mmdet', 'prm_mmdet.*']),
-    package_data={'prm_mmdet.ops': [Path(KERNELS).name]},
+    package_data={'prm_mmdet.ops': ['csrc/*']},
     ext_modules=cpu_kernels(),
     # mmcv is left out as in MMDetection: a source build must be the user's choice.
     install_requires=[

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = ROOT / 'requirements' / 'common.txt'
-KERNELS = ROOT / 'prm_mmdet' / 'ops' / 'kernels.cpp'
+KERNELS = ROOT / 'prm_mmdet' / 'ops' / 'csrc'
 CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'prm_mmdet'
 BUILD_TOOLS = ('torch', 'numpy', 'packaging', 'setuptools', 'wheel', 'ninja', 'psutil')
 
@@ -38,7 +38,7 @@ def main():
     stamp = venv / 'complete'
     inputs = b''.join(
         path.read_bytes()
-        for path in (COMMON, requirements, ROOT / 'setup.py', KERNELS)
+        for path in (COMMON, requirements, ROOT / 'setup.py', *sorted(KERNELS.iterdir()))
     )
     state = f'{sys.version}\n{hashlib.sha256(inputs).hexdigest()}\n'
     python = venv / 'bin' / 'python'

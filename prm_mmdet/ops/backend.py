@@ -4,13 +4,13 @@
 
 - unset or empty: the kernels for the tensor's device and dtype if they are available,
   else ``torch``;
-- ``cpp``: the compiled CPU kernels of PRM and LCT (``kernels.cpp``);
+- ``cpp``: the compiled CPU kernels (``csrc``);
 - ``triton``: the CUDA kernels of PRM and LCT. With ``TRITON_INTERPRET=1``, Triton's
   interpreter runs them on the CPU. The interpreter is slow and meant for tests;
 - ``torch``: plain PyTorch operators, on any device;
 - ``reference``: the equations line by line (``reference.py``), slow.
 
-SAC consists of matrix products and has no kernels of its own.
+SAC has no Triton kernels: on CUDA it consists of PyTorch's matrix products.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ except ValueError:  # another package has put a stand-in for triton into sys.mod
     _HAS_TRITON = False
 
 
-def backend(x: Tensor, has_kernels: bool = True) -> str:
+def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
     """Name of the form in which an operator runs for a tensor.
 
     Args:
         x: The operator's input; its device and dtype count.
-        has_kernels: Whether the operator has kernels. PRM and LCT have kernels, SAC has
-            none. Default: True.
+        kernels: The backends for which the operator has kernels: all for PRM and LCT,
+            ``('cpp',)`` for SAC. Default: all.
 
     Returns:
         'cpp', 'triton', 'torch' or 'reference'.
@@ -66,14 +66,14 @@ def backend(x: Tensor, has_kernels: bool = True) -> str:
         return 'torch'
     if forced:
         _check(forced, x)
-        return forced if has_kernels else 'torch'
-    form = kernels(x)
+        return forced if forced in kernels else 'torch'
+    form = kernels_for(x)
     available = LIBRARY is not None if form == 'cpp' else _HAS_TRITON and x.is_cuda
-    usable = has_kernels and available and x.dtype in _DTYPES[form]
+    usable = form in kernels and available and x.dtype in _DTYPES[form]
     return form if usable else 'torch'
 
 
-def kernels(x: Tensor) -> str:
+def kernels_for(x: Tensor) -> str:
     """Name of the kernels for the tensor's device: 'cpp' or 'triton'. They need not be
     available."""
     forced = os.environ.get(VARIABLE, '')

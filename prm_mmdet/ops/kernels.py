@@ -1,6 +1,6 @@
-"""The compiled CPU kernels of PRM and LCT: found, checked and called.
+"""The compiled CPU kernels: found, checked and called.
 
-``setup.py`` compiles ``kernels.cpp`` if there is a C++ compiler. The library takes
+``setup.py`` compiles the files in ``csrc`` if there is a C++ compiler. The library takes
 plain pointers, so it fits every version of torch. Without the library, the operators
 run in plain PyTorch.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .common import accumulation_dtype, memory_format
 
-_SOURCE = Path(__file__).with_name('kernels.cpp')
+_FOLDER = Path(__file__).parent
 _REBUILD = 'compile them with "python setup.py build_ext --inplace" in a checkout, or '
 _REBUILD += 'install the package again where a C++ compiler is available'
 
@@ -26,7 +26,7 @@ _REBUILD += 'install the package again where a C++ compiler is available'
 def _load() -> tuple[ctypes.CDLL | None, str]:
     """Returns the library, or None and the reason."""
     for suffix in EXTENSION_SUFFIXES:
-        path = _SOURCE.with_name(f'_kernels{suffix}')
+        path = _FOLDER / f'_kernels{suffix}'
         if path.is_file():
             break
     else:
@@ -36,20 +36,22 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         # would keep threads of its own.
         library = ctypes.CDLL(str(path))
         library.source.restype = ctypes.c_char_p
-        library.prm_scratch.restype = ctypes.c_int64
+        for name in ('prm_scratch', 'sac_scratch', 'sac_thread_scratch'):
+            getattr(library, name).restype = ctypes.c_int64
         source = library.source().decode()
     except (OSError, AttributeError) as error:
         return None, f'{path} cannot be loaded ({error}): {_REBUILD}'
-    if _SOURCE.is_file() and source != source_hash(_SOURCE):
-        reason = f'{path} was compiled from another {_SOURCE.name}: {_REBUILD}'
+    if source != source_hash(_FOLDER / 'csrc'):
+        reason = f'{path} was compiled from other sources than csrc has: {_REBUILD}'
         warnings.warn(f'prm_mmdet runs without CPU kernels. {reason}', stacklevel=2)
         return None, reason
     return library, ''
 
 
-def source_hash(path: Path) -> str:
-    """Sixteen digits that change with the file; setup.py computes the same."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def source_hash(folder: Path) -> str:
+    """Sixteen digits that change with the sources. setup.py computes the same."""
+    content = b''.join(path.read_bytes() for path in sorted(folder.iterdir()))
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 LIBRARY, UNAVAILABLE = _load()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
-from .backend import VARIABLE, backend, kernels
+from .backend import VARIABLE, backend, kernels_for
 from .common import (
     accumulation_dtype,
     exporting,
@@ -30,8 +30,9 @@ def operator(
     kept: str,
     plain: Callable[..., Tensor],
     reference: Callable[..., Tensor],
-    kept_shapes: Callable[..., tuple[Tensor, ...]] | None = None,
+    kept_shapes: Callable[..., tuple[Tensor, ...]],
     flops: tuple[Callable[..., int], ...] = (),
+    kernels: tuple[str, ...] = ('cpp', 'triton'),
 ) -> Callable[..., Tensor]:
     """A function that runs a block in the form that :func:`.backend.backend` names.
 
@@ -66,11 +67,11 @@ def operator(
         A function of the tensors and the switches. It returns y in the dtype of x.
     """
     count = len(tensors.split(','))
-    whole = _join(name, tensors, switches, kept, kept_shapes, flops) if kept else None
+    whole = _join(name, tensors, switches, kept, kept_shapes, flops)
 
     def call(*inputs: Any) -> Tensor:
         x = inputs[0]
-        form = backend(x, has_kernels=whole is not None)
+        form = backend(x, kernels)
         if form == 'reference':
             dtype = accumulation_dtype(x)
             values = (t if t is None else t.to(dtype) for t in inputs[:count])
@@ -102,7 +103,7 @@ def _join(name, tensors, switches, kept, kept_shapes, flops):
     count = len(tensors.split(','))
 
     def run(direction, x, *inputs):
-        form = kernels(x)
+        form = kernels_for(x)
         module = importlib.import_module(f'.{name}_{form}', __package__)
         with without_autocast(x):
             return getattr(module, direction)(x, *inputs)

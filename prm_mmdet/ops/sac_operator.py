@@ -6,6 +6,10 @@ Networks", IEEE Transactions on Image Processing 30, 2021, Eqs. 2-5.
 The mixture of contexts Y = contexts^T weights has rank K, and the convolution after it
 is linear. W Y = (W contexts^T) weights costs K (N + C) multiplications a channel
 instead of C N, and Y is never formed.
+
+For backward, the kernels (``sac_cpp.py``) keep x, the contexts (B, K, C) and the
+denominators of the attention (B, K). The plain form keeps x, x centred at its mean, in
+float32 if x has half precision, and the maps of attention and weights (B, 2K, N).
 """
 
 from __future__ import annotations
@@ -116,12 +120,45 @@ def _plain(
     return y.to(x.dtype).reshape(x.shape[0], y.shape[1], *x.shape[2:])
 
 
+def _kept_shapes(x, w_attention, *_):
+    dtype, contexts = accumulation_dtype(x), w_attention.shape[0]
+    return (
+        x.new_empty((x.shape[0], contexts), dtype=dtype),
+        x.new_empty((x.shape[0], contexts, x.shape[1]), dtype=dtype),
+    )
+
+
+def _products(x, w_attention, w_transform):
+    """Multiplications of a (C, K) and of a (D, K) matrix with a map of K numbers a
+    position, and of a (D, C) matrix with the K contexts."""
+    batch, channels, height, width = x
+    k = batch * w_attention[0]
+    positions = k * height * width
+    return positions * channels, positions * w_transform[0], k * w_transform[0] * channels
+
+
+def _flops(x, w_attention, b, w_customization, b2, w_transform, *_, **__):
+    gather, mix, transform = _products(x, w_attention, w_transform)
+    # Two products for the maps, one with the attention, one of Eq. 5.
+    return 2 * (3 * gather + mix + transform)
+
+
+def _backward_flops(g, x, w_attention, b, w_customization, b2, w_transform, *_, **__):
+    gather, mix, transform = _products(x, w_attention, w_transform)
+    # Two products for the maps again, one for the gradient of the attention, two for
+    # that of the maps' convolutions, and three for that of x.
+    return 2 * (8 * gather + 2 * mix + 3 * transform)
+
+
 _sac = operator(
     'sac',
     tensors='Tensor x, Tensor w_attention, Tensor b_attention, Tensor w_customization, '
     'Tensor b_customization, Tensor w_transform, Tensor b_transform',
     switches='bool softmax, bool residual',
-    kept='',
+    kept='Tensor log_sums, Tensor contexts',
     plain=_plain,
     reference=reference.sac,
+    kept_shapes=_kept_shapes,
+    flops=(_flops, _backward_flops),
+    kernels=('cpp',),
 )

@@ -4,39 +4,19 @@
 // positions, contiguous. A slab of a ResNet is 0.1 to 1 MB. One thread takes a slab
 // through all passes, so memory is read once and the later passes hit the cache.
 //
-// kernels.py loads this file's functions through ctypes. They use plain pointers, so the
-// library fits every version of torch. Callers pass contiguous tensors.
-//
 // Sums over positions: blocks of BLOCK positions in the tensor's own type, the sums of
 // blocks in double.
 
 #include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <limits>
 #include <utility>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
-// The compiler makes a copy of each slab function for each of these processors. The
-// loader of the library picks one. A build for the builder's own processor would stop
-// with an illegal instruction on an older one.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define EACH_PROCESSOR \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define EACH_PROCESSOR
-#endif
-// Inlined, so that each copy above has its own copy of the helper, too.
-#define INLINE static inline __attribute__((always_inline))
+#include "common.h"
 
 namespace {
 
 constexpr int64_t BLOCK = 512;  // positions; some arrays of this size fit in L1
-// The values of common.py.
+// The values of ../common.py.
 constexpr double MIN_SIGMA = 1e-5, EPS = 1e-5, MIN_DEVIATION = 1e-15, MIN_NORMS = 1e-8;
 constexpr double SQRT_2_PI = 2.5066282746310002;
 
@@ -82,32 +62,6 @@ struct LCT {
 };
 
 namespace {
-
-// exp for a <= 88 within two units in the last place, of operations that vectorise.
-// NaN passes through.
-INLINE float exponential(float a) {
-  a = a < -87.3f ? -87.3f : a;
-  a = a > 88.3f ? 88.3f : a;
-  // Adding and subtracting 1.5 * 2^23 rounds to an integer.
-  float shifted = a * 1.44269504f + 12582912.0f;
-  float n = shifted - 12582912.0f;
-  float r = (a - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  int32_t bits;
-  std::memcpy(&bits, &shifted, 4);
-  bits = (bits + 127) << 23;  // 2^n
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return p * power;
-}
-
-INLINE double exponential(double a) { return std::exp(a); }
 
 template <class T>
 INLINE T sigmoid(T a) {
@@ -295,9 +249,12 @@ template <class T>
 INLINE void scores(const Slab<T> &s, const Maps<T> &maps, const T *position_weight,
                    int64_t length, T *out) {
   T beta = s.beta;
+  // Two loops: in one, the compiler may round the first product in some positions and the
+  // second in others (fused multiply-add). A constant score would no longer be constant.
 #pragma omp simd
-  for (int64_t i = 0; i < length; ++i)
-    out[i] = position_weight[i] * maps.to_query[i] + beta * maps.to_mean[i];
+  for (int64_t i = 0; i < length; ++i) out[i] = beta * maps.to_mean[i];
+#pragma omp simd
+  for (int64_t i = 0; i < length; ++i) out[i] += position_weight[i] * maps.to_query[i];
 }
 
 template <class T>
@@ -645,16 +602,6 @@ INLINE void lct_slab(const LCT &p, int64_t slab, int64_t thread) {
 
 // -- one function a type, which the compiler copies for each processor ------------------
 
-template <class Work>
-void for_each_slab(int64_t slabs, int64_t threads, Work work) {
-#ifdef _OPENMP
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (threads > 1)
-  for (int64_t slab = 0; slab < slabs; ++slab) work(slab, omp_get_thread_num());
-#else
-  for (int64_t slab = 0; slab < slabs; ++slab) work(slab, int64_t(0));
-#endif
-}
-
 int64_t scratch(const PRM &p) {
   int64_t values = p.channels + p.height + p.width + 6 * p.height * p.width;
   return 2 * p.channels + p.height + p.width + values;
@@ -683,15 +630,15 @@ SLAB_FUNCTIONS(double)
 
 extern "C" {
 
-// A hash of this file. kernels.py compares it with the hash of the file it finds, so that
-// Python never calls a library of other arguments.
+// A hash of the sources. kernels.py compares it with the hash of the files it finds, so
+// that Python never calls a library of other arguments.
 const char *source() { return SOURCE; }
 
 int64_t prm_scratch(const PRM *p) { return scratch(*p); }
 
 #define ENTRY(NAME, STRUCT, FUNCTION)                                     \
   void NAME(const STRUCT *p) {                                            \
-    for_each_slab(p->slabs, p->threads, [=](int64_t slab, int64_t thread) { \
+    for_each(p->slabs, p->threads, [=](int64_t slab, int64_t thread) { \
       FUNCTION(*p, slab, thread);                                         \
     });                                                                   \
   }
