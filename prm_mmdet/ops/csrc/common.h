@@ -13,12 +13,15 @@
 #include <omp.h>
 #endif
 
-// The compiler makes a copy of the marked function for each of these processors, and the
-// loader of the library picks one. A build for the builder's own processor would stop
-// with an illegal instruction on an older one.
+// The compiler makes a copy of the marked function for processors with AVX2, and the
+// loader of the library picks it by the processor's features. A build for the builder's
+// own processor would stop with an illegal instruction on an older one.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__)
-#define EACH_PROCESSOR \
-  __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#if __GNUC__ >= 12
+#define EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v3", "default")))
+#else  // with AVX2, but without fused multiply-add
+#define EACH_PROCESSOR __attribute__((target_clones("avx2", "default")))
+#endif
 #else
 #define EACH_PROCESSOR
 #endif
