@@ -38,7 +38,12 @@ def main():
     stamp = venv / 'complete'
     inputs = b''.join(
         path.read_bytes()
-        for path in (COMMON, requirements, ROOT / 'setup.py', *sorted(KERNELS.iterdir()))
+        for path in (
+            COMMON,
+            requirements,
+            ROOT / 'setup.py',
+            *sorted(KERNELS.iterdir()),
+        )
     )
     state = f'{sys.version}\n{hashlib.sha256(inputs).hexdigest()}\n'
     python = venv / 'bin' / 'python'

@@ -16,7 +16,7 @@ MIN_NORMS = 1e-8
 try:
     from torch.compiler import is_compiling
 except ImportError:  # torch < 2.1
-    from torch._dynamo import is_compiling
+    from torch._dynamo import is_compiling  # noqa: F401
 try:
     from torch.compiler import is_exporting
 except ImportError:  # torch < 2.7 does not distinguish torch.export from torch.compile

@@ -1,8 +1,8 @@
 """The compiled CPU kernels: found, checked and called.
 
-``setup.py`` compiles the files in ``csrc`` if there is a C++ compiler. The library takes
-plain pointers, so it fits every version of torch. Without the library, the operators
-run in plain PyTorch.
+``setup.py`` compiles the files in ``csrc`` if there is a C++ compiler. The library
+takes plain pointers, so it fits every version of torch. Without the library, the
+operators run in plain PyTorch.
 """
 
 from __future__ import annotations

@@ -4,24 +4,34 @@ Half-precision features are converted to float32 and channels_last features to
 contiguous ones, each by a copy.
 """
 
+from __future__ import annotations
+
 from ctypes import c_double, c_int64, c_void_p
 
 import torch
+from torch import Tensor
 
 from .kernels import Arguments, from_kernel, to_kernel
 
 
 class _Arguments(Arguments):
-    _fields_ = [
+    _fields_ = (
         *((name, c_int64) for name in ('slabs', 'groups', 'channels', 'positions')),
         *((name, c_int64) for name in ('normalized', 'threads')),
         ('eps', c_double),
         *((name, c_void_p) for name in ('x', 'gradient', 'result', 'weight', 'bias')),
         *((name, c_void_p) for name in ('mean', 'g_weight', 'g_bias', 'scratch')),
-    ]
+    )
 
 
-def forward(x, weight, bias, groups, eps, normalization):
+def forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    groups: int,
+    eps: float,
+    normalization: bool,
+) -> tuple[Tensor, Tensor]:
     """Returns y (B, C, H, W) and the channels' means (B, C)."""
     features = to_kernel(x)
     result = torch.empty_like(features)
@@ -31,7 +41,16 @@ def forward(x, weight, bias, groups, eps, normalization):
     return from_kernel(result, x), mean
 
 
-def backward(gradient, x, weight, bias, mean, groups, eps, normalization):
+def backward(
+    gradient: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    groups: int,
+    eps: float,
+    normalization: bool,
+) -> tuple[Tensor, ...]:
     """Returns the gradients of x, weight and bias; the last two are empty where there
     is no transform."""
     features = to_kernel(x)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import reference
-from .common import accumulation_dtype
+from .common import accumulation_dtype, memory_format
 from .operator import operator
 
 
@@ -39,12 +39,12 @@ def lct(
         normalization: Whether to normalise within groups (Eqs. 2 and 3).
 
     Returns:
-        (B, C, H, W), dtype of ``x``. From the kernels, the result is channels_last if
+        (B, C, H, W), dtype of ``x``. The result is channels_last if
         ``x`` is, and contiguous otherwise.
 
     Raises:
-        RuntimeError: If the result of kernels is differentiated twice. The message names
-            the backend that has a second derivative.
+        RuntimeError: If the result of kernels is differentiated twice. The message
+            names the backend that has a second derivative.
     """
     return _lct(x, weight, bias, groups, eps, normalization)
 
@@ -62,8 +62,11 @@ def _plain(x, weight, bias, groups, eps, normalization):
     return (x * torch.sigmoid(context)[:, :, None, None]).to(x.dtype)
 
 
-def _kept_shapes(x, *_):
-    return (x.new_empty(x.shape[:2], dtype=accumulation_dtype(x)),)
+def _shapes(x, *_):
+    return (
+        torch.empty_like(x, memory_format=memory_format(x)),
+        x.new_empty(x.shape[:2], dtype=accumulation_dtype(x)),
+    )
 
 
 _lct = operator(
@@ -73,5 +76,5 @@ _lct = operator(
     kept='Tensor mean',
     plain=_plain,
     reference=reference.lct,
-    kept_shapes=_kept_shapes,
+    shapes=_shapes,
 )

@@ -30,7 +30,7 @@ def operator(
     kept: str,
     plain: Callable[..., Tensor],
     reference: Callable[..., Tensor],
-    kept_shapes: Callable[..., tuple[Tensor, ...]],
+    shapes: Callable[..., tuple[Tensor, ...]],
     flops: tuple[Callable[..., int], ...] = (),
     kernels: tuple[str, ...] = ('cpp', 'triton'),
 ) -> Callable[..., Tensor]:
@@ -45,9 +45,9 @@ def operator(
     Autograd and ``torch.compile`` see the kernels as one operator
     ``torch.ops.prm_mmdet.<name>``, which has no second derivative.
 
-    The plain form consists of PyTorch operators. It runs where there are no kernels, and
-    where a single operator does not serve: in exported models, under the transforms of
-    ``torch.func``, and in forward-mode differentiation.
+    The plain form consists of PyTorch operators. It runs where there are no kernels,
+    and where a single operator does not serve: in exported models, under the transforms
+    of ``torch.func``, and in forward-mode differentiation.
 
     Args:
         name: Name of the block.
@@ -57,8 +57,8 @@ def operator(
         kept: The tensors that the kernels' forward keeps for backward, likewise.
         plain: The block in PyTorch operators.
         reference: The block line by line, in the dtype of its input.
-        kept_shapes: Takes what a call takes; returns empty tensors like those that
-            backward keeps.
+        shapes: Takes what a call takes; returns empty tensors like y and like those
+            that backward keeps.
         flops: Two functions of shapes: floating point operations of matrix products in
             forward and in backward, for PyTorch's counter. A multiplication and an
             addition are two operations. Default: none are counted.
@@ -67,7 +67,7 @@ def operator(
         A function of the tensors and the switches. It returns y in the dtype of x.
     """
     count = len(tensors.split(','))
-    whole = _join(name, tensors, switches, kept, kept_shapes, flops)
+    whole = _join(name, tensors, switches, kept, shapes, flops)
 
     def call(*inputs: Any) -> Tensor:
         x = inputs[0]
@@ -77,9 +77,12 @@ def operator(
             values = (t if t is None else t.to(dtype) for t in inputs[:count])
             with without_autocast(x):
                 return reference(*values, *inputs[count:]).to(x.dtype)
-        if form == 'torch' or exporting() or _transformed(inputs[:count]):
+        if exporting():  # by operators that every format knows
             with without_autocast(x):
                 return plain(*inputs)
+        if form == 'torch' or _transformed(inputs[:count]):
+            with without_autocast(x):
+                return plain(*inputs).contiguous(memory_format=memory_format(x))
         return whole(*inputs)[0]
 
     return call
@@ -97,7 +100,7 @@ def _transformed(tensors: tuple[Tensor | None, ...]) -> bool:
     )
 
 
-def _join(name, tensors, switches, kept, kept_shapes, flops):
+def _join(name, tensors, switches, kept, shapes, flops):
     """The operator of the kernels: of the tensors and the switches, returns y and what
     backward keeps."""
     count = len(tensors.split(','))
@@ -147,10 +150,6 @@ def _join(name, tensors, switches, kept, kept_shapes, flops):
 
         return Whole.apply
 
-    def shapes(x, *inputs):
-        y = torch.empty_like(x, memory_format=memory_format(x))
-        return (y, *kept_shapes(x, *inputs))
-
     def gradient_shapes(gradient, x, *inputs):
         return (
             torch.empty_like(x, memory_format=memory_format(x)),
@@ -162,8 +161,8 @@ def _join(name, tensors, switches, kept, kept_shapes, flops):
 
     def refuse(ctx, *_):
         raise RuntimeError(
-            f'{NAMESPACE}::{name} has no second derivative. Set {VARIABLE}=torch in the '
-            f'environment: the block then runs in PyTorch operators, which have one'
+            f'{NAMESPACE}::{name} has no second derivative. Set {VARIABLE}=torch in '
+            f'the environment: the block then runs in PyTorch operators, which have one'
         )
 
     results = ', '.join(['Tensor'] * (1 + len(kept.split(','))))

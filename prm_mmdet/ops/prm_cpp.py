@@ -4,9 +4,13 @@ Half-precision features are converted to float32 and channels_last features to
 contiguous ones, each by a copy.
 """
 
+from __future__ import annotations
+
 from ctypes import byref, c_int64, c_void_p
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .common import accumulation_dtype
 from .kernels import LIBRARY, Arguments, from_kernel, to_kernel
@@ -30,7 +34,17 @@ class _Arguments(Arguments):
     ]
 
 
-def forward(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization):
+def forward(
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    theta: Tensor | None,
+    sigma: Tensor | None,
+    similarity: str,
+    normalization: bool,
+) -> tuple[Tensor, ...]:
     """Returns y (B, C, H, W), the query's index (B, g), the mean vector (B, g, k) and
     the statistics of the score (B, g, 3): shift, offset and deviation."""
     features = to_kernel(x)
@@ -47,7 +61,17 @@ def forward(x, alpha, beta, weight, bias, theta, sigma, similarity, normalizatio
     return (from_kernel(result, x), *kept)
 
 
-def backward(gradient, x, alpha, beta, weight, bias, theta, sigma, *kept_and_switches):
+def backward(
+    gradient: Tensor,
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    theta: Tensor | None,
+    sigma: Tensor | None,
+    *kept_and_switches: Any,
+) -> tuple[Tensor, ...]:
     """Returns the gradients of x, alpha, beta, weight, bias, theta and sigma; the last
     two are empty without position encoding. ``kept_and_switches`` is what ``forward``
     returned after y, then ``similarity`` and ``normalization``."""

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .common import EPS, MIN_DEVIATION, MIN_NORMS, MIN_SIGMA, accumulation_dtype
+from .common import (
+    EPS,
+    MIN_DEVIATION,
+    MIN_NORMS,
+    MIN_SIGMA,
+    accumulation_dtype,
+    memory_format,
+)
 from .operator import operator
 
 SIMILARITIES = ('dot', 'l1', 'cosine')
@@ -53,22 +60,22 @@ def prm(
         normalization: Whether to normalise over positions (Eqs. 6 and 7).
 
     Returns:
-        (B, C, H, W), dtype of ``x``. From the kernels, the result is channels_last if
+        (B, C, H, W), dtype of ``x``. The result is channels_last if
         ``x`` is, and contiguous otherwise.
 
     Raises:
-        RuntimeError: If the result of kernels is differentiated twice. The message names
-            the backend that has a second derivative.
+        RuntimeError: If the result of kernels is differentiated twice. The message
+            names the backend that has a second derivative.
     """
-    return _prm(
-        x, alpha, beta, weight, bias, theta, sigma, similarity, normalization
-    )
+    return _prm(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization)
 
 
 def _plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization):
     batch, channels, height, width = x.shape
     dtype, groups = accumulation_dtype(x), alpha.shape[0]
-    alpha, beta, weight, bias = (p.to(dtype)[:, None] for p in (alpha, beta, weight, bias))
+    alpha, beta, weight, bias = (
+        p.to(dtype)[:, None] for p in (alpha, beta, weight, bias)
+    )
     slab = x.to(dtype).reshape(batch, groups, channels // groups, height * width)
 
     # Channel after channel, as the reference adds: equal positions have equal sums.
@@ -78,7 +85,9 @@ def _plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization
     to_query, to_mean = _similarities(slab, targets, similarity).unbind(2)  # (B, g, N)
     to_query = alpha * to_query
     if theta is not None:
-        to_query = to_query * _encoding(index, theta.to(dtype), sigma.to(dtype), x.shape)
+        to_query = to_query * _encoding(
+            index, theta.to(dtype), sigma.to(dtype), x.shape
+        )
     score = to_query + beta * to_mean
     if normalization:
         score = _normalize(score)
@@ -99,7 +108,7 @@ def _similarities(slab, targets, similarity):
 
 
 def _encoding(index, theta, sigma, shape):
-    """D of Eq. 5, (B, g, N): the mean of a function of the row and one of the column."""
+    """D of Eq. 5, (B, g, N): the mean of a density of rows and one of columns."""
     height, width = shape[2:]
     row = index.div(width, rounding_mode='floor')
     # Not by %, which PyTorch's ONNX exporter refuses for a dynamic width.
@@ -128,10 +137,11 @@ def _normalize(score):
     return score / (deviation * peak + EPS)
 
 
-def _kept_shapes(x, alpha, *_):
+def _shapes(x, alpha, *_):
     batch, groups = x.shape[0], alpha.shape[0]
     dtype = accumulation_dtype(x)
     return (
+        torch.empty_like(x, memory_format=memory_format(x)),
         x.new_empty((batch, groups), dtype=torch.int64),
         x.new_empty((batch, groups, x.shape[1] // groups), dtype=dtype),
         x.new_empty((batch, groups, 3), dtype=dtype),
@@ -157,6 +167,6 @@ _prm = operator(
     kept='Tensor index, Tensor mean, Tensor statistics',
     plain=_plain,
     reference=reference.prm,
-    kept_shapes=_kept_shapes,
+    shapes=_shapes,
     flops=(_flops, _backward_flops),
 )

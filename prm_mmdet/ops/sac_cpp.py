@@ -4,9 +4,13 @@ Half-precision features are converted to float32 and channels_last features to
 contiguous ones, each by a copy.
 """
 
+from __future__ import annotations
+
 from ctypes import byref, c_int64, c_void_p
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from .kernels import LIBRARY, Arguments, from_kernel, to_kernel
 
@@ -31,7 +35,7 @@ class _Arguments(Arguments):
     ]
 
 
-def forward(x, *inputs):
+def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     """Takes what ``sac`` takes. Returns y (B, D, H, W), the logarithms of the softmax's
     denominators (B, K) and the contexts (B, K, C)."""
     *parameters, softmax, residual = inputs
@@ -47,7 +51,7 @@ def forward(x, *inputs):
     return (from_kernel(result, x), *kept)
 
 
-def backward(gradient, x, *inputs):
+def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     """Takes y's gradient, what ``forward`` took with what it kept before the switches.
     Returns the gradients of x and of the six parameters."""
     *parameters, log_sums, contexts, softmax, residual = inputs

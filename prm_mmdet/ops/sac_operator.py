@@ -14,13 +14,10 @@ float32 if x has half precision, and the maps of attention and weights (B, 2K, N
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from . import reference
-from .common import accumulation_dtype, without_autocast
+from .common import accumulation_dtype, memory_format, without_autocast
 from .operator import operator
 
 
@@ -55,10 +52,13 @@ def sac(
         (B, D, H, W), dtype of ``x``.
 
     Raises:
-        RuntimeError: If the result of kernels is differentiated twice. The message names
-            the backend that has a second derivative.
+        RuntimeError: If the result of kernels is differentiated twice. The message
+            names the backend that has a second derivative.
     """
-    attention, customization = (w_attention, b_attention), (w_customization, b_customization)
+    attention, customization = (
+        (w_attention, b_attention),
+        (w_customization, b_customization),
+    )
     transform = (w_transform, b_transform)
     return _sac(x, *attention, *customization, *transform, softmax, residual)
 
@@ -120,9 +120,11 @@ def _plain(
     return y.to(x.dtype).reshape(x.shape[0], y.shape[1], *x.shape[2:])
 
 
-def _kept_shapes(x, w_attention, *_):
+def _shapes(x, w_attention, b, w_customization, b2, w_transform, *_):
     dtype, contexts = accumulation_dtype(x), w_attention.shape[0]
+    y = x.new_empty((x.shape[0], w_transform.shape[0], *x.shape[2:]))
     return (
+        y.contiguous(memory_format=memory_format(x)),
         x.new_empty((x.shape[0], contexts), dtype=dtype),
         x.new_empty((x.shape[0], contexts, x.shape[1]), dtype=dtype),
     )
@@ -134,7 +136,11 @@ def _products(x, w_attention, w_transform):
     batch, channels, height, width = x
     k = batch * w_attention[0]
     positions = k * height * width
-    return positions * channels, positions * w_transform[0], k * w_transform[0] * channels
+    return (
+        positions * channels,
+        positions * w_transform[0],
+        k * w_transform[0] * channels,
+    )
 
 
 def _flops(x, w_attention, b, w_customization, b2, w_transform, *_, **__):
@@ -158,7 +164,7 @@ _sac = operator(
     kept='Tensor log_sums, Tensor contexts',
     plain=_plain,
     reference=reference.sac,
-    kept_shapes=_kept_shapes,
+    shapes=_shapes,
     flops=(_flops, _backward_flops),
     kernels=('cpp',),
 )

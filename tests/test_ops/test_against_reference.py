@@ -7,9 +7,13 @@ from hypothesis import strategies as st
 from torch.autograd import forward_ad
 
 from prm_mmdet import ops
-from prm_mmdet.ops import prm_torch, reference
+from prm_mmdet.ops import reference
+from prm_mmdet.ops.backend import VARIABLE
+from prm_mmdet.ops.kernels import LIBRARY
 
 SIMILARITIES = ('dot', 'l1', 'cosine')
+# The compiled kernels, if they were built, and the fallback.
+FORMS = ['cpp', 'torch'] if LIBRARY is not None else ['torch']
 
 
 def features(generator, kind, shape):
@@ -82,9 +86,9 @@ def compare(fast, slow, x, parameters, tolerance=1e-7):
     st.sampled_from(SIMILARITIES),
     st.booleans(),
     st.booleans(),
-    st.sampled_from([1, 1 << 10, 1 << 20]),
+    st.sampled_from(FORMS),
 )
-def test_prm(case, similarity, encoding, normalization, step):
+def test_prm(case, similarity, encoding, normalization, form):
     x, groups, number = case
     parameters = [number(groups) for _ in range(4)]
     parameters += [number(2), number()] if encoding else [None, None]
@@ -92,7 +96,7 @@ def test_prm(case, similarity, encoding, normalization, step):
     if not normalization:
         parameters[2] = parameters[2] / (1 + x.square().sum(1).max())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(prm_torch._STEP, 'cpu', step)  # one slab at a time, some, all
+        patch.setenv(VARIABLE, form)
         compare(
             lambda *t: ops.prm(*t, **switches),
             lambda *t: reference.prm(*t, **switches),
@@ -105,22 +109,24 @@ def test_prm(case, similarity, encoding, normalization, step):
 
 
 @settings(deadline=None, max_examples=100)
-@given(cases(), st.booleans(), st.booleans())
-def test_lct(case, transform, normalization):
+@given(cases(), st.booleans(), st.booleans(), st.sampled_from(FORMS))
+def test_lct(case, transform, normalization, form):
     x, groups, number = case
     assume(not normalization or x.shape[1] > groups)
     parameters = [number(x.shape[1]) if transform else None for _ in range(2)]
-    compare(
-        lambda *t: ops.lct(*t, groups, normalization=normalization),
-        lambda *t: reference.lct(*t, groups, normalization=normalization),
-        x,
-        parameters,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, form)
+        compare(
+            lambda *t: ops.lct(*t, groups, normalization=normalization),
+            lambda *t: reference.lct(*t, groups, normalization=normalization),
+            x,
+            parameters,
+        )
 
 
 @settings(deadline=None, max_examples=100)
-@given(cases(), st.booleans(), st.integers(0, 5))
-def test_sac(case, softmax, width):
+@given(cases(), st.booleans(), st.integers(0, 5), st.sampled_from(FORMS))
+def test_sac(case, softmax, width, form):
     x, k, number = case
     c = x.shape[1]
     # Attention of moderate sharpness, also for large features.
@@ -129,12 +135,14 @@ def test_sac(case, softmax, width):
     parameters = [number(k, c) / scale, number(k), number(k, c), number(k)]
     parameters += [number(d, c), number(d)]
     switches = dict(softmax=softmax, residual=not width)
-    compare(
-        lambda *t: ops.sac(*t, **switches),
-        lambda *t: reference.sac(*t, **switches),
-        x,
-        parameters,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, form)
+        compare(
+            lambda *t: ops.sac(*t, **switches),
+            lambda *t: reference.sac(*t, **switches),
+            x,
+            parameters,
+        )
 
 
 def leaf(*shape):
@@ -257,20 +265,68 @@ def test_equal_positions_tie_wherever_they_stand(form, k):
     assert gate[0, 0].flatten().argmax() == 0
 
 
-@pytest.mark.parametrize('call', ['prm', 'lct', 'sac'])
-def test_forward_mode_is_refused_with_the_cure(call):
-    x = torch.randn(1, 4, 3, 3)
-    inputs = {
-        'prm': [torch.ones(2)] * 4,
-        'lct': [torch.ones(4), torch.ones(4), 2],
-        'sac': [torch.ones(1, 4), torch.ones(1)] * 2
-        + [torch.ones(4, 4), torch.ones(4)],
-    }[call]
-    operator = getattr(ops, call)
-    with pytest.raises(RuntimeError, match='PRM_MMDET_BACKEND=reference'):
-        torch.func.jvp(lambda x: operator(x, *inputs), (x,), (torch.ones_like(x),))
-    with forward_ad.dual_level():  # nothing is differentiated here
-        assert torch.equal(operator(x, *inputs), operator(x, *inputs))
+FLAT_INPUTS = {
+    'prm': [torch.ones(2)] * 4,
+    'lct': [torch.ones(4), torch.ones(4), 2],
+    'sac': [
+        *(torch.ones(1, 4), torch.ones(1)),
+        *(torch.ones(1, 4), torch.ones(1)),
+        *(torch.ones(4, 4), torch.ones(4)),
+    ],
+}
+
+
+@pytest.mark.parametrize('call', list(FLAT_INPUTS))
+def test_transforms_of_torch_func_and_forward_mode(call, monkeypatch):
+    x, tangent = torch.randn(2, 1, 4, 3, 3, dtype=torch.float64)
+    inputs = [t.double() if torch.is_tensor(t) else t for t in FLAT_INPUTS[call]]
+
+    def total(x):
+        return getattr(ops, call)(x, *inputs).square().sum()
+
+    gradient = torch.func.grad(total)(x)
+    _, along = torch.func.jvp(total, (x,), (tangent,))
+    with forward_ad.dual_level():
+        dual = total(forward_ad.make_dual(x, tangent))
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, along)
+    monkeypatch.setenv(VARIABLE, 'reference')
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(total(x), x)
+    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(along, (expected * tangent).sum())
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_gradient_of_sacs_attention_far_from_zero(form, monkeypatch):
+    # The mean is a thousand times the deviation.
+    x = torch.randn(2, 16, 20, 20, dtype=torch.float64) + 1000
+    parameters = [p.double() for p in sac_parameters(16, 2)]
+    cotangent = torch.randn_like(x)
+    gradients = []
+    for dtype, function in ((torch.float32, ops.sac), (torch.float64, reference.sac)):
+        monkeypatch.setenv(VARIABLE, form)
+        leaves = [t.to(dtype).requires_grad_() for t in (x, *parameters)]
+        y = function(*leaves)
+        gradients.append(torch.autograd.grad(y, leaves[1], cotangent.to(dtype))[0])
+    ours, exact = gradients
+    assert (ours - exact).norm() < 1e-3 * exact.norm()
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_prm_of_large_features_in_float32(form, monkeypatch):
+    # The squares of the scores overflow float32.
+    monkeypatch.setenv(VARIABLE, form)
+    x = 1e12 * torch.randn(2, 16, 9, 8, dtype=torch.float64)
+    cotangent = torch.randn_like(x)
+    results = []
+    for dtype, function in ((torch.float32, ops.prm), (torch.float64, reference.prm)):
+        leaves = [
+            t.detach().to(dtype).requires_grad_() for t in (x, *prm_parameters(4))
+        ]
+        y = function(*leaves)
+        results.append([y, *torch.autograd.grad(y, leaves, cotangent.to(dtype))])
+    for ours, exact in zip(*results):
+        assert (ours - exact).norm() < 1e-4 * exact.norm()
 
 
 def test_cosine_of_tiny_features():

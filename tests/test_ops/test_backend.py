@@ -5,7 +5,7 @@ import torch
 
 from prm_mmdet import ops
 from prm_mmdet.ops import backend as select
-from prm_mmdet.ops import reference
+from prm_mmdet.ops import kernels, reference
 
 
 class Input:
@@ -19,7 +19,11 @@ class Input:
 @pytest.mark.parametrize(
     'forced, device, dtype, expected',
     [
-        ('', 'cpu', torch.float32, 'torch'),
+        ('', 'cpu', torch.float32, 'cpp'),
+        ('', 'cpu', torch.float64, 'cpp'),
+        ('', 'cpu', torch.float8_e5m2, 'torch'),
+        ('torch', 'cpu', torch.float32, 'torch'),
+        ('cpp', 'cpu', torch.bfloat16, 'cpp'),
         ('', 'cuda', torch.float32, 'triton'),
         ('', 'cuda', torch.bfloat16, 'triton'),
         ('', 'cuda', torch.float64, 'torch'),
@@ -34,6 +38,7 @@ class Input:
 def test_choice(monkeypatch, forced, device, dtype, expected):
     monkeypatch.setenv('PRM_MMDET_BACKEND', forced)
     monkeypatch.setattr(select, '_HAS_TRITON', True)
+    monkeypatch.setattr(select, 'LIBRARY', object())
     assert select.backend(Input(device, dtype)) == expected
 
 
@@ -50,7 +55,7 @@ def test_operator_without_kernels_takes_torch(monkeypatch):
     monkeypatch.setattr(select, '_HAS_TRITON', True)
     for forced in ('', 'triton'):
         monkeypatch.setenv('PRM_MMDET_BACKEND', forced)
-        assert select.backend(Input('cuda'), kernels=False) == 'torch'
+        assert select.backend(Input('cuda'), kernels=('cpp',)) == 'torch'
 
 
 def test_triton_off_cuda_needs_its_interpreter(monkeypatch):
@@ -61,18 +66,44 @@ def test_triton_off_cuda_needs_its_interpreter(monkeypatch):
         select.backend(Input('cpu'))
 
 
+def test_without_the_compiled_kernels_the_cpu_takes_torch(monkeypatch):
+    monkeypatch.delenv('PRM_MMDET_BACKEND', raising=False)
+    monkeypatch.setattr(select, 'LIBRARY', None)
+    monkeypatch.setattr(select, 'UNAVAILABLE', 'the CPU kernels were not compiled')
+    assert select.backend(Input('cpu')) == 'torch'
+    monkeypatch.setenv('PRM_MMDET_BACKEND', 'cpp')
+    with pytest.raises(RuntimeError, match='were not compiled'):
+        select.backend(Input('cpu'))
+
+
+def test_compiled_kernels_run_on_the_cpu_alone(monkeypatch):
+    monkeypatch.setattr(select, 'LIBRARY', object())
+    monkeypatch.setenv('PRM_MMDET_BACKEND', 'cpp')
+    with pytest.raises(RuntimeError, match='on cuda'):
+        select.backend(Input('cuda'))
+
+
+def test_a_library_of_other_sources_is_not_loaded(monkeypatch):
+    monkeypatch.setattr(kernels, 'source_hash', lambda folder: 'another')
+    if kernels.LIBRARY is None:
+        pytest.skip('needs the compiled kernels')
+    with pytest.warns(UserWarning, match='compiled from other sources'):
+        library, reason = kernels._load()
+    assert library is None and 'build_ext' in reason
+
+
 def test_unknown_name_is_refused(monkeypatch):
     monkeypatch.setenv('PRM_MMDET_BACKEND', 'numpy')
-    with pytest.raises(ValueError, match='reference, torch, triton'):
+    with pytest.raises(ValueError, match='cpp, triton, torch, reference'):
         ops.prm(torch.ones(1, 2, 2, 2), *[torch.ones(1)] * 4)
 
 
 def test_reference_runs_when_forced(monkeypatch):
     monkeypatch.setenv('PRM_MMDET_BACKEND', 'reference')
     calls = []
-    original = reference.prm
+    original = reference.prm_steps
     monkeypatch.setattr(
-        reference, 'prm', lambda *a, **k: calls.append(1) or original(*a, **k)
+        reference, 'prm_steps', lambda *a, **k: calls.append(1) or original(*a, **k)
     )
     y = ops.prm(torch.ones(1, 2, 2, 2).half(), *[torch.ones(1)] * 4)
     assert calls and y.dtype == torch.half

@@ -1,6 +1,5 @@
 """PRM as an operator: what autograd, the compiler and the counters see of it."""
 
-import importlib
 import shutil
 
 import pytest
@@ -9,14 +8,13 @@ from prm_cases import check_close, evaluate, grid, parameters
 from torch.utils.flop_counter import FlopCounterMode
 
 from prm_mmdet import PRM, ops
-from prm_mmdet.ops import prm_torch, reference
-from prm_mmdet.ops.operator import operator
+from prm_mmdet.ops import reference
+from prm_mmdet.ops.kernels import LIBRARY
 
 SIMILARITIES = ('dot', 'l1', 'cosine')
-# The module: its package has the function under the same name.
-prm_module = importlib.import_module('prm_mmdet.ops.prm_operator')
 registered = pytest.mark.skipif(
-    not hasattr(torch.library, 'custom_op'), reason='needs torch 2.4'
+    not hasattr(torch.library, 'custom_op') or LIBRARY is None,
+    reason='needs torch 2.4 and the compiled kernels',
 )
 
 
@@ -68,9 +66,7 @@ def test_nan_stays_in_its_slab_and_fills_it(similarity):
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('step', [1, 1 << 20])
-def test_every_element_is_written_and_two_runs_agree(monkeypatch, layout, dtype, step):
-    monkeypatch.setitem(prm_torch._STEP, 'cpu', step)
+def test_every_element_is_written_and_two_runs_agree(layout, dtype):
     x = grid(2, 12, 7, 9).to(dtype).to(memory_format=layout)
     arguments = (x, parameters(3), torch.linspace(-1, 1, x.numel()).view_as(x))
     plain = evaluate(ops.prm, *arguments)
@@ -94,6 +90,7 @@ def test_memory_format_is_kept_in_both_directions(memory_format):
     assert gx.is_contiguous(memory_format=memory_format)
 
 
+@registered
 @pytest.mark.parametrize('similarity', SIMILARITIES)
 def test_backward_keeps_the_input_and_no_map(similarity):
     x = grid(2, 8, 20, 30).requires_grad_()
@@ -113,17 +110,6 @@ def test_empty_batch():
     assert all(not g.any() for g in rest)
 
 
-def test_older_torch_gets_the_same_from_a_function(monkeypatch):
-    x, cotangent, values = grid(2, 8, 4, 5), grid(2, 8, 4, 5), parameters(4)
-    ours = evaluate(ops.prm, x, values, cotangent)
-    monkeypatch.delattr(torch.library, 'custom_op')
-    forms = (prm_module._forward, prm_module._backward, prm_module._shapes)
-    older = operator('unregistered', *forms, tensors=7)
-    old = evaluate(lambda *t: older(*t, 'dot', True), x, values, cotangent)
-    for a, b in zip(ours, old):
-        assert torch.equal(a, b)
-
-
 def test_traced_form_computes_the_reference():
     x, values = grid(2, 8, 4, 5).double(), [v.double() for v in parameters(4)]
     traced = torch.jit.trace(lambda x: ops.prm(x, *values), x)
@@ -137,7 +123,7 @@ def test_second_derivative_is_refused_with_the_cure():
     (gradient,) = torch.autograd.grad(
         ops.prm(x, *parameters(2)).sum(), x, create_graph=True
     )
-    with pytest.raises(RuntimeError, match='PRM_MMDET_BACKEND=reference'):
+    with pytest.raises(RuntimeError, match='PRM_MMDET_BACKEND=torch'):
         gradient.sum().backward()
 
 

@@ -376,7 +376,10 @@ INLINE void backward_slab(const Slab<T> &s, bool normalized) {
     std::copy(maps.to_mean, maps.to_mean + length, s.to_mean + start);
     if (SIMILARITY == COSINE)
       std::copy(maps.square, maps.square + length, s.square + start);
-    T weight = s.weight, bias = s.bias, sum = 0, along = 0;
+    T weight = s.weight, bias = s.bias;
+    // In double: an error of these means would act at all positions alike, and sums over
+    // positions would magnify it.
+    double sum = 0, along = 0;
 #pragma omp simd reduction(+ : sum, along)
     for (int64_t i = 0; i < length; ++i) {
       T u = ((score[i] - shift) - offset) * inverse;
@@ -385,8 +388,8 @@ INLINE void backward_slab(const Slab<T> &s, bool normalized) {
       score[i] = u;
       gate[i] = a;
       g_logit[i] = g;
-      sum += g;
-      along += g * u;
+      sum += double(g);
+      along += double(g) * u;
     }
     total += sum;
     product += along;
@@ -395,8 +398,8 @@ INLINE void backward_slab(const Slab<T> &s, bool normalized) {
   // Eqs. 7 and 6 together, then Eq. 1. The score is normalised here, and so the factors
   // neither overflow nor vanish for large features.
   T scale = s.weight * inverse;
-  T mean_g = normalized ? T(total / s.n) : T(0);
-  T slope = normalized ? T(product / s.n * (1 + EPS / deviation)) : T(0);
+  double mean_g = normalized ? total / s.n : 0;
+  double slope = normalized ? product / s.n * (1 + EPS / deviation) : 0;
   double g_alpha = 0, g_beta = 0;
   std::fill(s.g_rows, s.g_rows + s.height, 0.0);
   std::fill(s.g_columns, s.g_columns + s.width, 0.0);
@@ -415,13 +418,14 @@ INLINE void backward_slab(const Slab<T> &s, bool normalized) {
     const T *u = s.score + start, *g_logit = s.g_logit + start;
     position_weights(s, start, length, weights);
     T *g_weights = g_gate;  // gradient of alpha * D
-    T along_query = 0, along_mean = 0, beta = s.beta;
+    T beta = s.beta;
+    double along_query = 0, along_mean = 0;
 #pragma omp simd reduction(+ : along_query, along_mean)
     for (int64_t i = 0; i < length; ++i) {
-      T g = scale * ((g_logit[i] - mean_g) - u[i] * slope);
+      T g = T(scale * ((g_logit[i] - mean_g) - u[i] * slope));
       g_weights[i] = g * to_query[i];
-      along_query += g_weights[i];
-      along_mean += g * to_mean[i];
+      along_query += double(g) * to_query[i];
+      along_mean += double(g) * to_mean[i];
       maps.to_query[i] = g * weights[i];
       maps.to_mean[i] = g * beta;
     }
