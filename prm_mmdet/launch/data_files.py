@@ -31,7 +31,7 @@ def check_data(cfg: Config, *phases: str) -> None:
     classifies = False
     for phase in phases:
         loader = cfg.get(f'{phase}_dataloader') or {}
-        for key, dataset in _datasets(f'{phase}_dataloader', loader):
+        for key, dataset in datasets_of(f'{phase}_dataloader', loader):
             classifies = classifies or dataset.get('type') == 'prm_mmdet.ImageNet'
             root = dataset.get('data_root') or ''
             prefixes = (dataset.get('data_prefix') or {}).values()
@@ -70,16 +70,19 @@ def check_data(cfg: Config, *phases: str) -> None:
     )
 
 
-def _missing(path: str, key: str, node: dict) -> list[tuple[str, str]]:
-    """[(path, key)] if a data set's or an evaluator's file is looked for on this disk
-    and not there, else []."""
+def is_local(path: str, node: dict) -> bool:
+    """Whether a data set or an evaluator reads a path from this machine's disk."""
     backend = (node.get('backend_args') or {}).get('backend', 'local')
-    if backend != 'local' or '://' in path or os.path.exists(path):
-        return []
-    return [(path, key)]
+    return backend == 'local' and '://' not in path
 
 
-def _datasets(key: str, node: dict) -> Iterator[tuple[str, dict]]:
+def _missing(path: str, key: str, node: dict) -> list[tuple[str, str]]:
+    """[(path, key)] if a data set or an evaluator needs a file that does not exist,
+    else []."""
+    return [(path, key)] if is_local(path, node) and not os.path.exists(path) else []
+
+
+def datasets_of(key: str, node: dict) -> Iterator[tuple[str, dict]]:
     """Every data set below a data loader, wrapped ones included: (key, cfg) pairs."""
     if 'ann_file' in node or 'data_prefix' in node:
         yield key, node
@@ -87,7 +90,7 @@ def _datasets(key: str, node: dict) -> Iterator[tuple[str, dict]]:
     inner += [(f'datasets.{i}', d) for i, d in enumerate(node.get('datasets') or [])]
     for name, child in inner:
         if isinstance(child, dict):
-            yield from _datasets(f'{key}.{name}', child)
+            yield from datasets_of(f'{key}.{name}', child)
 
 
 def how_to_get_weights(cfg: Config, error: Exception) -> str:

@@ -31,6 +31,7 @@ from ..files.checkpoints import (
 )
 from ..files.lock import FolderInUseError, lock_folder
 from . import processes
+from .annotations import check_annotations
 from .checkpoint_hook import (
     SafeCheckpointHook,
     random_state_of_rank,
@@ -67,6 +68,8 @@ class Runner(MMEngineRunner):
     @classmethod
     def from_cfg(cls, cfg: Config) -> Runner:
         check_data(cfg, *cls.phases)
+        if processes.rank() == 0:
+            check_annotations(cfg, *cls.phases)
         return super().from_cfg(cfg)
 
     def test(self) -> dict[str, float]:
