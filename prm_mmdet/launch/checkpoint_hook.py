@@ -92,7 +92,7 @@ class SafeCheckpointHook(CheckpointHook):
     @contextlib.contextmanager
     def _removing_afterwards(self) -> Iterator[None]:
         """Put off the removal of older checkpoints to the end of the block."""
-        backend = self.file_backend
+        backend: Any = vars(self)['file_backend']
         if isinstance(backend, _RemovesLater):
             yield
             return

@@ -13,7 +13,8 @@ import torch
 def random_state() -> dict[str, Any]:
     """Return the state of all generators of this process, as plain numbers and tensors
     that weights-only loading reads."""
-    name, keys, *rest = np.random.get_state()
+    legacy: Any = np.random.get_state(legacy=True)
+    name, keys, *rest = legacy
     state = dict(
         python=random.getstate(),
         numpy=[name, keys.tolist(), *rest],

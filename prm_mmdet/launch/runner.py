@@ -204,7 +204,7 @@ def _load(
     """Load a checkpoint as MMEngine does, and return what does not fit. Models may
     rename keys while they load, so the keys are compared then."""
     found: dict[str, list[str]] = {}
-    misshapen = []
+    misshapen: list[str] = []
 
     def note_shapes(state: dict, *_: Any) -> None:
         own = model.state_dict()
@@ -314,10 +314,9 @@ class TrainRunner(Runner):
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         # Workers that live on keep the random numbers of the epochs before, which a
         # resumed training cannot know. New workers take a fraction of a second.
-        if isinstance(self._train_dataloader, dict):
-            self._train_dataloader = dict(
-                self._train_dataloader, persistent_workers=False
-            )
+        loader: Any = vars(self)['_train_dataloader']
+        if isinstance(loader, dict):
+            self._train_dataloader = dict(loader, persistent_workers=False)
         return super().build_train_loop(loop)
 
     def register_default_hooks(self, hooks: dict[str, Hook | dict] | None) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import atexit
 import errno
-import importlib.util
 import os
 import sys
 import types
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,15 +49,15 @@ def run_tool(name: str) -> None:
     processes.end_with_torchrun()
     compat.hide_known_warnings()
     compat.load_weights_only()
-    spec = importlib.util.spec_from_file_location(f'mmdet_{path.stem}', path)
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    loader = SourceFileLoader(f'mmdet_{path.stem}', str(path))
+    tool: Any = types.ModuleType(loader.name)
+    loader.exec_module(tool)
     runner = {'train.py': TrainRunner, 'test.py': TestRunner}[name]
 
     class Parser(argparse.ArgumentParser):
         """The script's own parser, and one flag more."""
 
-        def parse_args(self, *args: Any, **kwargs: Any) -> argparse.Namespace:
+        def parse_args(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore
             self.add_argument(
                 '--allow-partial', action='store_true', help=ALLOW_PARTIAL
             )
