@@ -73,8 +73,8 @@ def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     (w_attention, w_weights), (b_attention, b_weights) = (
         g[name].split(k) for name in ('g_w_maps', 'g_b_maps')
     )
-    values = (w_attention, b_attention, w_weights, b_weights)
-    values += (g['g_w_transform'], g['g_b_transform'])
+    last = (g['g_w_transform'], g['g_b_transform'])
+    values = (w_attention, b_attention, w_weights, b_weights, *last)
     return (
         from_kernel(result, x),
         *(value.to(p.dtype, copy=True) for p, value in zip(parameters, values)),

@@ -38,6 +38,8 @@ class SGE(nn.Module):
     """
 
     _abbr_ = 'sge'
+    alpha: Tensor
+    beta: Tensor
 
     def __init__(self, in_channels: int, groups: int = 64):
         super().__init__()
