@@ -16,9 +16,12 @@ class _Registry(Registry):
     """A registry that names similar entries where MMEngine's returns None, after which
     MMCV reports 'Cannot find None in registry'."""
 
-    def get(self, key: str) -> type:
+    def get(self, key: str) -> type | None:
         found = super().get(key)
-        if found is None:
+        # A dumped config names a class by its module, as in 'insertion.Plugged' of this
+        # scope. MMEngine imports the module if no registry knows the name.
+        is_path = '.' in key.removeprefix(f'{self.scope}.')
+        if found is None and not is_path:
             name = f'{self.scope}.{key.rpartition(".")[2]}'
             near = near_names(name, self)
             raise KeyError(
