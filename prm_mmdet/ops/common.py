@@ -3,6 +3,7 @@
 import contextlib
 
 import torch
+from torch import Tensor
 
 # PRM. Eq. 5 divides by sigma: a smaller sigma would overflow, and zero would give NaN.
 MIN_SIGMA = 1e-5
@@ -25,12 +26,12 @@ except ImportError:  # torch < 2.7 does not distinguish torch.export from torch.
         return False
 
 
-def accumulation_dtype(x):
+def accumulation_dtype(x: Tensor) -> torch.dtype:
     """float32 for half-precision inputs, the input's own dtype above that."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def without_autocast(x):
+def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
     """Context in which autocast does not lower the precision chosen by an operator."""
     try:
         return torch.autocast(x.device.type, enabled=False)
@@ -38,13 +39,13 @@ def without_autocast(x):
         return contextlib.nullcontext()
 
 
-def memory_format(x):
+def memory_format(x: Tensor) -> torch.memory_format:
     """channels_last for such inputs, contiguous for all others."""
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
 
 
-def exporting():
+def exporting() -> bool:
     """Whether torch traces or exports: what it writes must run without this package."""
     return torch.jit.is_tracing() or is_exporting()

@@ -6,7 +6,7 @@ which :mod:`prm_mmdet.inspection` shows, and what it does with that.
 """
 
 import math
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 MIN_SIGMA = 1e-5
 
 
-def prm(x, alpha, *inputs, **switches):
+def prm(x: Tensor, alpha: Tensor, *inputs: Any, **switches: Any) -> Tensor:
     """Position-Aware Recalibration Module (Ma and Fu, IJCAI 2020, Eqs. 1-8).
 
     Takes what :func:`prm_steps` takes.
@@ -34,16 +34,16 @@ class PRMSteps(NamedTuple):
 
 
 def prm_steps(
-    x,
-    alpha,
-    beta,
-    weight,
-    bias,
-    theta=None,
-    sigma=None,
-    similarity='dot',
-    normalization=True,
-):
+    x: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    theta: Optional[Tensor] = None,
+    sigma: Optional[Tensor] = None,
+    similarity: str = 'dot',
+    normalization: bool = True,
+) -> PRMSteps:
     """The gate of PRM, and what leads to it.
 
     ``alpha``, ``beta``, ``weight``, ``bias`` are (g,); ``theta`` (2,) and ``sigma`` ()
@@ -57,7 +57,7 @@ def prm_steps(
     # 3: the query is the position whose channel mean is largest; z is the mean.
     # Channel by channel: torch's mean adds some positions in another order, so that
     # equals would differ in their last bits.
-    total = sum(channel for channel in slab.unbind(2))
+    total: Any = sum(channel for channel in slab.unbind(2))
     i = total.argmax(-1)  # (B, g)
     q = torch.stack(
         [torch.stack([slab[m, n, :, i[m, n]] for n in range(g)]) for m in range(b)]
@@ -67,6 +67,7 @@ def prm_steps(
     # Eq. 5, on each axis; the two axes are averaged.
     D = None
     if theta is not None:
+        assert sigma is not None, 'theta requires sigma'
         rows = torch.arange(h).repeat_interleave(w).to(x)
         columns = torch.arange(w).repeat(h).to(x)
         query = torch.stack([i // w, i % w], 2).to(x)  # (B, g, 2)
@@ -108,7 +109,7 @@ def _phi(slab, v, similarity):
     return dot / torch.maximum(norms, torch.full_like(norms, 1e-8))
 
 
-def lct(x, *inputs, **switches):
+def lct(x: Tensor, *inputs: Any, **switches: Any) -> Tensor:
     """Linear Context Transform (Ruan et al., AAAI 2020, Eqs. 2-5).
 
     Takes what :func:`lct_gate` takes.
@@ -116,7 +117,14 @@ def lct(x, *inputs, **switches):
     return x * lct_gate(x, *inputs, **switches)[:, :, None, None]
 
 
-def lct_gate(x, weight, bias, groups, eps=1e-5, normalization=True):
+def lct_gate(
+    x: Tensor,
+    weight: Optional[Tensor],
+    bias: Optional[Tensor],
+    groups: int,
+    eps: float = 1e-5,
+    normalization: bool = True,
+) -> Tensor:
     """The gate of LCT, (B, C).
 
     ``weight`` and ``bias`` are (C,), or both None to leave the transform out.
@@ -128,11 +136,23 @@ def lct_gate(x, weight, bias, groups, eps=1e-5, normalization=True):
         mu = v.mean(2, keepdim=True)
         deviation = (((v - mu) ** 2).mean(2, keepdim=True) + eps).sqrt()
         z = ((v - mu) / deviation).reshape(b, c)
-    a = z if weight is None else weight * z + bias
-    return torch.sigmoid(a)
+    if weight is not None:
+        assert bias is not None, 'weight requires bias'
+        z = weight * z + bias
+    return torch.sigmoid(z)
 
 
-def sac(x, w_phi, b_phi, w_theta, b_theta, w_rho, b_rho, softmax=False, residual=True):
+def sac(
+    x: Tensor,
+    w_phi: Tensor,
+    b_phi: Tensor,
+    w_theta: Tensor,
+    b_theta: Tensor,
+    w_rho: Tensor,
+    b_rho: Tensor,
+    softmax: bool = False,
+    residual: bool = True,
+) -> Tensor:
     """Spatially-Aware Context (Ruan et al., IEEE TIP 2021, Eqs. 2-5).
 
     ``w_phi`` and ``w_theta`` are (K, C), ``w_rho`` (D, C), the biases (K,) and (D,).
@@ -157,7 +177,14 @@ class SACMaps(NamedTuple):
     weights: Tensor  # beta, (B, K, N)
 
 
-def sac_maps(x, w_phi, b_phi, w_theta, b_theta, softmax=False):
+def sac_maps(
+    x: Tensor,
+    w_phi: Tensor,
+    b_phi: Tensor,
+    w_theta: Tensor,
+    b_theta: Tensor,
+    softmax: bool = False,
+) -> SACMaps:
     """The attention maps (Eq. 2) and the weights of the contexts (Eq. 3) of SAC."""
     X = x.reshape(*x.shape[:2], -1)
     attention = _softmax(w_phi @ X + b_phi[:, None], 2)

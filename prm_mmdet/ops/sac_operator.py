@@ -63,7 +63,9 @@ def sac(
     return _sac(x, *attention, *customization, *transform, softmax, residual)
 
 
-def sac_context(x, attention, weights, softmax=False):
+def sac_context(
+    x: Tensor, attention: Tensor, weights: Tensor, softmax: bool = False
+) -> Tensor:
     """Gather K contexts from all positions and mix them anew at each, the part of SAC
     that other blocks share.
 
