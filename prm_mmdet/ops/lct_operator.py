@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from . import reference
 from .common import accumulation_dtype, memory_format
@@ -52,13 +51,15 @@ def lct(
 def _plain(x, weight, bias, groups, eps, normalization):
     dtype = accumulation_dtype(x)
     context = x.mean((2, 3), dtype=dtype)
-    if weight is not None:
-        weight, bias = weight.to(dtype), bias.to(dtype)
     if normalization:
-        # Eqs. 2-4 are group normalisation of a map of one position.
-        context = F.group_norm(context, groups, weight, bias, eps)
-    elif weight is not None:
-        context = weight * context + bias
+        # Centred first. PyTorch's group normalisation loses the digits of a deviation
+        # that is far smaller than the mean.
+        context = context.reshape(len(context), groups, x.shape[1] // groups)
+        context = context - context.mean(2, keepdim=True)
+        variance = context.square().mean(2, keepdim=True)
+        context = (context * (variance + eps).rsqrt()).reshape(x.shape[:2])
+    if weight is not None:
+        context = weight.to(dtype) * context + bias.to(dtype)
     return (x * torch.sigmoid(context)[:, :, None, None]).to(x.dtype)
 
 
