@@ -88,6 +88,7 @@ setup(
         'numpy',
         'pillow',
         'pycocotools',
+        'scipy',
         'torch>=2.0',
         'tqdm',
     ],

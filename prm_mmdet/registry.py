@@ -79,6 +79,7 @@ HOOKS = _Registry(
         'prm_mmdet.launch.guard_hook',
         'prm_mmdet.pretraining.imagenet',
         'prm_mmdet.inspection.hook',
+        'prm_mmdet.comparison.paired_runs',
     ],
 )
 METRICS = _Registry(

@@ -1,0 +1,1 @@
+"""Which block helps a detector: trainings with and without blocks, compared fairly."""

@@ -1,0 +1,121 @@
+"""The blocks that a user asks for, as text such as ``SAC reduction=16``."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+
+from .. import plugins
+
+#: Where a block is placed in a bottleneck unless the user chooses: as in its paper.
+_AFTER_CONV2 = ('SAC',)
+#: A convolution with changed output, not a plugin.
+_NO_PLUGINS = ('SK',)
+NAMES = tuple(name for name in plugins.__all__ if name not in _NO_PLUGINS)
+CONTROL = 'none'
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block to compare.
+
+    Args:
+        label: Its name in tables: the text that the user wrote.
+        type: Its registered type.
+        options: Its constructor's arguments that the user chose.
+        position: 'after_conv1', 'after_conv2' or 'after_conv3', in a bottleneck.
+        stages: Names such as 'c3', or None for the default.
+        at: Regular expression for names of submodules, or None for the default.
+    """
+
+    label: str
+    type: str
+    options: dict = field(default_factory=dict)
+    position: str = 'after_conv3'
+    stages: tuple[str, ...] | None = None
+    at: str | None = None
+
+
+def read_blocks(
+    texts: Sequence[str],
+    position: str | None = None,
+    stages: Sequence[str] | None = None,
+    at: str | None = None,
+) -> list[Block]:
+    """The blocks of a command line.
+
+    Args:
+        texts: A name and options each, such as 'SAC reduction=16'. The options
+            'position', 'stages' (with commas) and 'at' choose where this block goes.
+        position: For all blocks without their own. Default: None, as in the block's
+            paper.
+        stages: For all blocks without their own. Default: None, all but the first.
+        at: For all blocks without their own. Default: None.
+
+    Raises:
+        ValueError: A text cannot be read, names no registered block, or occurs twice.
+    """
+    blocks = [_read_block(text, position, stages, at) for text in texts]
+    labels = [block.label for block in blocks]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f'--blocks names {label!r} twice')
+    return blocks
+
+
+def _read_block(
+    text: str, position: str | None, stages: Sequence[str] | None, at: str | None
+) -> Block:
+    name, *words = shlex.split(text) or ['']
+    if not name or name == CONTROL:
+        raise ValueError(
+            f'--blocks got {text!r}; name blocks, such as SAC. The control without a '
+            'block is always run'
+        )
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition('=')
+        if not equals or not key.isidentifier():
+            raise ValueError(
+                f'--blocks: {word!r} in {text!r} is not of the form option=value'
+            )
+        options[key] = _value(value)
+    own_stages = options.pop('stages', None)
+    if own_stages is not None:
+        stages = re.split(r'[,+]', str(own_stages))
+    default = 'after_conv2' if name in _AFTER_CONV2 else 'after_conv3'
+    return Block(
+        label=' '.join([name, *words]),
+        type=_registered(name),
+        position=str(options.pop('position', position or default)),
+        stages=tuple(stages) if stages else None,
+        at=options.pop('at', at),
+        options=options,
+    )
+
+
+def _value(text: str) -> Any:
+    """A Python literal, or else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _registered(name: str) -> str:
+    register_all_modules()
+    if name in NAMES:
+        return f'prm_mmdet.{name}'
+    if MODELS.get(name) is None:
+        raise ValueError(
+            f'--blocks: there is no block {name!r}. Choose from {", ".join(NAMES)}, or '
+            'name another registered plugin, such as ContextBlock'
+        )
+    return name

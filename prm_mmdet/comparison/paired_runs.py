@@ -1,0 +1,143 @@
+"""The hook that makes runs of one seed comparable: the same start and the same data."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import random
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.registry import MODELS
+from mmengine.dist import get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from ..files.atomic import write_file
+from ..insertion import preserve
+from ..registry import HOOKS
+
+_SEEN = 'prm_mmdet_data_seen'  # in the message hub, which checkpoints keep
+_PIXELS = 16  # every so many rows and columns enter the checksum
+
+
+@HOOKS.register_module()
+class PairedRun(Hook):
+    """Gives all runs of one seed the same start, data and random numbers.
+
+    - Layers that the control has, too, start with the control's values. A block's own
+      random values would otherwise shift all values that are drawn after them.
+    - A loaded checkpoint keeps its function: see :func:`prm_mmdet.preserve`.
+    - Before each iteration the states of Python's, NumPy's and PyTorch's random numbers
+      are set from the seed, the rank and the iteration. A run that was interrupted and
+      continued draws the same numbers as one that was not.
+    - A checksum of all images and boxes is kept, and written to ``measured.json`` in
+      the work dir at the end. Runs that saw the same data in the same order have the
+      same checksum. It covers the images' names, every 16th row and column of the
+      pixels, and the boxes, on rank 0.
+
+    Args:
+        control: Config of the model without a block.
+    """
+
+    # After hooks that restore states of random numbers.
+    priority = 'LOWEST'
+
+    def __init__(self, control: dict):
+        self.control = control
+        self.loaded: set[str] = set()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        names = checkpoint.get('state_dict', checkpoint)
+        self.loaded = {name.removeprefix('module.') for name in names}
+
+    def before_train(self, runner: Runner) -> None:
+        if runner.iter == 0:
+            model = runner.model.module if is_model_wrapper(runner.model) else None
+            self._start(runner, model or runner.model)
+        self._seed(runner, runner.iter)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._seed(runner, runner.iter)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
+        hub = runner.message_hub
+        seen = hub.get_info(_SEEN) if _SEEN in hub.runtime_info else 0
+        for part in _parts(data_batch):
+            seen = zlib.crc32(part, seen)
+        hub.update_info(_SEEN, seen)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        # With no workers, the next batch is drawn by this process before the next hook.
+        self._seed(runner, runner.iter + 1)
+
+    def after_val(self, runner: Runner) -> None:
+        self._seed(runner, runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        if is_main_process():
+            measured = dict(data_seen=runner.message_hub.get_info(_SEEN))
+            write_file(Path(runner.work_dir, 'measured.json'), json.dumps(measured))
+
+    def _start(self, runner: Runner, model: nn.Module) -> None:
+        if self.loaded:
+            missing = [name for name in model.state_dict() if name not in self.loaded]
+            for outcome in preserve(model, missing) if missing else ():
+                level = logging.WARNING if outcome.left else logging.INFO
+                print_log(str(outcome), 'current', level)
+            return
+        set_random_states(runner.seed)
+        control = MODELS.build(copy.deepcopy(self.control))
+        control.init_weights()
+        model.load_state_dict(control.state_dict(), strict=False)
+
+    def _seed(self, runner: Runner, iteration: int) -> None:
+        mixed = np.random.SeedSequence([runner.seed, get_rank(), iteration])
+        set_random_states(int(mixed.generate_state(1)[0]))
+
+
+def set_random_states(seed: int) -> None:
+    """Seed the random numbers of Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _parts(batch: Any) -> Iterator[bytes]:
+    """What a batch shows to the network, as bytes, in order."""
+    if isinstance(batch, dict):
+        for key in sorted(batch):
+            yield from _parts(batch[key])
+    elif isinstance(batch, torch.Tensor):
+        array = batch.detach()
+        if array.dim() >= 3:
+            array = array[..., ::_PIXELS, ::_PIXELS]
+        yield np.ascontiguousarray(array.cpu().float().numpy()).tobytes()
+    elif isinstance(batch, (str, int, float)):
+        yield str(batch).encode()
+    elif isinstance(batch, Sequence):
+        for item in batch:
+            yield from _parts(item)
+    elif hasattr(batch, 'metainfo'):
+        yield str(batch.metainfo.get('img_id', '')).encode()
+        for name in ('gt_instances', 'gt_label'):
+            if name in batch:
+                yield from _parts(dict(batch.get(name).items()))
+    elif hasattr(batch, 'tensor'):  # boxes with methods, as MMDetection wraps them
+        yield from _parts(batch.tensor)

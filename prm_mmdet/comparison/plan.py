@@ -1,0 +1,363 @@
+"""From a command line to the runs of a comparison."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmengine.config import Config
+
+from ..experiments import Cell
+from ..experiments.cells import write_config
+from ..launch import check_data
+from .blocks import CONTROL, Block
+from .placement import Placed, place
+from .rehearsal import Rehearsal, Rehearsed, write_start
+
+_HOOK = 'prm_mmdet.PairedRun'
+#: Keys of param_scheduler that count epochs, or iterations if by_epoch is False.
+_STEPS = ('begin', 'end', 'T_max', 'milestones', 'step_size', 'total_steps')
+_ABSOLUTE_RATES = ('eta_min',)
+_ENDLESS = 10**8  # MMEngine's 'end' of a scheduler without end is larger
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The control or a block, at one learning rate, trained with every seed.
+
+    Args:
+        label: The block's, or 'none' for the control.
+        lr: The learning rate. None for the config's own.
+        model: Config of the detector.
+        placed: Where the block is. None for the control.
+        rehearsed: What one step showed. None if there was no rehearsal.
+    """
+
+    label: str
+    lr: float | None
+    model: dict
+    placed: Placed | None = None
+    rehearsed: Rehearsed | None = None
+
+    @property
+    def name(self) -> str:
+        rate = '' if self.lr is None else f' at learning rate {self.lr:g}'
+        return f'{self.label}{rate}'
+
+    @property
+    def folder(self) -> str:
+        rate = '' if self.lr is None else f'_lr{self.lr:g}'
+        return re.sub(r'[^\w.=+-]+', '_', self.label) + rate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is trained, and for what.
+
+    Args:
+        config: The user's config file.
+        cfg: What the file resolves to, with the user's options.
+        changes: What differs from the file in all runs, as :func:`write_config` takes
+            changes.
+        work_dir: Folder of all runs.
+        variants: Control first, for each learning rate.
+        seeds: Seeds of the runs.
+        metrics: Names of the evaluator's metrics. Empty without a rehearsal.
+        metric: The metric that the verdicts are about.
+        load_from: Checkpoint that all runs start from, or None.
+        partial: Whether that checkpoint may lack weights or hold more. Then the runs of
+            one seed start from a file with its fitting weights and new values for the
+            missing weights.
+        warnings: What the user should know before the first run.
+    """
+
+    config: str
+    cfg: Config
+    changes: dict
+    work_dir: Path
+    variants: list[Variant]
+    seeds: list[int]
+    metrics: list[str] = field(default_factory=list)
+    metric: str = ''
+    load_from: str | None = None
+    partial: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    def cell_dir(self, variant: Variant, seed: int) -> Path:
+        """Work dir of one run."""
+        return self.work_dir / variant.folder / f'seed{seed}'
+
+    def cells(self) -> list[Cell]:
+        """The runs: seed by seed, the control first, so that an unfinished comparison
+        already compares."""
+        return [
+            self._cell(variant, seed)
+            for seed in self.seeds
+            for variant in self.variants
+        ]
+
+    def _cell(self, variant: Variant, seed: int) -> Cell:
+        work_dir = self.cell_dir(variant, seed)
+        path = work_dir.with_suffix('.py')
+        changes = dict(self.changes)
+        changes['model'] = dict(copy.deepcopy(variant.model), _delete_=True)
+        if variant.lr is not None:
+            changes.update(_at_rate(self.cfg, changes, variant.lr))
+
+        start = self.work_dir.absolute() / f'start_seed{seed}.pth'
+        if self.load_from and self.partial:
+            changes['load_from'] = str(start)
+
+        def prepare() -> None:
+            if self.load_from and self.partial and not start.exists():
+                write_start(start, self.cfg.model, self.load_from, seed)
+            write_config(path, self.config, changes, seed)
+
+        return Cell(
+            name=f'{variant.name}, seed {seed}',
+            config=str(path),
+            work_dir=work_dir,
+            prepare=prepare,
+        )
+
+
+def make_comparison(
+    config: str,
+    blocks: Sequence[Block],
+    *,
+    seeds: int,
+    work_dir: str | Path,
+    load_from: str | None = None,
+    epochs: int | None = None,
+    rates: Sequence[float] = (),
+    metric: str | None = None,
+    options: dict | None = None,
+    keep_checkpoints: bool = False,
+    partial: bool = False,
+    ranks: int = 1,
+    rehearse: bool = True,
+) -> Comparison:
+    """Plan a comparison, and refuse what would fail later.
+
+    Args:
+        config: The user's config file.
+        blocks: From :func:`read_blocks`.
+        seeds: How many seeds.
+        work_dir: Folder of all runs.
+        load_from: Checkpoint to start from. Default: None, the config's.
+        epochs: Epochs, or iterations for a config that counts these. The schedule is
+            shortened with the training. Default: None, the config's.
+        rates: Learning rates. Default: (), the config's alone.
+        metric: The metric that the verdicts are about. Default: None, the first metric
+            whose name ends in 'mAP', else the first.
+        options: Changes of the config, by dotted key. Default: None.
+        keep_checkpoints: Whether runs keep all checkpoints that the config asks for.
+            Default: False, only the last.
+        partial: Whether ``load_from`` may lack weights or hold more. Default: False.
+        ranks: Processes of each run. Default: 1.
+        rehearse: Whether one step of each network is run. Default: True.
+
+    Raises:
+        ValueError: Something does not fit. The message says what, and what to do.
+        MissingInput: Files of the data set are missing.
+    """
+    if seeds < 1:
+        raise ValueError(f'--seeds must be at least 1, got {seeds}')
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options or {})
+    _check_config(cfg, config)
+    check_data(cfg, 'train', 'val')
+    load_from = load_from or cfg.get('load_from')
+    if load_from and os.path.exists(load_from):
+        load_from = os.path.abspath(load_from)
+    changes = dict(options or {})
+    changes.update(load_from=load_from, resume=False)
+    if epochs is not None:
+        changes.update(_shortened(cfg, epochs))
+    changes.update(_for_all_runs(cfg, keep_checkpoints))
+    rehearsal = Rehearsal(cfg, load_from, partial) if rehearse else None
+    metrics = rehearsal.metrics if rehearsal else []
+    placed = [place(cfg.model, block) for block in blocks]
+    shown = [
+        _rehearsed(rehearsal, block, p) if rehearsal else None
+        for block, p in zip(blocks, placed)
+    ]
+    variants = []
+    learning_rates: list[float | None] = [*rates] or [None]
+    for lr in learning_rates:
+        if lr is not None:
+            _at_rate(cfg, changes, lr)
+        control = rehearsal.control if rehearsal else None
+        variants.append(Variant(CONTROL, lr, cfg.model, None, control))
+        variants += [
+            Variant(block.label, lr, p.model, p, r)
+            for block, p, r in zip(blocks, placed, shown)
+        ]
+    comparison = Comparison(
+        config=config,
+        cfg=cfg,
+        changes=changes,
+        work_dir=Path(work_dir),
+        variants=variants,
+        seeds=list(range(seeds)),
+        metrics=metrics,
+        metric=_main_metric(metric, metrics),
+        load_from=load_from,
+        partial=partial,
+        warnings=_warnings(cfg, changes, rehearsal.images, ranks) if rehearsal else [],
+    )
+    if rehearse:
+        _check_space(comparison)
+    return comparison
+
+
+def _rehearsed(rehearsal: Rehearsal, block: Block, placed: Placed) -> Rehearsed:
+    try:
+        return rehearsal.block(placed)
+    except ValueError as error:
+        raise ValueError(f'{block.label}: {error}') from error
+
+
+def _check_config(cfg: Config, path: str) -> None:
+    for name in ('model', 'train_dataloader', 'train_cfg', 'val_dataloader'):
+        if not cfg.get(name):
+            raise ValueError(f'{path} has no {name}')
+    if not cfg.get('val_evaluator'):
+        raise ValueError(f'{path} has no val_evaluator, so that nothing is measured')
+
+
+def _main_metric(asked: str | None, metrics: Sequence[str]) -> str:
+    if asked is not None:
+        if metrics and asked not in metrics:
+            raise ValueError(
+                f'the evaluator gives no metric {asked!r}. It gives '
+                f'{", ".join(metrics)}'
+            )
+        return asked
+    return next((m for m in metrics if m.endswith('mAP')), next(iter(metrics), ''))
+
+
+def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
+    """Changes that every run gets, the control too."""
+    hooks = [*(cfg.get('custom_hooks') or []), dict(type=_HOOK, control=cfg.model)]
+    changes: dict = {'custom_hooks': hooks}
+    if not keep_checkpoints and (cfg.get('default_hooks') or {}).get('checkpoint'):
+        changes['default_hooks.checkpoint.max_keep_ckpts'] = 1
+        changes['default_hooks.checkpoint.save_best'] = None
+    visualizer = cfg.get('visualizer') or {}
+    backends = visualizer.get('vis_backends') or []
+    if not any('LocalVisBackend' in str(backend.get('type')) for backend in backends):
+        # The report reads the log that this backend writes.
+        backends = [*backends, dict(type='LocalVisBackend')]
+        kind = visualizer.get('type', 'DetLocalVisualizer')
+        changes['visualizer'] = dict(visualizer, type=kind, vis_backends=backends)
+    return changes
+
+
+def _shortened(cfg: Config, steps: int) -> dict:
+    """Changes for a training of another length: schedules keep their proportions."""
+    if steps < 1:
+        raise ValueError(f'--epochs must be at least 1, got {steps}')
+    key = 'max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters'
+    if key not in cfg.train_cfg:
+        raise ValueError('train_cfg has neither max_epochs nor max_iters')
+    factor = steps / cfg.train_cfg[key]
+    by_epoch = key == 'max_epochs'
+    changes: dict = {f'train_cfg.{key}': steps}
+    for name in ('val_interval', 'val_begin'):
+        if name in cfg.train_cfg:
+            changes[f'train_cfg.{name}'] = min(cfg.train_cfg[name], steps)
+    schedulers = cfg.get('param_scheduler')
+    if isinstance(schedulers, (list, tuple)):
+        scaled = [
+            _scaled(s, factor) if s.get('by_epoch', True) == by_epoch else dict(s)
+            for s in schedulers
+        ]
+        # A part of the schedule may have no step left.
+        changes['param_scheduler'] = [
+            s for s in scaled if s.get('begin', 0) < s.get('end', _ENDLESS)
+        ]
+    hooks = copy.deepcopy(cfg.get('custom_hooks') or [])
+    for hook in hooks:
+        for name in ('switch_epoch', 'num_last_epochs'):
+            if name in hook:
+                hook[name] = max(1, round(hook[name] * factor))
+    cfg.custom_hooks = hooks
+    return changes
+
+
+def _scaled(scheduler: dict, factor: float) -> dict:
+    """A scheduler whose steps are a multiple of what they were."""
+
+    def scale(value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            return [scale(v) for v in value]
+        if isinstance(value, (int, float)) and 0 < value < _ENDLESS:
+            return max(1, round(value * factor))
+        return value
+
+    return {k: scale(v) if k in _STEPS else v for k, v in scheduler.items()}
+
+
+def _at_rate(cfg: Config, changes: dict, lr: float) -> dict:
+    """Changes for another learning rate, which the schedule's absolute rates follow."""
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    own = optimizer.get('lr')
+    if not isinstance(own, (int, float)):
+        raise ValueError('--lr: the config has no optim_wrapper.optimizer.lr')
+    if lr <= 0:
+        raise ValueError(f'--lr must be above 0, got {lr:g}')
+    own = changes.get('optim_wrapper.optimizer.lr', own)
+    found: dict = {'optim_wrapper.optimizer.lr': lr}
+    schedulers = changes.get('param_scheduler', cfg.get('param_scheduler'))
+    if isinstance(schedulers, (list, tuple)):
+        found['param_scheduler'] = [
+            {k: v * lr / own if k in _ABSOLUTE_RATES else v for k, v in s.items()}
+            for s in schedulers
+        ]
+    return found
+
+
+def _warnings(cfg: Config, changes: dict, images: int, ranks: int) -> list[str]:
+    """A schedule by iteration that does not fit into the training."""
+    epochs = changes.get('train_cfg.max_epochs', cfg.train_cfg.get('max_epochs'))
+    batch = cfg.train_dataloader.get('batch_size')
+    if not epochs or not batch:
+        return []
+    iterations = epochs * max(1, images // (batch * ranks))
+    schedulers = changes.get('param_scheduler', cfg.get('param_scheduler'))
+    if not isinstance(schedulers, (list, tuple)):
+        return []
+    ends = [s.get('end', 0) for s in schedulers if not s.get('by_epoch', True)]
+    return [
+        f'the schedule by iteration ends after {end} iterations, and the training has '
+        f'about {iterations}: choose more --epochs or change param_scheduler'
+        for end in ends
+        if iterations / 2 < end < _ENDLESS
+    ]
+
+
+def _check_space(comparison: Comparison) -> None:
+    """Raise ValueError if the disk cannot hold the checkpoints."""
+    # Weights, and two numbers a weight of AdamW. Each run keeps one file, and one more
+    # exists while it is written.
+    sizes = [
+        12 * variant.rehearsed.parameters
+        for variant in comparison.variants
+        if variant.rehearsed
+    ]
+    needed = sum(sizes) * len(comparison.seeds) + max(sizes)
+    place = comparison.work_dir.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ValueError(
+            f'the checkpoints need {needed / 1e9:.1f} GB, and {place} has '
+            f'{free / 1e9:.1f} GB left; choose another --work-dir'
+        )

@@ -1,0 +1,60 @@
+"""What a comparison will do, in words, before it starts."""
+
+from __future__ import annotations
+
+from .blocks import CONTROL
+from .plan import Comparison
+
+
+def describe(comparison: Comparison) -> str:
+    """What goes where, what that costs, and what is trained.
+
+    Args:
+        comparison: From :func:`prm_mmdet.comparison.plan.make_comparison`, rehearsed.
+    """
+    train_cfg = {**comparison.cfg.train_cfg}
+    for key, value in comparison.changes.items():
+        if key.startswith('train_cfg.'):
+            train_cfg[key.partition('.')[2]] = value
+    by_epoch = 'max_epochs' in train_cfg
+    length = train_cfg['max_epochs' if by_epoch else 'max_iters']
+    unit = 'epochs' if by_epoch else 'iterations'
+    rates = list(dict.fromkeys(variant.lr for variant in comparison.variants))
+    runs = len(comparison.variants) * len(comparison.seeds)
+    start = comparison.load_from or "the config's own initial weights"
+    lines = [
+        f'{comparison.config}: {runs} runs of {length} {unit}, from {start}',
+        f'seeds {", ".join(map(str, comparison.seeds))}; verdicts on '
+        f'{comparison.metric}; results in {comparison.work_dir}',
+    ]
+    if rates != [None]:
+        lines.append(f'learning rates {", ".join(f"{lr:g}" for lr in rates)}')
+    lines += [f'warning: {text}' for text in comparison.warnings]
+    for variant in comparison.variants:
+        if variant.lr != rates[0] or variant.rehearsed is None:
+            continue
+        shown = variant.rehearsed
+        size = (
+            f'{shown.parameters / 1e6:.2f} M parameters, '
+            f'{shown.multiply_adds / 1e9:.2f} G multiply-adds'
+        )
+        if variant.label == CONTROL:
+            control = shown
+            lines.append(f'{CONTROL}: the detector of the config; {size}')
+            continue
+        assert variant.placed is not None
+        more = shown.parameters - control.parameters
+        work = shown.multiply_adds - control.multiply_adds
+        lines.append(
+            f'{variant.label}: {variant.placed.where}, '
+            f'{len(variant.placed.channels)} blocks; {size} '
+            f'(+{more / control.parameters:.1%}, +{work / control.multiply_adds:.1%})'
+        )
+        for name, value in variant.placed.chosen.items():
+            lines.append(f'  {name}={value}, which fits the channels')
+        if comparison.load_from:
+            lines.append(f'  start: {shown.start}')
+            lines += [f'  warning: {text}' for text in shown.changed[:3]]
+            if len(shown.changed) > 3:
+                lines.append(f'  warning: {len(shown.changed) - 3} more such blocks')
+    return '\n'.join(lines)

@@ -1,0 +1,286 @@
+"""One step of each compared network, run before the first training to show mistakes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures.mask import BitmapMasks
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import Runner, set_random_seed
+from mmengine.structures import InstanceData
+
+from ..benchmark.measure import multiply_adds
+from ..files.checkpoints import compare_keys, read_state_dict, write_checkpoint
+from ..insertion import preserve
+from .placement import Placed
+
+_SAMPLERS = ('DefaultSampler', 'InfiniteSampler')  # work with any batch size
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What one step of a network showed.
+
+    Args:
+        parameters: Parameters of the whole network.
+        multiply_adds: Of inference on one image of the evaluation set.
+        start: What the inserted blocks do at step 0, in words.
+        changed: Blocks that change what a loaded network computes, as sentences.
+    """
+
+    parameters: int
+    multiply_adds: int
+    start: str = ''
+    changed: list[str] = field(default_factory=list)
+
+
+class Rehearsal:
+    """The networks of a comparison, each run once on real images.
+
+    Args:
+        cfg: The control's whole config.
+        load_from: Checkpoint that all trainings start from, or None.
+        partial: Whether the checkpoint may lack weights or hold more.
+
+    Attributes:
+        control: What the step of the control showed, as :class:`Rehearsed`.
+        metrics: Names of all metrics that the config's evaluator gives.
+        images: Number of training images.
+
+    Raises:
+        ValueError: The data cannot be loaded, the checkpoint does not fit, or the
+            network or the evaluator fails. The message says which.
+    """
+
+    def __init__(self, cfg: Config, load_from: str | None, partial: bool = False):
+        register_all_modules()
+        self._weights = None if load_from is None else read_state_dict(load_from)
+        self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        with _explained('the data of train_dataloader'):
+            self._train, dataset = load_batch(cfg.train_dataloader, 2)
+        self.images = len(dataset)
+        with _explained('the data of val_dataloader'):
+            self._val, dataset = load_batch(cfg.val_dataloader, 1)
+        model = build_model(cfg.model, self._device)
+        with _explained('the weights that the model starts with'):
+            model.init_weights()
+        if self._weights is not None:
+            _check_fit(load_from, self._weights, model, partial)
+            model.load_state_dict(_fitting(self._weights, model), strict=False)
+        self._whole = self._multiply_adds(model, lambda: model.test_step(self._val))
+        self._features = self._feature_multiply_adds(model)
+        with _explained('a training step of the control'):
+            _train_step(model, self._train)
+        self.control = Rehearsed(_count(model), self._whole)
+        with _explained('the evaluator'):
+            self.metrics = _metric_names(cfg, model, self._val, dataset)
+
+    def block(self, placed: Placed) -> Rehearsed:
+        """What one step of the network with a block shows.
+
+        Args:
+            placed: The network with the block.
+
+        Raises:
+            ValueError: The step fails, or a block is not trained by it.
+        """
+        model = build_model(placed.model, self._device)
+        start, changed = 'initial values of its class', []
+        if self._weights is not None:
+            weights = _fitting(self._weights, model)
+            missing = model.load_state_dict(weights, strict=False).missing_keys
+            outcomes = preserve(model, _of_blocks(missing, placed))
+            changed = [str(outcome) for outcome in outcomes if outcome.left]
+            start = 'keeps what the network computes'
+            if changed:
+                start = f'changes the network at step 0 ({len(changed)} blocks)'
+        with _explained('a training step'):
+            _train_step(model, self._train)
+        _check_gradients(model, placed)
+        extra = self._feature_multiply_adds(model) - self._features
+        return Rehearsed(_count(model), self._whole + extra, start, changed)
+
+    def _feature_multiply_adds(self, model: Any) -> int:
+        """Of backbone and neck alone: the heads' depend on how many objects are found,
+        which differs between untrained networks."""
+        if not hasattr(model, 'extract_feat'):
+            return self._multiply_adds(model, lambda: model.test_step(self._val))
+        model.eval()
+        data = model.data_preprocessor(copy.deepcopy(self._val), False)
+        return self._multiply_adds(model, lambda: model.extract_feat(data['inputs']))
+
+    def _multiply_adds(self, model: Any, function: Callable) -> int:
+        model.eval()
+        with torch.no_grad(), _explained('inference on one image'):
+            return multiply_adds(function)
+
+
+def build_model(model: dict, device: torch.device) -> Any:
+    """The network of a config, on a device, without trained weights."""
+    built = MODELS.build(copy.deepcopy(model))
+    if device.type == 'cpu':
+        built = revert_sync_batchnorm(built)
+    return built.to(device)
+
+
+def write_start(path: Path, model: dict, load_from: str, seed: int) -> None:
+    """Write a checkpoint that fits a model, from one that fits in part.
+
+    Weights that the checkpoint lacks, or has in another shape, get initial values drawn
+    with the seed. All runs of one seed then start from the same numbers.
+
+    Args:
+        path: The file to write.
+        model: Config of the model without a block.
+        load_from: The checkpoint.
+        seed: Seed of the initial values.
+    """
+    set_random_seed(seed)
+    built = build_model(model, torch.device('cpu'))
+    built.init_weights()
+    weights = _fitting(read_state_dict(load_from), built)
+    built.load_state_dict(weights, strict=False)
+    write_checkpoint(dict(state_dict=built.state_dict()), path, load_from)
+
+
+def load_batch(loader: dict, batch_size: int | None = None) -> tuple[dict, Any]:
+    """The first batch of a data loader's config, and its data set.
+
+    Args:
+        loader: The config.
+        batch_size: At most so many images, where the sampler works with any number.
+            Default: None, as in the config.
+    """
+    loader = copy.deepcopy(loader)
+    sampler = str(loader.get('sampler', {}).get('type', '')).rpartition('.')[2]
+    if batch_size is not None and sampler.rstrip("'>") in _SAMPLERS:
+        loader['batch_size'] = min(batch_size, loader['batch_size'])
+    loader.update(num_workers=0, persistent_workers=False)
+    loader.pop('prefetch_factor', None)
+    built = Runner.build_dataloader(loader, seed=0)
+    return next(iter(built)), built.dataset
+
+
+def _train_step(model: Any, batch: dict) -> None:
+    """Forward and backward of one training step."""
+    model.train()
+    data = model.data_preprocessor(copy.deepcopy(batch), True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    if not math.isfinite(loss.item()):
+        raise ValueError(f'the loss of the first training step is {loss.item()}')
+    loss.backward()
+
+
+def _check_gradients(model: Any, placed: Placed) -> None:
+    """Raise ValueError if a block would not be trained."""
+    inside = _backbone_prefix(model)
+    for name in placed.channels:
+        block = model.get_submodule(f'{inside}{name}')
+        parameters = list(block.parameters())
+        if not parameters:
+            continue
+        if not any(p.requires_grad for p in parameters):
+            raise ValueError(
+                f'{name} is in a frozen stage and would never be trained. Choose other '
+                'stages with --stages, or set frozen_stages=-1 in the config'
+            )
+        if all(p.grad is None for p in parameters):
+            raise ValueError(
+                f'{name} gets no gradient: nothing uses its output. Choose other '
+                'stages with --stages, or another module with --at'
+            )
+
+
+def _of_blocks(missing: list[str], placed: Placed) -> list[str]:
+    """Keys of inserted blocks among missing keys."""
+    return [k for k in missing if any(f'.{n}.' in f'.{k}' for n in placed.channels)]
+
+
+def _backbone_prefix(model: Any) -> str:
+    return 'backbone.' if hasattr(model, 'backbone') else 'student.backbone.'
+
+
+def _count(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _fitting(weights: dict, model: Any) -> dict:
+    """The weights that have the shape of the model's."""
+    own = model.state_dict()
+    return {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+
+
+def _check_fit(path: str | None, weights: dict, model: Any, partial: bool) -> None:
+    """Raise ValueError unless a checkpoint holds a model's weights."""
+    own = model.state_dict()
+    differences = compare_keys(weights, own)
+    fits = len(own) - len(differences.missing) - len(differences.misshapen)
+    if fits <= 0 or (differences and not partial):
+        cure = '. If you intend that, add --allow-partial' if fits > 0 else ''
+        raise ValueError(
+            f'{path} does not hold the weights of the model in the config: '
+            f'{differences}{cure}'
+        )
+
+
+def _metric_names(cfg: Config, model: Any, batch: dict, dataset: Any) -> list[str]:
+    """What the evaluator gives for one image with one made-up detection."""
+    metrics = cfg.val_evaluator
+    metrics = [dict(m) for m in (metrics if isinstance(metrics, list) else [metrics])]
+    for metric in metrics:
+        metric.pop('outfile_prefix', None)  # no file of the user is overwritten
+    evaluator = Evaluator(metrics)
+    evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
+    model.eval()
+    with torch.no_grad():
+        samples = model.val_step(copy.deepcopy(batch))
+    for sample in samples:
+        if 'pred_instances' in sample:
+            sample.pred_instances = _made_up(sample)
+    evaluator.process(data_samples=samples, data_batch=batch)
+    values = evaluator.evaluate(len(samples))
+    names = [k for k, v in values.items() if isinstance(v, (int, float))]
+    if not names:
+        raise ValueError('it gives no metric; does the config set format_only?')
+    return names
+
+
+def _made_up(sample: Any) -> InstanceData:
+    """One detection in the middle of an image: an untrained network may find none."""
+    height, width = sample.ori_shape[:2]
+    found = sample.pred_instances
+    made = InstanceData(
+        bboxes=torch.tensor([[width / 4, height / 4, width / 2, height / 2]]),
+        scores=torch.ones(1),
+        labels=torch.zeros(1, dtype=torch.long),
+    )
+    if 'masks' in found:
+        masks = BitmapMasks.random(1, height=height, width=width)
+        made.masks = torch.from_numpy(masks.masks.astype(bool))
+    return made
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Raise whatever fails as ValueError that names what failed; print nothing."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except (URLError, FileNotFoundError) as error:
+        raise ValueError(f'{what} cannot be read: {error}') from error
+    except Exception as error:  # whatever foreign code raises
+        reason = str(error) or type(error).__name__
+        raise ValueError(f'{what} failed: {reason}') from error

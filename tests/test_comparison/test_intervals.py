@@ -1,0 +1,149 @@
+"""Intervals and verdicts, against independent computations and simulated seeds."""
+
+import math
+
+import mpmath
+import numpy as np
+import pytest
+from scipy import stats
+
+from prm_mmdet.comparison.comparison_report import verdict
+from prm_mmdet.comparison.intervals import Interval, Sample, paired_difference
+
+
+def coverage(quantile, freedom):
+    """Probability of |t| <= quantile, by integrating the density of Student's t."""
+    constant = mpmath.gamma((freedom + 1) / 2) / (
+        mpmath.sqrt(freedom * mpmath.pi) * mpmath.gamma(freedom / 2)
+    )
+
+    def density(x):
+        return constant * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
+
+    return float(mpmath.quad(density, [-quantile, 0, quantile]))
+
+
+@pytest.mark.parametrize('count', [2, 3, 5, 10])
+@pytest.mark.parametrize('confidence', [0.95, 0.99])
+def test_the_interval_is_students(count, confidence):
+    values = np.random.default_rng(count).normal(3, 2, count)
+    interval = Sample.of(list(values)).interval(confidence)
+    half = (interval.high - interval.low) / 2
+    quantile = half / (values.std(ddof=1) / math.sqrt(count))
+    assert (interval.high + interval.low) / 2 == pytest.approx(values.mean())
+    assert coverage(quantile, count - 1) == pytest.approx(confidence, abs=1e-8)
+
+
+@pytest.mark.parametrize('comparisons', [1, 2, 5])
+def test_paired_difference_is_scipys(comparisons):
+    generator = np.random.default_rng(comparisons)
+    control = dict(enumerate(generator.normal(30, 1, 4)))
+    block = {
+        seed: value + generator.normal(0.5, 0.3) for seed, value in control.items()
+    }
+    found = paired_difference(block, control, comparisons)
+    test = stats.ttest_rel(list(block.values()), list(control.values()))
+    for interval, confidence in (
+        (found.interval, 0.95),
+        (found.corrected, 1 - 0.05 / comparisons),
+    ):
+        expected = test.confidence_interval(confidence)
+        assert (interval.low, interval.high) == pytest.approx(
+            (expected.low, expected.high), rel=1e-9
+        )
+
+
+@pytest.mark.parametrize('seeds', [2, 3, 5])
+def test_without_a_difference_one_interval_in_twenty_excludes_zero(seeds):
+    generator = np.random.default_rng(0)
+    excluded = 0
+    for _ in range(1000):
+        shared = generator.normal(30, 1, seeds)  # what a seed does to both
+        control, block = shared + generator.normal(0, 0.4, (2, seeds))
+        found = paired_difference(
+            dict(enumerate(block)), dict(enumerate(control)), comparisons=1
+        )
+        excluded += found.interval.sign != 0
+    # 50 expected, standard deviation 6.9.
+    assert 30 <= excluded <= 70
+
+
+def test_the_corrected_intervals_hold_for_all_blocks_at_once():
+    generator = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(500):
+        control = generator.normal(30, 1, 3)
+        differences = [
+            paired_difference(
+                dict(enumerate(generator.normal(30, 1, 3))),
+                dict(enumerate(control)),
+                comparisons=5,
+            )
+            for _ in range(5)
+        ]
+        wrong += any(d.corrected.sign for d in differences)
+    assert wrong <= 40  # at most 25 expected, standard deviation 4.9
+
+
+def test_only_common_seeds_are_paired():
+    found = paired_difference({0: 1.0, 1: 2.0, 3: 9.0}, {0: 0.5, 1: 1.0, 2: 9.0}, 1)
+    assert found.sample == Sample(0.75, pytest.approx(math.sqrt(0.125)), 2)
+    assert paired_difference({0: 1.0}, {1: 1.0}, 1) is None
+
+
+def test_one_seed_gives_no_interval():
+    found = paired_difference({0: 0.4}, {0: 0.3}, 1)
+    assert found.interval is None
+    assert found.corrected is None
+
+
+def measured(low, high, corrected, metric='coco/bbox_mAP', count=3):
+    sample = dict(mean=(low + high) / 2, deviation=0.1, count=count)
+    difference = dict(
+        sample=sample,
+        interval=dict(low=low, high=high),
+        corrected=dict(low=corrected[0], high=corrected[1]),
+    )
+    return {metric: dict(difference=difference)}
+
+
+@pytest.mark.parametrize(
+    ('metrics', 'text'),
+    [
+        (measured(0.004, 0.02, (0.001, 0.023)), 'SAC gains 1.2 AP (0.4 to 2.0).'),
+        (measured(-0.02, -0.004, (-0.03, -0.001)), 'SAC loses 1.2 AP (0.4 to 2.0).'),
+        (
+            measured(0.004, 0.02, (-0.01, 0.03)),
+            'SAC gains 1.2 AP (0.4 to 2.0), but not after the correction for several '
+            'blocks.',
+        ),
+        (
+            measured(-0.004, 0.02, (-0.02, 0.04)),
+            'SAC: no difference that three seeds can show (+0.8 AP, -0.4 to +2.0).',
+        ),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(metrics, text):
+    assert verdict('SAC', 'coco/bbox_mAP', metrics) == text
+
+
+def test_the_verdict_of_a_metric_of_which_less_is_better():
+    metrics = measured(-0.3, -0.1, (-0.4, -0.05), 'val/loss')
+    assert (
+        verdict('SAC', 'val/loss', metrics) == 'SAC improves by 0.2 loss (0.1 to 0.3).'
+    )
+
+
+def test_one_seed_gives_no_verdict():
+    difference = dict(
+        sample=dict(mean=0.05, deviation=None, count=1), interval=None, corrected=None
+    )
+    text = verdict(
+        'SAC', 'coco/bbox_mAP', {'coco/bbox_mAP': dict(difference=difference)}
+    )
+    assert 'gains' not in text
+    assert 'there is no verdict' in text
+
+
+def test_the_sign_of_an_interval():
+    assert [Interval(*ends).sign for ends in [(1, 2), (-1, 2), (-2, -1)]] == [1, 0, -1]
