@@ -15,8 +15,10 @@ SAC has no Triton kernels: on CUDA it consists of PyTorch's matrix products.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
+import re
 
 import torch
 from torch import Tensor
@@ -31,10 +33,22 @@ _DTYPES = {
     # On a GPU, float64 runs in plain PyTorch unless the variable forces Triton.
     'triton': (torch.float32, *_HALF),
 }
-try:
-    _HAS_TRITON = importlib.util.find_spec('triton') is not None
-except ValueError:  # another package has put a stand-in for triton into sys.modules
-    _HAS_TRITON = False
+
+
+def _has_triton() -> bool:
+    """Whether Triton can compile the kernels, which pass named tuples: 3.3 or later."""
+    try:
+        if importlib.util.find_spec('triton') is None:
+            return False
+        version = importlib.metadata.version('triton')
+    except ValueError:  # another package has put a stand-in for triton into sys.modules
+        return False
+    except importlib.metadata.PackageNotFoundError:  # a build under another name
+        return True
+    return tuple(int(n) for n in re.findall(r'\d+', version)[:2]) >= (3, 3)
+
+
+_HAS_TRITON = _has_triton()
 
 
 def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
@@ -94,8 +108,8 @@ def _check(form: str, x: Tensor) -> None:
             )
     elif not _HAS_TRITON:
         raise RuntimeError(
-            f'{VARIABLE}=triton, but triton cannot be imported. Install it with "pip '
-            f'install triton", or unset the variable'
+            f'{VARIABLE}=triton, but Triton 3.3 or later is missing. Install it with '
+            f'"pip install triton", or unset the variable'
         )
     elif not x.is_cuda and os.environ.get('TRITON_INTERPRET') != '1':
         raise RuntimeError(

@@ -59,9 +59,7 @@ def prm_steps(
     # equals would differ in their last bits.
     total: Any = sum(channel for channel in slab.unbind(2))
     i = total.argmax(-1)  # (B, g)
-    q = torch.stack(
-        [torch.stack([slab[m, n, :, i[m, n]] for n in range(g)]) for m in range(b)]
-    )
+    q = slab.gather(3, i[..., None, None].expand(-1, -1, c // g, 1)).squeeze(3)
     z = slab.mean(3)
 
     # Eq. 5, on each axis; the two axes are averaged.

@@ -375,3 +375,17 @@ def test_half_precision_is_accumulated_in_float32(dtype):
         scale = exact.abs().max()
         error = (half.double() - exact).abs().max() / scale
         assert error < torch.finfo(dtype).eps
+
+
+def test_a_closed_gate_is_zero(monkeypatch):
+    """Without normalisation, large features close gates entirely."""
+    x = (1e12 * torch.randn(1, 4, 3, 5)).requires_grad_()
+    alpha = torch.ones(2, requires_grad=True)
+    values = [alpha, *[torch.ones(2)] * 3]
+    results = []
+    for backend in ('', 'reference'):
+        monkeypatch.setenv('PRM_MMDET_BACKEND', backend)
+        y = ops.prm(x, *values, normalization=False)
+        results.append([y, *torch.autograd.grad(y.sum(), [x, alpha])])
+    for ours, theirs in zip(*results):
+        torch.testing.assert_close(ours, theirs)

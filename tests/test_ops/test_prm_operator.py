@@ -7,7 +7,7 @@ import torch
 from prm_cases import check_close, evaluate, grid, parameters
 from torch.utils.flop_counter import FlopCounterMode
 
-from prm_mmdet import PRM, ops
+from prm_mmdet import ops
 from prm_mmdet.ops import reference
 from prm_mmdet.ops.backend import backend
 from prm_mmdet.ops.kernels import LIBRARY
@@ -156,6 +156,9 @@ def test_operator_is_registered_well(similarity, encoding):
 def test_compiles_without_a_graph_break(backend):
     if backend == 'inductor' and shutil.which('g++') is None:
         pytest.skip('needs a C++ compiler')
+    pytest.importorskip('mmdet')
+    from prm_mmdet import PRM
+
     block = PRM(16, groups=4).double()
     for parameter in block.parameters():
         parameter.data.normal_()

@@ -190,3 +190,10 @@ def test_sac_loops(softmax, residual):
         *map(torch.from_numpy, arrays), softmax=softmax, residual=residual
     )
     np.testing.assert_allclose(y.numpy(), expected, rtol=1e-10)
+
+
+def test_an_empty_batch():
+    values = [torch.ones(2)] * 4
+    x = torch.empty(0, 4, 3, 5)
+    y = reference.prm(x, *values, torch.ones(2), torch.tensor(1.0))
+    assert y.shape == x.shape

@@ -65,7 +65,9 @@ namespace {
 
 template <class T>
 INLINE T sigmoid(T a) {
-  return T(1) / (T(1) + exponential(-a));
+  const T gate = T(1) / (T(1) + exponential(-a));
+  // `exponential` of a float ends at 88.3, which would leave a gate of 4e-39 instead of 0.
+  return sizeof(T) == 4 && a < T(-88) ? T(0) : gate;
 }
 
 template <class T>
