@@ -21,7 +21,8 @@ def prm(x: Tensor, alpha: Tensor, *inputs: Any, **switches: Any) -> Tensor:
     """
     b, c, h, w = x.shape
     gate = prm_steps(x, alpha, *inputs, **switches).gate
-    slab = x.reshape(b, alpha.numel(), -1, h * w)
+    groups = alpha.numel()
+    slab = x.reshape(b, groups, c // groups, h * w)
     return (slab * gate[:, :, None]).reshape(b, c, h, w)
 
 
