@@ -59,6 +59,7 @@ def measure_costs(
         return _functions(cfg, built, train, test)
 
     plain = subject(*control)
+    plain['step']()  # The first step also allocates the optimizer's numbers.
     plain_memory = peak_memory(plain['step'], device)
     measured = {}
     for label, (model, checkpoint) in blocks.items():
