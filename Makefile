@@ -2,6 +2,7 @@
 # make demo: generate data, train a small detector, evaluate it and draw its predictions.
 # make test: run the tests. make test-configs: train every config for a step.
 # make lint: run the linter and the type checker.
+# make docs: build the documentation site into docs/_build/html.
 # make probes: train all context probes, for hours. make probes-short: a part of them.
 # With STACK=onedl, a target runs on the maintained forks, in .venv-onedl.
 PYTHON ?= python3.11
@@ -12,7 +13,7 @@ VENV_PYTHON := $(VENV)/bin/python -W ignore
 DEMO := mask-rcnn_r50-sac_fpn_demo
 DEMO_DIR := work_dirs/$(DEMO)$(SUFFIX)
 
-.PHONY: demo test test-configs probes probes-short lint env
+.PHONY: demo test test-configs probes probes-short lint docs env
 
 env:
 	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); \
@@ -42,3 +43,8 @@ lint: env
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: env
+	$(VENV)/bin/pip install --quiet --requirement docs/requirements.txt
+	$(VENV)/bin/sphinx-build -W --keep-going --quiet -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
