@@ -24,7 +24,7 @@ extensions = [
     'sphinx_copybutton',
     'sphinx_design',
 ]
-exclude_patterns = ['_build', 'requirements.txt', 'reference/_help']
+exclude_patterns = ['_build', 'requirements.txt', 'reference/_*']
 myst_enable_extensions = ['dollarmath', 'colon_fence', 'deflist']
 myst_heading_anchors = 3
 
@@ -63,5 +63,17 @@ def write_help(app):
         list(pool.map(write, tools))
 
 
+def write_configs(app):
+    """Copy the READMEs of configs/ for reference/configs, without links to files that
+    are not part of the site."""
+    folder = DOCS / 'reference' / '_configs'
+    folder.mkdir(exist_ok=True)
+    for readme in (ROOT / 'configs').glob('*/README.md'):
+        text = readme.read_text(encoding='utf-8')
+        text = re.sub(r'\[([^]]+)\]\((?!https?:)[^)]+\)', r'`\1`', text)
+        (folder / f'{readme.parent.name}.md').write_text(text, encoding='utf-8')
+
+
 def setup(app):
     app.connect('builder-inited', write_help)
+    app.connect('builder-inited', write_configs)
