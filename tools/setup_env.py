@@ -140,9 +140,8 @@ def build_mmcv(python, package, version, folder):
         )
         unpacked = folder / 'unpacked'
         shutil.unpack_archive(next(folder.glob('*.tar.gz')), unpacked)
-        merge_sources(unpacked / source.name)
         (unpacked / source.name).rename(source)
-    say('compiling mmcv: some minutes, once for this machine')
+    say('compiling mmcv: about ten minutes on two cores, once for this machine')
     log = folder / 'build.log'
     built = folder / 'built'
     # Python's own flags are -g -O3. Without debug information and at -O2, mmcv's files
@@ -167,26 +166,6 @@ def build_mmcv(python, package, version, folder):
     wheel = wheel.rename(folder / wheel.name)
     shutil.rmtree(source)
     return wheel
-
-
-def merge_sources(source, parts=6):
-    """Let ``parts`` C++ files include most of mmcv's C++ files.
-
-    Most of the compile time of a file of mmcv goes into torch's headers, which then are
-    read a few times instead of 77 times. Files that define macros or types could clash
-    with one another, so they are compiled alone.
-    """
-    csrc = source / 'mmcv' / 'ops' / 'csrc' / 'pytorch'
-    merged = []
-    for path in sorted([*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')]):
-        defines = re.search(r'^\s*(#define|struct|class)\b', path.read_text(), re.M)
-        if path.stem != 'pybind' and not defines:
-            # setup.py of mmcv compiles *.cpp.
-            merged.append(path.rename(path.with_suffix('.inc')))
-    for i in range(parts):
-        included = [path.relative_to(csrc).as_posix() for path in merged[i::parts]]
-        text = ''.join(f'#include "{name}"\n' for name in included)
-        (csrc / f'merged_{i}.cpp').write_text(text)
 
 
 @contextlib.contextmanager
