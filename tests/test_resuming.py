@@ -12,9 +12,11 @@ from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
+from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
-from prm_mmdet.launch import RunError, TestRunner, TrainRunner
+from prm_mmdet import compat
+from prm_mmdet.launch import RunError, TestRunner, TrainRunner, run_tool
 from prm_mmdet.launch.random_state import random_state, set_random_state
 from prm_mmdet.launch.resuming import find_checkpoint
 from prm_mmdet.plugins import LCT
@@ -333,3 +335,27 @@ def test_a_copied_work_dir_continues_from_its_own_file(trained, tmp_path):
     with pytest.raises(RunError, match='no whole checkpoint'):
         find_checkpoint(str(work), str(work))
     assert find_checkpoint(str(tmp_path / 'new'), str(tmp_path / 'new')) is None
+
+
+def test_resume_without_a_checkpoint_keeps_load_from(trained, tmp_path, monkeypatch):
+    started = []
+
+    def from_cfg(cls, cfg):
+        started.append(cfg)
+        raise RunError('stop here')
+
+    monkeypatch.setattr(MMEngineRunner, 'from_cfg', classmethod(from_cfg))
+    monkeypatch.setattr(compat, 'load_weights_only', lambda: None)
+    monkeypatch.setattr(TrainRunner, 'auto_resume', False)
+    (tmp_path / 'mine.py').write_text('load_from = "weights.pth"\n')
+    work = tmp_path / 'copy'
+    command = ['train.py', str(tmp_path / 'mine.py'), '--work-dir', str(work)]
+    monkeypatch.setattr('sys.argv', [*command, '--resume'])
+    with pytest.raises(SystemExit, match='stop here'):
+        run_tool('train.py')
+    assert (started[0].load_from, started[0].resume) == ('weights.pth', False)
+    shutil.copytree(trained, work, dirs_exist_ok=True)
+    with pytest.raises(SystemExit, match='stop here'):
+        run_tool('train.py')
+    newest = str(work / 'epoch_3.pth')
+    assert (started[1].load_from, started[1].resume) == (newest, True)

@@ -58,10 +58,14 @@ class Runner(MMEngineRunner):
     Attributes:
         allow_partial: Whether weights may lack some of the model's, or hold others.
             The command line sets it with ``--allow-partial``. Default: False.
+        auto_resume: Whether a training continues from the newest checkpoint in its work
+            dir. Without a checkpoint it starts, from ``load_from`` if the config has
+            one. The command line sets it with ``--resume``. Default: False.
         phases: Phases whose data sets are checked.
     """
 
     allow_partial = False
+    auto_resume = False
     phases: tuple[str, ...] = ()
     _resuming = False
 
@@ -289,13 +293,14 @@ class TrainRunner(Runner):
                 lock = lock_folder(cfg.work_dir)
             except FolderInUseError as error:
                 raise RunError(f'{error}: --work-dir FOLDER') from None
-        if cfg.get('resume') and not cfg.get('load_from'):
+        if cls.auto_resume or (cfg.get('resume') and not cfg.get('load_from')):
             folder = _checkpoint_folder(cfg)
-            cfg.load_from = find_checkpoint(cfg.work_dir, folder, rename=first)
-            if cfg.load_from is None:
-                cfg.resume = False
-                if first:
-                    print(f'{folder} has no checkpoint: the training starts')
+            found = find_checkpoint(cfg.work_dir, folder, rename=first)
+            cfg.resume = found is not None
+            cfg.load_from = found or cfg.get('load_from')
+            if found is None and first:
+                start = f', from {cfg.load_from}' if cfg.load_from else ''
+                print(f'{folder} has no checkpoint: the training starts{start}')
         if cfg.get('resume') and cfg.get('randomness', {}).get('seed') is None:
             seed = _seed_of(cfg.load_from)
             if seed is not None:

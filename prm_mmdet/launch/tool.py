@@ -63,6 +63,11 @@ def run_tool(name: str) -> None:
             )
             parsed = super().parse_args(*args, **kwargs)
             runner.allow_partial = parsed.allow_partial
+            if getattr(parsed, 'resume', None) == 'auto':
+                # MMDetection would forget the config's load_from here, and a training
+                # without a checkpoint would start from other weights than the config's.
+                runner.auto_resume = True
+                parsed.resume = None
             return parsed
 
     tool.argparse = types.SimpleNamespace(ArgumentParser=Parser)
