@@ -54,7 +54,7 @@ def _plain(x, weight, bias, groups, eps, normalization):
     if normalization:
         # Centred first. PyTorch's group normalisation loses the digits of a deviation
         # that is far smaller than the mean.
-        context = context.reshape(len(context), groups, x.shape[1] // groups)
+        context = context.reshape(x.shape[0], groups, x.shape[1] // groups)
         context = context - context.mean(2, keepdim=True)
         variance = context.square().mean(2, keepdim=True)
         context = (context * (variance + eps).rsqrt()).reshape(x.shape[:2])
