@@ -2,6 +2,7 @@
 
 import errno
 import random
+import re
 import shutil
 
 import mmengine
@@ -18,7 +19,11 @@ from torch import nn
 from prm_mmdet import compat
 from prm_mmdet.launch import RunError, TestRunner, TrainRunner, run_tool
 from prm_mmdet.launch.random_state import random_state, set_random_state
-from prm_mmdet.launch.resuming import find_checkpoint
+from prm_mmdet.launch.resuming import (
+    find_checkpoint,
+    read_run_id,
+    write_run_id,
+)
 from prm_mmdet.plugins import LCT
 
 
@@ -354,8 +359,34 @@ def test_resume_without_a_checkpoint_keeps_load_from(trained, tmp_path, monkeypa
     with pytest.raises(SystemExit, match='stop here'):
         run_tool('train.py')
     assert (started[0].load_from, started[0].resume) == ('weights.pth', False)
+    assert read_run_id(str(work))
+    (work / '.run_id').unlink()
     shutil.copytree(trained, work, dirs_exist_ok=True)
     with pytest.raises(SystemExit, match='stop here'):
         run_tool('train.py')
     newest = str(work / 'epoch_3.pth')
     assert (started[1].load_from, started[1].resume) == (newest, True)
+
+
+def test_a_training_that_saved_nothing_does_not_continue_an_earlier_one(tmp_path):
+    runner = run(tmp_path, 1)
+    runner.run_id = 'a' * 32
+    runner.train()
+    work, newest = str(tmp_path), str(tmp_path / 'epoch_1.pth')
+    assert find_checkpoint(work, work) == newest
+    write_run_id(work, 'b' * 32)  # as a new training does before its first checkpoint
+    with pytest.raises(RunError, match=re.escape(f'--resume {newest}')):
+        find_checkpoint(work, work)
+    # The earlier training goes on where the user asks for it.
+    runner = run(tmp_path, 2, load_from=newest, resume=True)
+    runner.train()
+    assert read_run_id(work) == runner.run_id == 'a' * 32
+    assert find_checkpoint(work, work) == str(tmp_path / 'epoch_2.pth')
+
+
+def test_checkpoints_without_a_mark_are_continued(trained, tmp_path):
+    newest = str(trained / 'epoch_3.pth')
+    write_run_id(str(tmp_path), 'b' * 32)
+    run(tmp_path, 4, load_from=newest, resume=True).train()
+    assert read_run_id(str(tmp_path)) is None
+    assert find_checkpoint(str(tmp_path), str(tmp_path)).endswith('epoch_4.pth')

@@ -73,6 +73,8 @@ class SafeCheckpointHook(CheckpointHook):
                 'warm-up, or clip gradients, and resume from an earlier checkpoint'
             )
         checkpoint['random_states'] = self._random_states
+        if getattr(runner, 'run_id', None):
+            checkpoint['meta']['run_id'] = runner.run_id  # type: ignore[attr-defined]
         for key in ('meta', 'message_hub', 'param_schedulers'):
             if key in checkpoint:
                 checkpoint[key] = _plain(checkpoint[key])

@@ -9,10 +9,12 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+from ..files.atomic import write_file
 from ..files.checkpoints import CheckpointError, read_checkpoint
 from .run_errors import RunError
 
 _NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
+_RUN_ID = re.compile('[0-9a-f]{32}')
 
 
 def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | None:
@@ -33,8 +35,9 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
         starts.
 
     Raises:
-        RunError: There are checkpoints, and none is whole; or ``last_checkpoint`` names
-            a file of another folder alone.
+        RunError: There are checkpoints, and none is whole; or all are of an earlier
+            training in this folder than the last one; or ``last_checkpoint`` names a
+            file of another folder alone.
     """
     pointer = os.path.join(work_dir, 'last_checkpoint')
     named, why = _read_pointer(pointer)
@@ -50,13 +53,18 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
             )
         why = f'{own}, which last_checkpoint names, is missing'
     limit = _number(own)
-    damaged = []
+    run = read_run_id(work_dir)
+    damaged, foreign = [], []
     for path in _candidates(own, older, limit):
         try:
-            check_training_state(read_checkpoint(path), path)
+            checkpoint = read_checkpoint(path)
+            check_training_state(checkpoint, path)
         except (CheckpointError, OSError, RunError) as error:
             damaged.append(path)
             why = f'{error}'
+            continue
+        if run and run_id_of(checkpoint) != run:
+            foreign.append(path)
             continue
         if damaged or path != own:
             kept = ''
@@ -67,12 +75,54 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
                     kept = f' Kept as {", ".join(f"{old}.damaged" for old in damaged)}.'
             print_log(f'{why}.{kept} Resuming from {path}, the newest whole checkpoint')
         return path
+    if foreign and not damaged:
+        raise RunError(
+            f'the last training in {work_dir} saved no checkpoint, and {foreign[0]} is '
+            'of an earlier training. To continue the earlier training, run with '
+            f'--resume {foreign[0]}. To start again, run without --resume'
+        )
     if damaged or named:
         raise RunError(
             f'{folder} has no whole checkpoint to resume from: {why}. Train without '
             '--resume to start from the beginning, or restore a checkpoint'
         )
     return None
+
+
+def read_run_id(work_dir: str) -> str | None:
+    """Return the mark of the training that was last started in a work dir, or None if
+    no :class:`.TrainRunner` was."""
+    try:
+        with open(_run_id_file(work_dir), encoding='ascii') as file:
+            found = file.read(100).strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return found if _RUN_ID.fullmatch(found) else None
+
+
+def write_run_id(work_dir: str, run_id: str | None) -> None:
+    """Note which training goes on in a work dir. Checkpoints with another mark are of
+    an earlier training.
+
+    Args:
+        work_dir: The folder.
+        run_id: The training's mark. None if it is not known: then all checkpoints in
+            the folder count as this training's.
+    """
+    if run_id is not None:
+        write_file(_run_id_file(work_dir), f'{run_id}\n')
+    elif os.path.exists(_run_id_file(work_dir)):
+        os.remove(_run_id_file(work_dir))
+
+
+def run_id_of(checkpoint: dict) -> str | None:
+    """Return the mark of the training that wrote a checkpoint, or None."""
+    found = checkpoint['meta'].get('run_id')
+    return found if isinstance(found, str) and _RUN_ID.fullmatch(found) else None
+
+
+def _run_id_file(work_dir: str) -> str:
+    return os.path.join(work_dir, '.run_id')
 
 
 def _read_pointer(path: str) -> tuple[str, str]:

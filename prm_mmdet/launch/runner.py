@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 import torch.distributed
 from mmengine.config import Config
 from mmengine.dataset import worker_init_fn
-from mmengine.dist import get_rank, master_only
+from mmengine.dist import get_rank, is_main_process, master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop
@@ -40,7 +41,12 @@ from .checkpoint_hook import (
 from .data_files import MissingInput, check_data, how_to_get_weights
 from .guard_hook import TrainingGuard
 from .random_state import worker_seed
-from .resuming import check_training_state, find_checkpoint
+from .resuming import (
+    check_training_state,
+    find_checkpoint,
+    run_id_of,
+    write_run_id,
+)
 from .run_errors import RunError
 
 #: What a test ends with, by the metrics' names.
@@ -74,6 +80,10 @@ class Runner(MMEngineRunner):
         check_data(cfg, *cls.phases)
         if processes.rank() == 0:
             check_annotations(cfg, *cls.phases)
+        return cls._start(cfg)
+
+    @classmethod
+    def _start(cls, cfg: Config) -> Runner:
         return super().from_cfg(cfg)
 
     def test(self) -> dict[str, float]:
@@ -276,15 +286,22 @@ def _num_classes(module: nn.Module) -> Any:
 
 
 class TrainRunner(Runner):
-    """The Runner of train.py. It holds its work dir until it is deleted."""
+    """The Runner of train.py. It holds its work dir until it is deleted.
+
+    Attributes:
+        run_id: Mark of the training, which its checkpoints hold. None if the training
+            continues from a checkpoint without a mark.
+        resumed_from: Checkpoint that it continues from, or None.
+        resumed_random_state: This rank's random state in that checkpoint, or None.
+    """
 
     phases = ('train', 'val')
+    run_id: str | None = None
     resumed_from: str | None = None
     resumed_random_state: dict[str, Any] | None = None
 
     @classmethod
-    def from_cfg(cls, cfg: Config) -> TrainRunner:
-        check_data(cfg, *cls.phases)
+    def _start(cls, cfg: Config) -> TrainRunner:
         cfg = copy.deepcopy(cfg)
         first = processes.rank() == 0
         lock = None
@@ -306,7 +323,11 @@ class TrainRunner(Runner):
             if seed is not None:
                 # Data loaders are built with the seed before MMEngine resumes it.
                 cfg.randomness = dict(cfg.get('randomness', {}), seed=seed)
-        runner = super().from_cfg(cfg)
+        run_id = None if cfg.get('resume') else uuid.uuid4().hex
+        if first and run_id:
+            write_run_id(cfg.work_dir, run_id)
+        runner = super()._start(cfg)
+        runner.run_id = run_id
         runner._lock = lock
         return runner
 
@@ -367,6 +388,9 @@ class TrainRunner(Runner):
         checkpoint = super().load_checkpoint(filename, *args, **kwargs)
         if self._resuming:
             self.resumed_from = filename
+            self.run_id = run_id_of(checkpoint)
+            if is_main_process():
+                write_run_id(self.work_dir, self.run_id)
             self.resumed_random_state = random_state_of_rank(
                 checkpoint, self.world_size
             )
