@@ -2,9 +2,14 @@
 
 import json
 import re
+import runpy
 
+import cv2
+import numpy as np
 import pytest
+from conftest import ROOT
 from mmengine.config import Config
+from pycocotools import mask as mask_utils
 
 from prm_mmdet.launch import RunError
 from prm_mmdet.launch.annotations import check_annotations, find_faults, image_files
@@ -59,6 +64,14 @@ REFUSED = {
         categories=[dict(id=1, name='bus'), dict(id=2, name='car')]
     ),
     'nothing to learn': coco(annotations=[]),
+    'category ids twice': coco(
+        categories=[*coco()['categories'], dict(id=1, name='x')]
+    ),
+    'category names twice': coco(
+        categories=[*coco()['categories'], dict(id=3, name='cat')]
+    ),
+    'malformed images': coco(images=[dict(coco()['images'][0], width='40')]),
+    'malformed objects': annotation(bbox=[1, 2, 3]),
 }
 POLYGON = annotation(segmentation=[[1, 2, float('inf'), 4, 5, 6]])
 CROWD = coco(annotations=[dict(coco()['annotations'][0], iscrowd=1)])
@@ -71,6 +84,7 @@ WARNED = {
     'outside': annotation(bbox=[50, 2, 3, 4]),
     'empty': annotation(bbox=[1, 2, 0, 4]),
     'without area': annotation(area=0),
+    'short polygons': annotation(segmentation=[[1, 2, 3, 4]]),
     'large images': coco(
         images=[dict(coco()['images'][0], width=9000, height=9000), coco()['images'][1]]
     ),
@@ -79,7 +93,18 @@ WARNED = {
 
 @pytest.mark.parametrize(
     'name, content',
-    [*REFUSED.items(), ('numbers not finite', POLYGON), ('nothing to learn', CROWD)],
+    [
+        *REFUSED.items(),
+        ('numbers not finite', POLYGON),
+        ('numbers not finite', annotation(area=10**400)),
+        ('nothing to learn', CROWD),
+        ('malformed objects', annotation(bbox=None)),
+        ('malformed objects', annotation(segmentation=['1 2 3 4 5 6'])),
+        ('malformed images', coco(images=[dict(coco()['images'][0], height=None)])),
+        ('not readable', '[' * 100_000),
+        ('not readable', '[]'),
+        ('not readable', coco(categories=[dict(id=1)])),
+    ],
 )
 def test_a_training_is_refused(tmp_path, name, content):
     cfg = config(tmp_path, content)
@@ -104,8 +129,10 @@ def test_whole_annotations_have_no_faults(tmp_path):
     (faults,) = find_faults(cfg, 'train')
     assert not faults.counts
     assert (faults.images, faults.objects) == (2, 2)
-    names = [path.rpartition('/')[2] for path in image_files(cfg, 'train')]
-    assert names == ['1.png', '2.png']
+    images = [
+        (path.rpartition('/')[2], size) for path, size in image_files(cfg, 'train')
+    ]
+    assert images == [('1.png', (40, 30)), ('2.png', (40, 30))]
 
 
 def test_a_changed_file_is_read_again(tmp_path):
@@ -126,7 +153,9 @@ XML = """<annotation><object><name>{}</name><bndbox><xmin>{}</xmin><ymin>2</ymin
         (XML.format('cat', 9), 'empty'),
         (XML.format('cat', 'nan'), 'numbers not finite'),
         (XML.format('bus', 1), 'no class matches'),
-        ('<annotation>', 'not readable'),
+        ('<annotation>', 'malformed objects'),
+        ('<annotation><object/></annotation>', 'malformed objects'),
+        (f'<!DOCTYPE a [<!ENTITY x "y">]>{XML.format("cat", 1)}', 'malformed objects'),
         (None, 'files missing'),
     ],
 )
@@ -144,3 +173,109 @@ def test_pascal_voc(tmp_path, xml, fault):
     )
     (faults,) = find_faults(Config(dict(train_dataloader=dict(dataset=data))), 'train')
     assert (fault in faults.counts) if fault else not faults.counts
+
+
+def test_classes_as_a_text_are_refused(tmp_path):
+    # MMDetection takes ('cat') for the three classes c, a and t.
+    (faults,) = find_faults(config(tmp_path, coco(), classes='cat'), 'train')
+    assert faults.refused == ['classes are a text']
+
+
+def evaluated(folder, content, **evaluator):
+    """A config that trains with the classes (cat, dog), and validates with a file."""
+    cfg = config(folder, coco())
+    (folder / 'val.json').write_text(json.dumps(content))
+    data = dict(cfg.train_dataloader.dataset.dataset, ann_file='val.json')
+    cfg.val_dataloader = dict(dataset=data)
+    cfg.val_evaluator = dict(type='CocoMetric', metric='bbox', **evaluator)
+    return cfg
+
+
+def test_classes_in_another_order_than_in_training_are_refused(tmp_path):
+    # MMDetection numbers classes in the order of each file, so cats become dogs.
+    turned = coco(categories=coco()['categories'][::-1])
+    train, val = find_faults(evaluated(tmp_path, turned), 'train', 'val')
+    assert not train.counts
+    assert val.refused == ['another order']
+    assert f'{tmp_path / "train.json"}' in f'{val}'
+
+
+def test_the_file_of_the_evaluator_is_read_too(tmp_path):
+    cfg = evaluated(tmp_path, coco(), ann_file=str(tmp_path / 'other.json'))
+    (tmp_path / 'other.json').write_text(json.dumps(coco(annotations=[])))
+    _, val, other = find_faults(cfg, 'train', 'val')
+    assert not val.counts
+    assert other.refused == ['nothing to learn']
+
+
+def test_an_evaluation_has_faults_of_its_own(tmp_path):
+    (faults,) = find_faults(evaluated(tmp_path, annotation(id=0)), 'val')
+    assert list(faults.counts) == ['annotation ids zero'] and not faults.refused
+    content = coco()
+    del content['annotations']
+    (faults,) = find_faults(evaluated(tmp_path, content), 'val')
+    assert list(faults.counts) == ['no annotations'] and not faults.refused
+
+
+MASK = np.zeros((30, 40), np.uint8, order='F')
+MASK[3:20, 5:11] = MASK[25:, 30:] = 1
+RUNS = mask_utils.encode(MASK)['counts'].decode()
+
+
+@pytest.mark.parametrize(
+    'mask, fault',
+    [
+        (dict(size=[30, 40], counts=RUNS), None),
+        (dict(size=[30, 40], counts=[100, 50, 1050]), None),
+        (None, 'without mask'),
+        ([], 'without mask'),
+        # pycocotools writes these runs behind the end of its memory.
+        (dict(size=[30, 40], counts=[100, 50, 10**6]), 'malformed objects'),
+        (dict(size=[3, 4], counts=RUNS), 'malformed objects'),
+        (dict(size=[30, 40], counts=RUNS[:-1]), 'malformed objects'),
+        (dict(size=[30, 40], counts=RUNS + 'o'), 'malformed objects'),
+    ],
+)
+def test_masks_cover_their_image(tmp_path, mask, fault):
+    cfg = config(tmp_path, annotation(segmentation=mask))
+    data = cfg.train_dataloader.dataset.dataset
+    data.pipeline = [dict(type='LoadAnnotations', with_mask=True)]
+    second = cfg.train_dataloader.dataset.dataset.ann_file
+    content = json.loads((tmp_path / second).read_text())
+    content['annotations'] = content['annotations'][:1]
+    (tmp_path / second).write_text(json.dumps(content))
+    (faults,) = find_faults(cfg, 'train')
+    assert (fault in faults.refused) if fault else not faults.refused
+
+
+def test_control_codes_of_a_file_are_not_printed(tmp_path):
+    (faults,) = find_faults(
+        config(tmp_path, annotation(id='\x1b[2J', image_id=7)), 'train'
+    )
+    assert 'unknown images' in faults.counts and '\x1b' not in f'{faults}'
+
+
+def test_check_data_opens_images(tmp_path, monkeypatch, capsys):
+    image = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+    (tmp_path / 'images').mkdir()
+    for name in '12':
+        cv2.imwrite(str(tmp_path / 'images' / f'{name}.png'), image)
+    cfg = config(tmp_path, coco())
+    cfg.dump(tmp_path / 'config.py')
+    monkeypatch.setattr(
+        'sys.argv', ['check_data.py', str(tmp_path / 'config.py'), '--images']
+    )
+    main = runpy.run_path(str(ROOT / 'tools/check_data.py'))['main']
+    main()
+    assert 'all data sets: 2 images\n' in capsys.readouterr().out
+    path = tmp_path / 'images' / '2.png'
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b'no image', None):
+        path.write_bytes(content) if content else path.unlink()
+        with pytest.raises(SystemExit):
+            main()
+        out = capsys.readouterr().out
+        assert 'error: 1 images are missing, damaged' in out and str(path) in out
+    cv2.imwrite(str(path), image[:20])
+    main()
+    assert 'warning: 1 images have another size' in capsys.readouterr().out

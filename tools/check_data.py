@@ -6,11 +6,12 @@ import argparse
 
 import cv2
 from mmengine.config import Config, DictAction
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from prm_mmdet import compat
 from prm_mmdet.launch import MissingInput, check_data
-from prm_mmdet.launch.annotations import LARGE, find_faults, image_files
+from prm_mmdet.launch.annotations import LARGE, Faults, find_faults, image_files
 
 PHASES = ('train', 'val', 'test')
 
@@ -45,32 +46,57 @@ def main() -> None:
     except MissingInput as error:
         raise SystemExit(f'error: {error}') from None
     found = list(find_faults(cfg, *PHASES))
-    for faults in found:
-        print(faults)
     if not found:
         print('no annotations in the format of COCO or Pascal VOC')
-    broken = check_images(cfg) if args.images else 0
-    if broken or any(faults.refused for faults in found):
+    if args.images:
+        found.append(check_images(cfg))
+    for faults in found:
+        print(faults)
+    if any(faults.refused for faults in found):
         raise SystemExit(1)
 
 
-def check_images(cfg: Config) -> int:
-    """Open the images of all data sets, print those that cannot be used, and return
-    their number."""
-    broken = large = 0
-    paths = list(image_files(cfg, *PHASES))
-    for path in tqdm(paths, unit='image', leave=False):
-        image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
-        if image is None:
-            broken += 1
-            tqdm.write(f'error: {path} cannot be read')
-        elif image.shape[0] * image.shape[1] > LARGE:
-            large += 1
-            tqdm.write(
-                f'warning: {path} has {image.shape[1]} x {image.shape[0]} pixels'
-            )
-    print(f'{len(paths)} images: {broken} cannot be read, {large} are very large')
-    return broken
+def check_images(cfg: Config) -> Faults:
+    """Open the images of all data sets, and print the names of damaged ones."""
+    images = list(image_files(cfg, *PHASES))
+    faults = Faults('all data sets', images=len(images))
+    Image.MAX_IMAGE_PIXELS = None  # large images get a warning of their own
+    for path, size in tqdm(images, unit='image', leave=False):
+        name, detail = image_fault(path, size)
+        if name:
+            faults.add(name, f'{path}{detail}')
+        if name == 'images damaged':
+            tqdm.write(f'error: {path}{detail}')
+    return faults
+
+
+def image_fault(path: str, size: tuple[int, int] | None) -> tuple[str, str]:
+    """Name of an image's fault and what is wrong, or two empty texts.
+
+    Args:
+        path: The image.
+        size: (width, height) as the annotations have it, or None.
+    """
+    try:
+        pixels = cv2.imread(path)  # turned by its EXIF tag, as MMDetection reads it
+    except cv2.error as error:
+        return 'images damaged', f' cannot be read: {error.err}'
+    if pixels is None:
+        return 'images damaged', ' is missing, or is no image'
+    try:
+        # OpenCV fills the missing part of a file that is cut off with grey.
+        with Image.open(path) as image:
+            image.load()
+    except UnidentifiedImageError:
+        pass  # a format that only OpenCV reads
+    except (OSError, SyntaxError, ValueError) as error:
+        return 'images damaged', f' is cut off or damaged: {error}'
+    height, width = pixels.shape[:2]
+    if width * height > LARGE:
+        return 'large images', ''
+    if size is not None and (width, height) != tuple(size):
+        return 'other size', f': {width} x {height}, not {size[0]} x {size[1]}'
+    return '', ''
 
 
 if __name__ == '__main__':

@@ -7,13 +7,16 @@ import hashlib
 import json
 import math
 import os
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
+from xml.parsers import expat
 
+from mmdet.datasets import CocoDataset, XMLDataset
+from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.logging import print_log
 
@@ -24,29 +27,54 @@ from .run_errors import RunError
 #: Pixels above which an image takes minutes and gigabytes.
 LARGE = 50_000_000
 
-# A fault's text, and whether the run is refused.
+# Texts of the faults that make a run useless or crash later.
 _REFUSED = {
     'not readable': 'the file cannot be read as annotations',
+    'classes are a text': 'metainfo.classes must be a tuple of names, not the text',
+    'malformed images': 'images have a missing or wrong entry',
+    'malformed objects': 'objects have a missing or wrong entry',
     'image ids twice': 'images have the id of another image',
     'annotation ids twice': 'annotations have the id of another annotation',
+    'category ids twice': 'categories have the id of another category',
+    'category names twice': 'categories have the name of another category',
     'numbers not finite': 'annotations have NaN or infinite numbers',
+    'without mask': 'objects have no segmentation, but the config uses masks',
+    'files missing': 'files that the list names are missing',
+    'images damaged': 'images are missing, damaged, or no images',
     'no class matches': 'no class of the config is in the file. The file has',
+    'another order': 'the classes are in another order than in',
     'nothing to learn': 'no image has an object that can be learned or found',
 }
-#: Faults of a file, not of single annotations: their number means nothing.
-_WHOLE_FILE = ('not readable', 'no class matches', 'nothing to learn')
+# Faults of a whole file: their number means nothing.
+_WHOLE_FILE = (
+    'not readable',
+    'classes are a text',
+    'no class matches',
+    'another order',
+    'names shifted',
+    'nothing to learn',
+    'no annotations',
+)
 _WARNED = {
+    'no annotations': 'the file has no annotations, so it cannot be evaluated',
+    'names shifted': 'MMDetection numbers the classes in the order of the file, so '
+    'drawn predictions get wrong names. The file has',
     'unknown images': 'annotations belong to no image of the file',
     'unknown categories': 'annotations have a category that the file does not name',
     'classes missing': 'classes of the config are not in the file',
     'outside': 'boxes are wholly outside their image',
-    'empty': 'boxes have no width or no height',
-    'without area': 'annotations have an area of zero or less; COCO skips them',
-    'without box': 'annotations have no box',
+    'empty': 'boxes have a width or a height below one pixel',
+    'without area': 'annotations have an area of zero or less',
+    'short polygons': 'objects have a polygon of fewer than three points, or an odd '
+    'number of coordinates',
+    'annotation ids zero': "annotations have the id 0: COCO's evaluation counts every "
+    'detection of such an object as false',
     'without objects': 'images have no object; a training skips them',
     'large images': f'images have more than {LARGE // 10**6} million pixels',
-    'files missing': 'files that the list names are missing',
+    'other size': 'images have another size than the annotations say',
 }
+# What Python raises on entries that are missing or of a wrong type.
+_WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass
@@ -59,6 +87,7 @@ class Faults:
         examples: One case by the fault's name.
         images: Number of images in the file.
         objects: Number of objects that can be learned or found.
+        labels: Names of the classes in the order in which MMDetection numbers them.
     """
 
     path: str
@@ -66,11 +95,14 @@ class Faults:
     examples: dict[str, str] = field(default_factory=dict)
     images: int = 0
     objects: int = 0
+    labels: list[str] = field(default_factory=list)
 
     def add(self, name: str, example: Any = '', count: int = 1) -> None:
         """Count a fault, and keep the first example."""
         self.counts[name] += count
-        self.examples.setdefault(name, f'{example}')
+        text = f'{example}'[:200]
+        # A text from a file may hold control codes of the terminal.
+        self.examples.setdefault(name, text if text.isprintable() else ascii(text))
 
     @property
     def refused(self) -> list[str]:
@@ -78,7 +110,8 @@ class Faults:
         return [name for name in self.counts if name in _REFUSED]
 
     def __str__(self) -> str:
-        lines = [f'{self.path}: {self.images} images, {self.objects} objects']
+        objects = f', {self.objects} objects' if self.objects else ''
+        lines = [f'{self.path}: {self.images} images{objects}']
         for name, count in self.counts.items():
             kind = 'error' if name in _REFUSED else 'warning'
             text = _REFUSED.get(name) or _WARNED[name]
@@ -90,11 +123,38 @@ class Faults:
         return '\n'.join(lines)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """An annotation file, and what a config uses it for.
+
+    Attributes:
+        path: The file.
+        folder: Folder of the images (COCO), or that their paths start from (VOC).
+        coco: Whether it is COCO's JSON, and not a list of Pascal VOC's XML files.
+        classes: Names of the classes.
+        trained: Whether a training uses it.
+        scored: Whether an evaluation compares predictions with it.
+        masks: Whether masks are used.
+        by_name: Whether classes are chosen by name. LVIS and Objects365 take all.
+        subfolders: Folders of images and of annotations inside ``folder`` (VOC).
+    """
+
+    path: str
+    folder: str
+    coco: bool
+    classes: tuple[str, ...] | str
+    trained: bool
+    scored: bool
+    masks: bool
+    by_name: bool = True
+    subfolders: tuple[str, str] = ('JPEGImages', 'Annotations')
+
+
 def check_annotations(cfg: Config, *phases: str) -> None:
     """Read the annotations of a config's data sets once, and report their faults.
 
-    COCO's JSON files and Pascal VOC's XML files are read; other formats are not. A file
-    whose size and time did not change since the last check is not read again.
+    COCO's JSON files and Pascal VOC's XML files are read; other formats are not. A JSON
+    file whose size and time did not change since the last check is not read again.
 
     Args:
         cfg: A whole config.
@@ -127,196 +187,395 @@ def find_faults(cfg: Config, *phases: str) -> Iterator[Faults]:
     Yields:
         The faults of each annotation file, without any if there are none.
     """
-    seen = set()
+    first: dict[Any, Faults] = {}
+    for source in dict.fromkeys(_sources(cfg, *phases)):
+        if isinstance(source.classes, str):
+            faults = Faults(source.path)
+            faults.add('classes are a text', repr(source.classes))
+        elif source.coco:
+            faults = _cached(source)
+            other = first.setdefault(source.classes, faults)
+            if not all(a == b for a, b in zip(other.labels, faults.labels)):
+                faults.add('another order', other.path)
+        else:
+            faults = _voc(source)
+        yield faults
+
+
+def _sources(cfg: Config, *phases: str) -> Iterator[_Source]:
+    """The annotation files of a config that can be checked."""
     for phase in phases:
-        for _, dataset in datasets_of(phase, cfg.get(f'{phase}_dataloader') or {}):
-            name, root = dataset.get('ann_file'), dataset.get('data_root') or ''
-            if not isinstance(name, str) or not name:
+        loader = cfg.get(f'{phase}_dataloader') or {}
+        evaluators = cfg.get(f'{phase}_evaluator') or []
+        if not isinstance(evaluators, (list, tuple)):
+            evaluators = [evaluators]
+        evaluators = [e for e in evaluators if isinstance(e, dict)]
+        scored = phase != 'train' and not any(e.get('format_only') for e in evaluators)
+        masks = scored and any('segm' in (e.get('metric') or '') for e in evaluators)
+        for _, dataset in datasets_of(phase, loader):
+            source = _source(dataset, phase == 'train', scored, masks)
+            if source is None:
                 continue
-            path = os.path.join(root, name)
-            classes = tuple((dataset.get('metainfo') or {}).get('classes') or ())
-            key = (path, classes, phase == 'train')
-            if key in seen or not is_local(path, dataset) or not os.path.isfile(path):
-                continue
-            seen.add(key)
-            if path.endswith('.json') and 'Coco' in f'{dataset.get("type")}':
-                yield _cached(path, classes, phase == 'train')
-            elif path.endswith('.txt') and 'VOC' in f'{dataset.get("type")}':
-                prefix = (dataset.get('data_prefix') or {}).get('sub_data_root', '')
-                yield _voc(path, os.path.join(root, prefix), classes)
+            yield source
+            for path in (e.get('ann_file') for e in evaluators):
+                if source.coco and isinstance(path, str) and is_local(path, dataset):
+                    own = {**vars(source), 'path': path}
+                    if os.path.abspath(path) != os.path.abspath(source.path):
+                        yield _Source(**own)
 
 
-def image_files(cfg: Config, *phases: str) -> Iterator[str]:
-    """Paths of the images of a config's data sets, each once.
+def _source(dataset: dict, trained: bool, scored: bool, masks: bool) -> _Source | None:
+    """What a data set's config reads, or None if it cannot be checked."""
+    name, root = dataset.get('ann_file'), dataset.get('data_root') or ''
+    kind: Any = dataset.get('type')
+    if isinstance(kind, str):
+        with contextlib.suppress(KeyError, RuntimeError, ImportError):
+            kind = DATASETS.get(kind)
+    coco, voc = (
+        # A class that reads its own entries may allow what MMDetection does not.
+        getattr(kind, 'parse_data_info', None) is known.parse_data_info
+        for known in (CocoDataset, XMLDataset)
+    )
+    if not isinstance(name, str) or not name or not (coco or voc):
+        return None
+    path = os.path.join(root, name)
+    if not is_local(path, dataset) or not os.path.isfile(path):
+        return None
+    classes = kind._load_metainfo(dataset.get('metainfo')).get('classes') or ()
+    prefix = dataset.get('data_prefix') or {}
+    steps = [step for step in dataset.get('pipeline') or () if isinstance(step, dict)]
+    own = CocoDataset if coco else XMLDataset
+    return _Source(
+        path,
+        os.path.join(root, prefix.get('img' if coco else 'sub_data_root') or ''),
+        coco,
+        classes if isinstance(classes, str) else tuple(classes),
+        trained,
+        scored,
+        masks or (trained and any(step.get('with_mask') for step in steps)),
+        kind.load_data_list is own.load_data_list,
+        (
+            dataset.get('img_subdir') or 'JPEGImages',
+            dataset.get('ann_subdir') or 'Annotations',
+        ),
+    )
+
+
+def image_files(
+    cfg: Config, *phases: str
+) -> Iterator[tuple[str, tuple[int, int] | None]]:
+    """Find the images of a config's data sets.
 
     Args:
         cfg: A whole config.
         phases: One or more of 'train', 'val' and 'test'.
+
+    Yields:
+        Each image's path, and its (width, height) as the annotations have it, or None.
     """
     seen = set()
-    for phase in phases:
-        for _, dataset in datasets_of(phase, cfg.get(f'{phase}_dataloader') or {}):
-            root = dataset.get('data_root') or ''
-            path = os.path.join(root, dataset.get('ann_file') or '')
-            prefixes = dataset.get('data_prefix') or {}
-            if path.endswith('.json') and os.path.isfile(path):
-                folder = os.path.join(root, prefixes.get('img', ''))
-                images = json.loads(Path(path).read_text(encoding='utf-8'))['images']
-                paths = [os.path.join(folder, image['file_name']) for image in images]
-            elif path.endswith('.txt') and 'VOC' in f'{dataset.get("type")}':
-                folder = os.path.join(root, prefixes.get('sub_data_root', ''))
-                names = Path(path).read_text(encoding='utf-8').split()
-                paths = [os.path.join(folder, 'JPEGImages', f'{n}.jpg') for n in names]
-            else:
-                continue
-            for image in paths:
-                if image not in seen:
-                    seen.add(image)
-                    yield image
+    for source in _sources(cfg, *phases):
+        for path, size in _images(source):
+            if path not in seen:
+                seen.add(path)
+                yield path, size
 
 
-def _cached(path: str, classes: Sequence[str], trained: bool) -> Faults:
+def _images(source: _Source) -> Iterator[tuple[str, tuple[int, int] | None]]:
+    if source.coco:
+        with contextlib.suppress(*_WRONG, OSError, RecursionError):
+            for image in _read_json(source.path)['images']:
+                size = (image['width'], image['height'])
+                yield os.path.join(source.folder, image['file_name']), size
+        return
+    pictures, _ = source.subfolders
+    for name in Path(source.path).read_text(encoding='utf-8').splitlines():
+        yield os.path.join(source.folder, pictures, f'{name}.jpg'), None
+
+
+def _read_json(path: str) -> Any:
+    with open(path, encoding='utf-8') as file:
+        return json.load(file)
+
+
+def _cached(source: _Source) -> Faults:
     """The faults of a COCO file, from the cache if the file did not change."""
-    status = os.stat(path)
-    key = [os.path.abspath(path), status.st_mtime_ns, status.st_size, *classes, trained]
-    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    status = os.stat(source.path)
+    key = [os.path.abspath(source.path), status.st_mtime_ns, status.st_size]
+    key += [source, Path(__file__).read_bytes()]  # rules change with this file
+    name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     cache = Path(home, 'prm_mmdet', 'annotations', f'{name}.json')
-    try:
+    with contextlib.suppress(*_WRONG, OSError):
         known = json.loads(cache.read_text(encoding='utf-8'))
-        known['counts'] = Counter(known['counts'])
-        return Faults(**known)
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    faults = _coco(path, classes, trained)
+        return Faults(**{**known, 'counts': Counter(known['counts'])})
+    faults = _coco(source)
     with contextlib.suppress(OSError):  # the cache only saves time
         write_file(cache, json.dumps(vars(faults)))
     return faults
 
 
-def _coco(path: str, classes: Sequence[str], trained: bool) -> Faults:
-    faults = Faults(path)
+def _coco(source: _Source) -> Faults:
+    """The faults of a COCO file."""
+    faults = Faults(source.path)
     try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-        images = {}
-        for image in content['images']:
-            if image['id'] in images:
-                faults.add('image ids twice', image['id'])
-            images[image['id']] = (float(image['width']), float(image['height']))
-            if image['width'] * image['height'] > LARGE:
-                faults.add('large images', image['file_name'])
-        names = {category['id']: category['name'] for category in content['categories']}
-        annotations = content['annotations']
-        faults.images = len(images)
-        full = _check_objects(faults, annotations, images, names, classes)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f'no {error}' if isinstance(error, KeyError) else f'{error}'
-        faults.add('not readable', f'({reason})')
+        content = _read_json(source.path)
+        for name in ('images', 'categories', 'annotations'):
+            if name == 'annotations' and name not in content and not source.trained:
+                faults.add('no annotations')  # such as COCO's test-dev
+            elif not isinstance(content[name], list):
+                raise TypeError(f'{name!r} is no list')
+        names = _read_categories(faults, content['categories'])
+    except (*_WRONG, OSError, RecursionError) as error:
+        faults.add('not readable', f'({_reason(error)})')
         return faults
-    known = set(names.values())
-    missing = [name for name in classes if name not in known]
-    if classes and len(missing) == len(classes):
-        faults.add('no class matches', ', '.join(sorted(map(str, known))[:5]))
-    elif missing:
-        faults.add('classes missing', missing[0], len(missing))
-    elif not full:
+    images = _read_images(faults, content['images'], source.by_name)
+    faults.images = len(content['images'])
+    objects = content.get('annotations', [])
+    full = _read_objects(faults, objects, images, names, source)
+    _compare_classes(faults, source, list(names.values()))
+    if 'no annotations' in faults.counts:
+        return faults
+    if not full and not faults.refused and (source.trained or source.scored):
         faults.add('nothing to learn')
     without = len(images) - len(full)
-    if without and full and trained:
+    if without and full and source.trained:
         faults.add('without objects', count=without)
     return faults
 
 
-def _check_objects(
+def _reason(error: Exception) -> str:
+    return f'no {error}' if isinstance(error, KeyError) else f'{error}'
+
+
+def _compare_classes(faults: Faults, source: _Source, known: list[str]) -> None:
+    """Compare the names of the classes in a file with those of the config.
+
+    Args:
+        faults: Where faults are added.
+        source: What the config uses the file for.
+        known: The names in the file, in its order.
+    """
+    classes = source.classes
+    if not classes or not known:
+        return
+    missing = [name for name in classes if name not in known]
+    if len(missing) == len(classes):
+        faults.add('no class matches', ', '.join(known[:5]))
+        return
+    if missing:
+        faults.add('classes missing', missing[0], len(missing))
+    if source.coco and source.by_name:
+        faults.labels = [name for name in known if name in classes]
+        if faults.labels != list(classes[: len(faults.labels)]):
+            faults.add('names shifted', ', '.join(faults.labels[:5]))
+
+
+def _read_categories(faults: Faults, categories: list) -> dict[Any, str]:
+    """Names of the categories by their ids."""
+    names: dict[Any, str] = {}
+    known = set()
+    for category in categories:
+        number, name = category['id'], category['name']
+        if number in names:
+            faults.add('category ids twice', number)
+        if not isinstance(name, str):
+            raise TypeError(f'the category {number} has the name {name!r}')
+        if name in known:
+            faults.add('category names twice', name)
+        known.add(name)
+        names[number] = name
+    return names
+
+
+def _read_images(
+    faults: Faults, images: list, named: bool
+) -> dict[Any, tuple[float, float]]:
+    """(width, height) of the images by their ids."""
+    sizes: dict[Any, tuple[float, float]] = {}
+    for index, image in enumerate(images):
+        try:
+            number, width, height = image['id'], image['width'], image['height']
+            twice = number in sizes
+            # Both are numbers, not texts that could be read as numbers.
+            if not (0 < width < math.inf and 0 < height < math.inf):
+                raise ValueError(f'width {width} and height {height}')
+            if named and not isinstance(image['file_name'], str):
+                raise TypeError(f'the file_name {image["file_name"]!r}')
+        except _WRONG as error:
+            faults.add('malformed images', f'number {index} ({_reason(error)})')
+            continue
+        if twice:
+            faults.add('image ids twice', number)
+        sizes[number] = (width, height)
+        if width * height > LARGE:
+            faults.add('large images', image.get('file_name', number))
+    return sizes
+
+
+def _read_objects(
     faults: Faults,
-    annotations: list[dict],
+    objects: list,
     images: dict[Any, tuple[float, float]],
     names: dict[Any, str],
-    classes: Sequence[str],
+    source: _Source,
 ) -> set:
-    """Count the faults of annotations; ids of the images that have a usable object."""
+    """Count the faults of objects; ids of the images that have a usable object."""
     full, ids = set(), set()
-    for annotation in annotations:
-        number = f'annotation {annotation["id"]}'
-        if annotation['id'] in ids:
-            faults.add('annotation ids twice', number)
-        ids.add(annotation['id'])
-        if annotation['image_id'] not in images:
-            faults.add('unknown images', number)
-            continue
-        if annotation['category_id'] not in names:
-            faults.add('unknown categories', number)
-            continue
-        if 'bbox' not in annotation:
-            faults.add('without box', number)
-            continue
-        polygons = annotation.get('segmentation')
-        numbers = [*annotation['bbox'], annotation.get('area', 1)]
-        if isinstance(polygons, list):
-            numbers += [value for polygon in polygons for value in polygon]
-        if not all(map(math.isfinite, numbers)):
+    classes = set(source.classes or names.values())
+    wanted = {category for category, name in names.items() if name in classes}
+    for index, thing in enumerate(objects):
+        number = f'number {index}'
+        try:
+            number = f'annotation {thing["id"]}'
+            if thing['id'] in ids:
+                faults.add('annotation ids twice', number)
+            ids.add(thing['id'])
+            if source.scored and not isinstance(thing['id'], int):
+                raise TypeError('its id is no whole number')
+            if source.scored and thing['id'] == 0:
+                faults.add('annotation ids zero', number)
+            fault = _fault_of(thing, images, names, source.masks)
+            if fault:
+                faults.add(fault, number)
+            usable = fault in ('', 'short polygons') and not thing.get('iscrowd')
+            if usable and thing['category_id'] in wanted:
+                full.add(thing['image_id'])
+                faults.objects += 1
+        except OverflowError:  # a whole number that no float can hold
             faults.add('numbers not finite', number)
-            continue
-        x, y, w, h = annotation['bbox']
-        width, height = images[annotation['image_id']]
-        if w <= 0 or h <= 0:
-            faults.add('empty', number)
-        elif x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            faults.add('outside', number)
-        elif annotation.get('area', 1) <= 0:
-            faults.add('without area', number)
-        elif not annotation.get('iscrowd') and (
-            not classes or names[annotation['category_id']] in classes
-        ):
-            full.add(annotation['image_id'])
-            faults.objects += 1
+        except _WRONG as error:
+            faults.add('malformed objects', f'{number} ({_reason(error)})')
     return full
 
 
-def _voc(path: str, folder: str, classes: Sequence[str]) -> Faults:
-    faults = Faults(path)
-    names = Path(path).read_text(encoding='utf-8').split()
+def _fault_of(
+    thing: dict,
+    images: dict[Any, tuple[float, float]],
+    names: dict[Any, str],
+    masks: bool,
+) -> str:
+    """Name of an object's fault, or ''. Wrong entries raise one of ``_WRONG``."""
+    if thing['image_id'] not in images:
+        return 'unknown images'
+    if thing['category_id'] not in names:
+        return 'unknown categories'
+    x, y, w, h = thing['bbox']
+    area, polygons = thing['area'], thing.get('segmentation')
+    if not all(map(math.isfinite, (x, y, w, h, area))):
+        return 'numbers not finite'
+    width, height = images[thing['image_id']]
+    fault = ''
+    if isinstance(polygons, list):
+        for polygon in polygons:
+            if not isinstance(polygon, list):
+                raise TypeError(f'a polygon is no list, but {polygon!r:.40}')
+            if not all(map(math.isfinite, polygon)):
+                return 'numbers not finite'
+            if len(polygon) < 6 or len(polygon) % 2:
+                fault = 'short polygons'
+    elif polygons is not None and masks:
+        _check_rle(polygons, (height, width))
+    if masks and not polygons:
+        return 'without mask'
+    if w < 1 or h < 1:
+        return 'empty'
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        return 'outside'
+    return 'without area' if area <= 0 else fault
+
+
+def _check_rle(mask: dict, size: tuple[float, float]) -> None:
+    """Raise ValueError unless a run-length encoded mask has the size of its image.
+
+    Args:
+        mask: COCO's dict with 'size' and 'counts'.
+        size: (height, width) of the image.
+    """
+    runs = mask['counts']
+    if isinstance(runs, str):
+        runs = _decoded(runs)
+    if list(mask['size']) != list(size):
+        raise ValueError(f'its mask has the size {mask["size"]}, not {list(size)}')
+    if any(run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
+        raise ValueError('the runs of its mask do not cover the image')
+
+
+def _decoded(text: str) -> list[int]:
+    """Lengths of the runs in COCO's compressed text, as in pycocotools' maskApi.c."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            if bits & 0x10:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError('the text of its mask is cut off')
+    return runs
+
+
+def _voc(source: _Source) -> Faults:
+    """The faults of a list of Pascal VOC files."""
+    faults = Faults(source.path)
+    try:
+        names = Path(source.path).read_text(encoding='utf-8').splitlines()
+    except (OSError, ValueError) as error:
+        faults.add('not readable', f'({error})')
+        return faults
     faults.images = len(names)
-    known: set[str] = set()
+    known: dict[str, None] = {}
     for name in names:
-        file = os.path.join(folder, 'Annotations', f'{name}.xml')
+        file = os.path.join(source.folder, source.subfolders[1], f'{name}.xml')
+        objects = 0
         try:
-            root = ElementTree.parse(file).getroot()
+            for kind, corners in _read_voc(file):
+                known[kind] = None
+                if source.classes and kind not in source.classes:
+                    continue
+                if not all(map(math.isfinite, corners)):
+                    faults.add('numbers not finite', file)
+                elif corners[2] <= corners[0] or corners[3] <= corners[1]:
+                    faults.add('empty', file)
+                else:
+                    objects += 1
         except FileNotFoundError:
             faults.add('files missing', file)
             continue
-        except ElementTree.ParseError as error:
-            faults.add('not readable', f'({file}: {error})')
+        except (*_WRONG, OSError, expat.ExpatError, ElementTree.ParseError) as error:
+            faults.add('malformed objects', f'{file} ({_reason(error)})')
             continue
-        objects = 0
-        for thing in root.findall('object'):
-            kind, box = thing.findtext('name') or '', thing.find('bndbox')
-            known.add(kind)
-            if classes and kind not in classes:
-                continue
-            try:
-                corners = [
-                    float(box.findtext(corner))  # type: ignore[union-attr,arg-type]
-                    for corner in ('xmin', 'ymin', 'xmax', 'ymax')
-                ]
-            except (AttributeError, TypeError, ValueError):
-                faults.add('without box', file)
-                continue
-            if not all(map(math.isfinite, corners)):
-                faults.add('numbers not finite', file)
-            elif corners[2] <= corners[0] or corners[3] <= corners[1]:
-                faults.add('empty', file)
-            else:
-                objects += 1
         faults.objects += objects
-        if not objects:
+        if not objects and source.trained:
             faults.add('without objects', file)
-    missing = [name for name in classes if name not in known]
-    if classes and len(missing) == len(classes) and known:
-        faults.add('no class matches', ', '.join(sorted(known)[:5]))
-    elif missing and known:
-        faults.add('classes missing', missing[0], len(missing))
+    _compare_classes(faults, source, list(known))
     if not faults.objects and not faults.refused:
         faults.add('nothing to learn')
     return faults
+
+
+def _read_voc(path: str) -> Iterator[tuple[str, list[float]]]:
+    """Name and corners (xmin, ymin, xmax, ymax) of each object in an XML file.
+
+    Raises:
+        ValueError: The file defines entities, which may expand without limit.
+    """
+    content = Path(path).read_bytes()
+    scanner = expat.ParserCreate()
+    scanner.StartDoctypeDeclHandler = _refuse_doctype
+    scanner.Parse(content, True)
+    for thing in ElementTree.fromstring(content).iter('object'):
+        box = thing.find('bndbox')
+        corners = [
+            float(box.findtext(corner))  # type: ignore[union-attr,arg-type]
+            for corner in ('xmin', 'ymin', 'xmax', 'ymax')
+        ]
+        yield thing.findtext('name') or '', corners
+
+
+def _refuse_doctype(*_: Any) -> None:
+    raise ValueError('it has a DOCTYPE, which Pascal VOC does not use')
