@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.model import PretrainedInit
 
 import prm_mmdet  # noqa: F401
-from prm_mmdet.launch import MissingInput, check_data
+from prm_mmdet.launch import MissingInput, TrainRunner, check_data
 from prm_mmdet.launch.data_files import how_to_get_weights
 
 CONFIG = ROOT / 'configs' / 'demo' / 'mask-rcnn_r50-sac_fpn_demo.py'
@@ -93,6 +93,39 @@ def test_killed_in_the_middle_of_an_epoch(run_python, demo_options, tmp_path):
     assert f'resumed epoch: {reached}' in run_python(*command).stdout
     state = torch.load(work / f'epoch_{last}.pth', weights_only=True)['state_dict']
     assert all(v.isfinite().all() for v in state.values())
+
+
+def _train_for_ever():
+    loader = TrainRunner.build_dataloader(
+        dict(
+            dataset=[0] * 10**6,
+            batch_size=1,
+            num_workers=2,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
+        seed=0,
+    )
+    for _ in loader:
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the Linux kernel ends workers')
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_data_workers_end_with_their_training(number):
+    training = os.fork()
+    if not training:
+        try:
+            _train_for_ever()
+        finally:
+            os._exit(1)
+    workers, deadline = [], time.monotonic() + 60
+    while len(workers) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        workers = psutil.Process(training).children()
+    os.kill(training, number)
+    assert os.waitpid(training, 0)[1]
+    assert not psutil.wait_procs(workers, timeout=10)[1], 'workers outlive a training'
 
 
 def test_missing_data_is_named_before_training(run_python, tmp_path):

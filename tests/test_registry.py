@@ -3,6 +3,7 @@
 import pytest
 from mmcv.cnn import build_plugin_layer
 from mmcv.ops import SAConv2d
+from mmdet.utils import register_all_modules
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope
 
@@ -45,7 +46,6 @@ def test_plain_sac_stays_switchable_atrous_convolution(scope):
 
 
 def test_a_detectors_config_still_builds():
-    from mmdet.utils import register_all_modules
     from mmengine.config import Config
 
     register_all_modules()
@@ -58,3 +58,43 @@ def test_a_detectors_config_still_builds():
     cfg.model.neck.rfp_backbone.pretrained = None
     model = ROOT_MODELS.build(cfg.model)
     assert any(isinstance(m, SAConv2d) for m in model.backbone.modules())
+
+
+def test_a_misspelt_block_in_a_config_is_named():
+    register_all_modules()
+    plugin = dict(
+        cfg=dict(type='prm_mmdet.SACC'),
+        stages=(False, True, True, True),
+        position='after_conv3',
+    )
+    with pytest.raises(
+        KeyError, match=r'prm_mmdet\.SACC is not .* near it: prm_mmdet\.SAC'
+    ):
+        ROOT_MODELS.build(dict(type='mmdet.ResNet', depth=50, plugins=[plugin]))
+
+
+WITHOUT_MMDET = """
+import importlib.util, sys
+find = importlib.util.find_spec
+missing = ('mmengine', 'mmcv', 'mmdet')
+importlib.util.find_spec = lambda name: None if name in missing else find(name)
+sys.modules.update(dict.fromkeys(missing))
+import torch
+import prm_mmdet
+from prm_mmdet import ops
+print(tuple(ops.lct(torch.ones(1, 4, 2, 2), torch.ones(4), torch.ones(4), 2).shape))
+for name in ('SAC', 'attach_plugins', 'something'):
+    try:
+        getattr(prm_mmdet, name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        print(error)
+"""
+
+
+def test_without_mmdetection_the_package_says_what_to_install(run_python):
+    shape, *messages = run_python('-c', WITHOUT_MMDET).stdout.splitlines()
+    assert shape == '(1, 4, 2, 2)'
+    for name, message in zip(('SAC', 'attach_plugins'), messages):
+        assert message.startswith(f'prm_mmdet.{name} requires mmengine, mmcv, mmdet,')
+        assert 'Install MMDetection 3 with MMCV and MMEngine' in message
+    assert "no attribute 'something'" in messages[2]

@@ -9,6 +9,7 @@ import mmengine
 import numpy as np
 import pytest
 import torch
+from mmcv.cnn import ConvModule
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import HistoryBuffer
@@ -270,7 +271,12 @@ def test_a_training_may_start_without_blocks_and_with_other_classes(tmp_path):
     torch.save(_without(Network().state_dict(), 'body'), path)
     with pytest.raises(RunError, match='body'):
         run(tmp_path, 1).load_checkpoint(path)
-    runner = run(tmp_path, 1)
+    torch.save(Network().state_dict(), path)
+    model = Network()
+    model.neck = ConvModule(4, 4, 1)  # a layer of MMCV, and no plugin
+    with pytest.raises(RunError, match='neck'):
+        run(tmp_path, 1, model).load_checkpoint(path)
+    runner = run(tmp_path, 1, model)
     runner.allow_partial = True
     runner.load_checkpoint(path)
 

@@ -115,12 +115,17 @@ def how_to_get_weights(cfg: Config, error: Exception) -> str:
 
 def _pretrained(key: str, node: Any) -> Iterator[tuple[str, str]]:
     """Every checkpoint that an ``init_cfg`` below a config names: (key, name) pairs."""
-    if isinstance(node, (list, tuple)):
+    for name, inner in dicts_in(key, node):
+        if isinstance(inner.get('checkpoint'), str):  # its type is a name or a class
+            yield f'{name}.checkpoint', inner['checkpoint']
+
+
+def dicts_in(key: str, node: Any) -> Iterator[tuple[str, dict]]:
+    """Every dict in a part of a config, with its key: (key, dict) pairs."""
+    if isinstance(node, dict):
+        yield key, node
+        for name, child in node.items():
+            yield from dicts_in(f'{key}.{name}', child)
+    elif isinstance(node, (list, tuple)):
         for i, child in enumerate(node):
-            yield from _pretrained(f'{key}.{i}', child)
-    if not isinstance(node, dict):
-        return
-    if isinstance(node.get('checkpoint'), str):  # its type is a name or a class
-        yield f'{key}.checkpoint', node['checkpoint']
-    for name, child in node.items():
-        yield from _pretrained(f'{key}.{name}', child)
+            yield from dicts_in(f'{key}.{i}', child)

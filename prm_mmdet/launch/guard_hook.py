@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from ..files.atomic import write_file
 from ..registry import HOOKS
+from .plugin_blocks import GradientWatch
 from .random_state import CallAfter, random_state, set_random_state, worker_seed
 from .run_errors import DivergedError
 
@@ -33,6 +34,7 @@ class TrainingGuard(Hook):
       numbers of the training. So a resumed training equals an uninterrupted one.
     - If the training was killed after an epoch was saved and before its validation
       ended, this validation runs first.
+    - If a plugin block gets no gradient in the first iteration, a warning names it.
     """
 
     priority = 'LOWEST'
@@ -40,10 +42,12 @@ class TrainingGuard(Hook):
     def __init__(self) -> None:
         self._invalid = 0
         self._training = False
+        self._watch: GradientWatch | None = None
         self._state_before_val: dict[str, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
         self._training = True
+        self._watch = GradientWatch(runner.model)
         loop = runner.train_loop
         state = getattr(runner, 'resumed_random_state', None)
         if state is not None:
@@ -80,6 +84,10 @@ class TrainingGuard(Hook):
         data_batch: Any = None,
         outputs: Any = None,
     ) -> None:
+        if self._watch is not None:
+            for warning in self._watch.finish():
+                runner.logger.warning(warning)
+            self._watch = None
         loss = (outputs or {}).get('loss')
         if loss is None or math.isfinite(loss):
             self._invalid = 0

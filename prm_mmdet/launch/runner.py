@@ -40,6 +40,7 @@ from .checkpoint_hook import (
 )
 from .data_files import MissingInput, check_data, how_to_get_weights
 from .guard_hook import TrainingGuard
+from .plugin_blocks import check_stages, plugin_blocks
 from .random_state import worker_seed
 from .resuming import (
     check_training_state,
@@ -77,6 +78,7 @@ class Runner(MMEngineRunner):
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> Runner:
+        check_stages(cfg)
         check_data(cfg, *cls.phases)
         if processes.rank() == 0:
             check_annotations(cfg, *cls.phases)
@@ -253,7 +255,7 @@ def _expected_at_start(
     """What is left of the differences without those that are usual where a training
     starts from weights, and notes about the usual ones."""
     modules = dict(model.named_modules())
-    blocks = tuple(f'{n}.' for n, m in modules.items() if hasattr(m, '_abbr_'))
+    blocks = tuple(f'{name}.' for name in plugin_blocks(model))
     fresh = [key for key in differences.missing if key.startswith(blocks)]
     heads = tuple(
         f'{n}.' for n, m in modules.items() if isinstance(_num_classes(m), int)

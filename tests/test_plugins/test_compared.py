@@ -9,13 +9,26 @@ import torch
 from mmdet.models.backbones import ResNet
 from mmdet.utils import register_all_modules
 
-from prm_mmdet.plugins import BAM, CBAM, GE, LCT, SE, SGE, SK, DoubleAttention
+from prm_mmdet.plugins import (
+    BAM,
+    CBAM,
+    GE,
+    LCT,
+    PRM,
+    SAC,
+    SE,
+    SGE,
+    SK,
+    DoubleAttention,
+)
 
 register_all_modules()
 
 SE_PLUS = functools.partial(SE, groups=4)
 SGE_8 = functools.partial(SGE, groups=8)
 SK_4 = functools.partial(SK, groups=4)
+PRM_16 = functools.partial(PRM, groups=16)
+LCT_16 = functools.partial(LCT, groups=16)
 BLOCKS = [SE, SE_PLUS, GE, SGE_8, SK_4, CBAM, BAM, DoubleAttention]
 
 
@@ -337,3 +350,14 @@ def test_refusals(block):
 def test_more_refusals(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize('block', [*BLOCKS, PRM_16, LCT_16, SAC])
+@pytest.mark.parametrize('training', [True, False])
+def test_a_batch_without_images(block, training):
+    model = block(64).train(training)
+    x = torch.zeros(0, 64, 5, 7, requires_grad=True)
+    y = model(x)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == x.shape
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())

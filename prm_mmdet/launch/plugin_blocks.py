@@ -1,0 +1,112 @@
+"""Plugin blocks of a model: their places in a config, and whether they are trained."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from mmcv.cnn import ConvModule
+from mmdet.models import ResNet
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from .data_files import dicts_in
+from .run_errors import RunError
+
+
+def plugin_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the plugin blocks in a model by their names."""
+    # MMCV's ConvModule has an abbreviation, too, but is a usual layer.
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, '_abbr_') and not isinstance(module, ConvModule)
+    }
+
+
+def check_stages(cfg: Config) -> None:
+    """Check that a ResNet's ``plugins`` have one entry of ``stages`` for each stage.
+
+    Args:
+        cfg: A whole config.
+
+    Raises:
+        RunError: A plugin has another number of entries.
+    """
+    for name, node in dicts_in('model', cfg.get('model')):
+        kind: Any = node.get('type')
+        if isinstance(kind, str):
+            with contextlib.suppress(KeyError, RuntimeError, ImportError):
+                kind = MODELS.get(kind)
+        if not isinstance(kind, type) or not issubclass(kind, ResNet):
+            continue
+        number = node.get('num_stages', 4)  # ResNet's default
+        for plugin in node.get('plugins') or ():
+            stages = plugin.get('stages')
+            if stages is not None and len(stages) != number:
+                raise RunError(
+                    f'{name}.plugins: stages={tuple(stages)} has {len(stages)} '
+                    f'entries, but this {kind.__name__} has {number} stages. Give one '
+                    'entry for each stage'
+                )
+
+
+class GradientWatch:
+    """Notes which plugin blocks of a model get a gradient.
+
+    Args:
+        model: The model, also in a wrapper for distributed training.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._waiting: set[str] = set()
+        self._frozen: list[str] = []
+        self._handles = []
+        wrapped = is_model_wrapper(model)
+        for name, block in plugin_blocks(model.module if wrapped else model).items():
+            parameters = list(block.parameters())
+            trained = [p for p in parameters if p.requires_grad]
+            if trained:
+                self._waiting.add(name)
+            elif parameters:
+                self._frozen.append(name)
+            for parameter in trained:
+                self._handles.append(parameter.register_hook(self._note(name)))
+
+    def _note(self, name: str) -> Any:
+        def hook(_: Tensor) -> None:
+            self._waiting.discard(name)
+
+        return hook
+
+    def finish(self) -> Iterator[str]:
+        """Stop watching.
+
+        Yields:
+            A warning about blocks without a gradient, and one about frozen blocks.
+        """
+        for handle in self._handles:
+            handle.remove()
+        if self._waiting:
+            yield (
+                f'{_some(self._waiting)} got no gradient in the first iteration: the '
+                'loss does not depend on these blocks, so they are not trained, and '
+                'distributed training stops with "Expected to have finished '
+                'reduction". Leave their stages out of stages, or their maps out of '
+                'levels (prm_mmdet.Plugged)'
+            )
+        if self._frozen:
+            yield (
+                f'{_some(self._frozen)} are frozen and keep their weights: start from '
+                'weights that were trained with these blocks, lower frozen_stages, or '
+                'leave their stages out of stages'
+            )
+
+
+def _some(names: Any) -> str:
+    names = sorted(names)
+    listed = ', '.join(names[:4]) + (', ...' if len(names) > 4 else '')
+    return f'{len(names)} plugin blocks ({listed})'

@@ -1,0 +1,90 @@
+"""Plugin blocks of a training: whether they are trained, and where they are placed."""
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from torch import nn
+
+from prm_mmdet.launch import RunError, TrainRunner
+from prm_mmdet.launch.plugin_blocks import check_stages, plugin_blocks
+from prm_mmdet.plugins import LCT
+
+
+class Network(BaseModel):
+    """Blocks of which one is used, one is not, and one is frozen."""
+
+    def __init__(self, used=('used', 'frozen')):
+        super().__init__()
+        self.conv = ConvModule(3, 4, 1)
+        self.blocks = nn.ModuleDict(
+            {n: LCT(4, 2) for n in ('used', 'unused', 'frozen')}
+        )
+        self.blocks['frozen'].requires_grad_(False)
+        self.use = used
+
+    def forward(self, inputs, mode='tensor'):
+        x = self.conv(torch.stack(list(inputs)))
+        for name in self.use:
+            x = self.blocks[name](x)
+        return dict(loss=x.square().mean())
+
+
+def train(folder, model):
+    loader = dict(
+        dataset=[dict(inputs=torch.rand(3, 2, 2))] * 4,
+        batch_size=2,
+        num_workers=0,
+        collate_fn=dict(type='default_collate'),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
+    TrainRunner(
+        model=model,
+        work_dir=str(folder),
+        train_dataloader=loader,
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        experiment_name=folder.name,
+    ).train()
+    return next(folder.glob('*/*.log')).read_text()
+
+
+def test_blocks_that_are_not_trained_are_named_once(tmp_path):
+    log = train(tmp_path, Network())
+    assert log.count('got no gradient') == 1
+    assert '1 plugin blocks (blocks.unused) got no gradient in the first' in log
+    assert '1 plugin blocks (blocks.frozen) are frozen' in log
+
+
+def test_trained_blocks_are_not_named(tmp_path):
+    model = Network(('used', 'unused', 'frozen'))
+    model.blocks['frozen'].requires_grad_(True)
+    assert 'plugin blocks' not in train(tmp_path, model)
+    assert not any(p._backward_hooks for p in model.parameters())
+
+
+def test_layers_of_mmcv_are_no_plugin_blocks():
+    found = plugin_blocks(Network())
+    assert list(found) == ['blocks.used', 'blocks.unused', 'blocks.frozen']
+
+
+@pytest.mark.parametrize(
+    'backbone, stages, fits',
+    [
+        (dict(type='TridentResNet', num_stages=3), (False, True, True, True), False),
+        (dict(type='mmdet.TridentResNet', num_stages=3), (False, True, True), True),
+        (dict(type='ResNet'), (False, True, True), False),
+        (dict(type='ResNet'), (False, True, True, True), True),
+        (dict(type='ResNet'), None, True),
+        (dict(type='SomebodysBackbone'), (True,), True),
+    ],
+)
+def test_stages_of_another_number_are_refused(backbone, stages, fits):
+    plugin = dict(cfg=dict(type='prm_mmdet.SAC'), stages=stages)
+    cfg = Config(dict(model=dict(backbone=dict(backbone, plugins=[plugin]))))
+    if fits:
+        check_stages(cfg)
+    else:
+        with pytest.raises(RunError, match=r'model\.backbone\.plugins: stages=.* each'):
+            check_stages(cfg)
