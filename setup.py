@@ -1,4 +1,5 @@
 import hashlib
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -38,6 +39,14 @@ class BuildWithConfigs(build_py):
             module.write_text(MODULE.format(name=name.as_posix()), encoding='utf-8')
 
 
+def long_description():
+    """README without what a package index cannot show: pictures and linked files of the
+    repository."""
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    text = re.sub(r'^!\[.*?\]\((?!https?:).*?\)\n', '', text, flags=re.M)
+    return re.sub(r'\[([^]]+)\]\((?!https?:)[^)]+\)', r'\1', text)
+
+
 def version():
     scope = {}
     exec((ROOT / 'prm_mmdet' / 'version.py').read_text(encoding='utf-8'), scope)
@@ -72,7 +81,7 @@ setup(
     name='prm_mmdet',
     version=version(),
     description='PRM, LCT and SAC attention blocks as plugins for MMDetection',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description=long_description(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.9',

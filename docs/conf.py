@@ -7,6 +7,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from docutils.nodes import SkipNode
+from docutils.utils.math.latex2mathml import tex2mathml
+
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
@@ -29,12 +32,14 @@ myst_enable_extensions = ['dollarmath', 'colon_fence', 'deflist']
 myst_heading_anchors = 3
 
 html_theme = 'furo'
+html_math_renderer = 'mathml'
 html_title = f'prm_mmdet {version}'
 html_static_path = []
 copybutton_exclude = '.linenos, .gp'
 
 autodoc_member_order = 'bysource'
-autodoc_typehints = 'description'
+autodoc_typehints = 'none'  # the docstrings have the types
+autodoc_inherit_docstrings = False
 autodoc_default_options = {'show-inheritance': True}
 napoleon_google_docstring = True
 napoleon_use_rtype = False
@@ -74,6 +79,20 @@ def write_configs(app):
         (folder / f'{readme.parent.name}.md').write_text(text, encoding='utf-8')
 
 
+def write_inline_math(translator, node):
+    translator.body.append(tex2mathml(node.astext()))
+    raise SkipNode
+
+
+def write_display_math(translator, node):
+    translator.body.append(tex2mathml(node.astext(), as_block=True))
+    raise SkipNode
+
+
 def setup(app):
+    # MathJax, the default, is loaded from the network whenever a page is opened.
+    app.add_html_math_renderer(
+        'mathml', (write_inline_math, None), (write_display_math, None)
+    )
     app.connect('builder-inited', write_help)
     app.connect('builder-inited', write_configs)

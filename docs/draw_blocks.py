@@ -27,8 +27,8 @@ BLOCKS = (
         2,
         '#D55E00',
         (
-            'in each group of channels:',
-            'similarity to the most salient position, × distance',
+            'in each group, q is the most salient position:',
+            'similarity to q, weighted by the distance to q,',
             '+ similarity to the mean, normalised',
             'x × one gate for each position',
         ),
@@ -90,7 +90,7 @@ def bottleneck(axis, x, title, follows, colour, steps):
             for j, step in enumerate(steps):
                 axis.text(
                     *(x, y + height / 2 - 0.52 - 0.27 * j, step),
-                    **dict(ha='center', va='center', fontsize=7.6),
+                    **dict(ha='center', va='center', fontsize=7.3),
                 )
             y -= height / 2 - HEIGHT / 2
     arrow(axis, x, y - HEIGHT / 2, y - STEP + 0.17)
