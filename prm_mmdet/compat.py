@@ -1,9 +1,11 @@
 """What the stack needs to work together. Each entry: the reason, and when it can go."""
 
+import contextlib
 import importlib.util
 import os
 import pickle
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -14,6 +16,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader, load_from_http
 from mmengine.utils import digit_version
+
+from .files.plain_pickle import NUMPY
 
 
 def allow_mmengine_checkpoints() -> None:
@@ -27,16 +31,36 @@ def allow_mmengine_checkpoints() -> None:
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
+    # onedl-mmengine allows NumPy's own functions while it loads, and two functions of
+    # one name cannot both be allowed.
+    own = hasattr(checkpoint, '_safe_torch_load')
+    torch.serialization.add_safe_globals(_numpy_types() if own else _PLAIN_TYPES)
+
+
+@contextlib.contextmanager
+def plain_types_only() -> Iterator[None]:
+    """Let weights-only loading read nothing but what MMEngine's checkpoints need, with
+    checks of NumPy's arrays."""
+    if digit_version(torch.__version__) < digit_version('2.6'):
+        yield
+        return
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(_PLAIN_TYPES)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _numpy_types() -> list:
     # Taken from objects, since NumPy 2 moved the functions to another module.
     rebuild_array = np.zeros(1).__reduce__()[0]
     rebuild_scalar = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
-    torch.serialization.add_safe_globals(
-        [
-            *(HistoryBuffer, (_history_statistic, 'builtins.getattr')),
-            *(np.ndarray, np.dtype, rebuild_array, rebuild_scalar, *dtypes),
-        ]
-    )
+    numpy = [np.ndarray, np.dtype, rebuild_array, rebuild_scalar, *dtypes]
+    return [*_HISTORY, *numpy]
 
 
 def load_weights_only() -> None:
@@ -112,6 +136,9 @@ def weights_url(name: str) -> Optional[str]:
     known = mmengine.load(Path(mmengine.__file__).parent / 'hub' / lists[scheme])
     return known.get(rest)
 
+
+_HISTORY = [HistoryBuffer, (_history_statistic, 'builtins.getattr')]
+_PLAIN_TYPES = [*_HISTORY, *((own, '.'.join(name)) for name, own in NUMPY.items())]
 
 allow_mmengine_checkpoints()
 _find_torchvision_weights_without_torchvision()

@@ -15,6 +15,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import InstanceData
 
 import prm_mmdet.compat as compat
+from prm_mmdet.files.checkpoints import CheckpointError, read_checkpoint
+from prm_mmdet.files.plain_pickle import load_plain_pickle
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,75 @@ def test_a_checkpoint_cannot_reach_further(tmp_path, evil):
     torch.save(dict(evil=evil), tmp_path / 'checkpoint.pth')
     with pytest.raises(pickle.UnpicklingError, match='refused'):
         torch.load(tmp_path / 'checkpoint.pth', weights_only=True)
+
+
+class _Dtype:
+    """Pickled as a NumPy dtype that says of itself what is not true."""
+
+    def __init__(self, code, *state, copy=True):
+        self.reduced = np.dtype, (code, False, copy), state
+
+    def __reduce__(self):
+        return self.reduced
+
+
+class _Array:
+    def __init__(self, dtype, content):
+        self.dtype, self.content = dtype, content
+
+    def __reduce__(self):
+        rebuild = np.zeros(1).__reduce__()[0]
+        state = (1, (1,), self.dtype, False, self.content)
+        return rebuild, (np.ndarray, (0,), b'b'), state
+
+
+class _Scalar(_Array):
+    def __reduce__(self):
+        return np.float64(0).__reduce__()[0], (self.dtype, self.content)
+
+
+USUAL = (3, '<', None, None, None, -1, -1)
+ADDRESS = b'AAAAAAAA'
+CORRUPTING = [
+    # The first four ended the process in NumPy: numbers of the file became addresses.
+    _Array(_Dtype('O8', 3, '|', None, None, None, -1, -1, 0), ADDRESS),
+    _Array(_Dtype('f8', *USUAL, 63), [1.0]),
+    _Array(_Dtype('f8', *USUAL, 63, copy=False), [1.0]),
+    _Scalar(_Dtype('O8', 3, '|', None, None, None, -1, -1, 0), ADDRESS),
+    _Array(
+        _Dtype('f8', 3, '<', (_Dtype('f8', *USUAL, 0), (9,)), *USUAL[3:], 0), ADDRESS
+    ),
+    _Array(_Dtype('O8', 3, '|', None, None, None, -1, -1, 63), [[]]),
+    _Array(_Dtype('V8', 3, '|', None, None, None, 8, 1, 0), ADDRESS),
+]
+
+
+@pytest.mark.parametrize('evil', CORRUPTING)
+def test_arrays_that_corrupt_memory_are_refused(tmp_path, evil):
+    with pytest.raises(pickle.UnpicklingError, match=r'array|scalar'):
+        load_plain_pickle(io.BytesIO(pickle.dumps([evil], protocol=2)))
+    torch.save(dict(evil=evil), tmp_path / 'checkpoint.pth')
+    with pytest.raises(CheckpointError, match='more than weights'):
+        read_checkpoint(tmp_path / 'checkpoint.pth')
+    if not hasattr(checkpoint, '_safe_torch_load'):  # onedl-mmengine allows them itself
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(tmp_path / 'checkpoint.pth', weights_only=True)
+
+
+@pytest.mark.parametrize('code', ['f8', '>f4', '?', 'i2', 'u1', 'c8', 'U3', 'S3', 'f2'])
+def test_usual_arrays_are_read_and_saved_again(tmp_path, code):
+    array = np.array([[0, 1], [1, 0]]).astype(code)
+    saved = [array, np.asfortranarray(array), array[0], array[0, 0]]
+    loaded = load_plain_pickle(io.BytesIO(pickle.dumps(saved, protocol=2)))
+    torch.save(saved, tmp_path / 'a.pth')
+    from_torch = read_checkpoint(tmp_path / 'a.pth')
+    again = pickle.loads(pickle.dumps(loaded))
+    for found in (loaded, from_torch, again):
+        for expected, value in zip(saved, found):
+            assert value.dtype == expected.dtype.newbyteorder('=')
+            assert value.shape == expected.shape
+            assert value.tolist() == expected.tolist()
+    assert {type(a) for a in again[:3]} == {np.ndarray}
 
 
 @pytest.fixture

@@ -43,10 +43,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         CheckpointError: The file is no checkpoint, is damaged (a checksum in it is
             wrong), or holds more than numbers and plain objects.
     """
-    compat.allow_mmengine_checkpoints()
     source: Any
     cached: Any
     with contextlib.ExitStack() as stack:
+        stack.enter_context(compat.plain_types_only())
         if '://' in str(path):
             load, source, cached = _load_with_mmengine, str(path), _download(str(path))
             cure = f'delete {cached}, so that it is downloaded again'

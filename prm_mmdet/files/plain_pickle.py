@@ -6,6 +6,7 @@ import _codecs
 import collections
 import io
 import pickle
+import re
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -40,16 +41,63 @@ def _load_storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), weights_only=True)
 
 
-# NumPy 2 moved its two functions to another module; files of both versions exist.
-_rebuild_array = np.zeros(1).__reduce__()[0]
-_rebuild_scalar = np.float64(0).__reduce__()[0]
+class PlainDtype:
+    """Stands in for ``np.dtype`` while a file is unpickled.
+
+    NumPy believes what a pickled dtype says of itself. A dtype of floats that claims to
+    hold objects, or the reverse, turns numbers of the file into addresses in memory.
+    """
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
+        if not re.fullmatch(r'b1|[iufcSU]\d{1,9}', code):
+            raise pickle.UnpicklingError(f'it holds an array of the dtype {code!r:.40}')
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        own = self.dtype.__reduce__()[2]
+        if repr((*state[:1], *state[2:])) != repr((*own[:1], *own[2:])):
+            raise pickle.UnpicklingError('it holds an array of a changed dtype')
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class PlainArray(np.ndarray):
+    """An array that is read from a file. It is pickled as a usual array."""
+
+    def __new__(cls, *args: Any) -> PlainArray:
+        return super().__new__(cls, (0,), 'b')
+
+    def __setstate__(self, state: tuple) -> None:  # type: ignore[override]
+        _, shape, dtype, fortran, content = state
+        if type(dtype) is not PlainDtype or type(content) is not bytes:
+            raise pickle.UnpicklingError('it holds an array of objects')
+        super().__setstate__((1, shape, dtype.dtype, fortran, content))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return np.asarray(self).__reduce_ex__(protocol)
+
+
+def _array(*args: Any) -> PlainArray:
+    return PlainArray()
+
+
+def _scalar(dtype: PlainDtype, content: bytes) -> np.generic:
+    if type(dtype) is not PlainDtype or type(content) is not bytes:
+        raise pickle.UnpicklingError('it holds a scalar that is no number')
+    return np.frombuffer(content, dtype.dtype)[0]
+
+
+#: Replacements of the functions and classes by which NumPy's objects are pickled, by
+#: their names. NumPy 2 moved the functions; files of both versions exist.
+NUMPY = {
+    ('numpy._core.multiarray', '_reconstruct'): _array,
+    ('numpy.core.multiarray', '_reconstruct'): _array,
+    ('numpy._core.multiarray', 'scalar'): _scalar,
+    ('numpy.core.multiarray', 'scalar'): _scalar,
+    ('numpy', 'ndarray'): PlainArray,
+    ('numpy', 'dtype'): PlainDtype,
+}
 _ALLOWED = {
-    ('numpy._core.multiarray', '_reconstruct'): _rebuild_array,
-    ('numpy.core.multiarray', '_reconstruct'): _rebuild_array,
-    ('numpy._core.multiarray', 'scalar'): _rebuild_scalar,
-    ('numpy.core.multiarray', 'scalar'): _rebuild_scalar,
-    ('numpy', 'ndarray'): np.ndarray,
-    ('numpy', 'dtype'): np.dtype,
+    **NUMPY,
     ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
     ('torch.storage', '_load_from_bytes'): _load_storage,
     ('torch', 'Size'): torch.Size,
