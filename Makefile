@@ -1,6 +1,6 @@
 # Each target sets up .venv first, unless it is complete.
 # make demo: generate data, train a small detector, evaluate it and draw its predictions.
-# make test: run the tests. make test-configs: train every config for a step.
+# make test: run the tests, in two processes. make test-configs: train every config for a step.
 # make lint: run the linter and the type checker.
 # make docs: build the documentation site into docs/_build/html.
 # make probes: train all context probes, for hours. make probes-short: a part of them.
@@ -10,6 +10,7 @@ STACK ?= openmmlab
 SUFFIX := $(if $(filter-out openmmlab,$(STACK)),-$(STACK))
 VENV := .venv$(SUFFIX)
 VENV_PYTHON := $(VENV)/bin/python -W ignore
+TEST_WORKERS ?= 2
 DEMO := mask-rcnn_r50-sac_fpn_demo
 DEMO_DIR := work_dirs/$(DEMO)$(SUFFIX)
 
@@ -27,7 +28,7 @@ demo: env
 	$(VENV_PYTHON) tools/show_predictions.py configs/demo/$(DEMO).py $(DEMO_DIR)/predictions.pkl --out $(DEMO_DIR)/predictions.png
 
 test: env
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 test-configs: env
 	$(VENV_PYTHON) -m pytest tests/test_every_config.py -m configs

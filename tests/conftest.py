@@ -5,6 +5,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+
+# make test runs a process on each core. Their threads would compete for the cores.
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+
 import torch
 from hypothesis import settings
 
