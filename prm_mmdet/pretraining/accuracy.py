@@ -12,21 +12,22 @@ from ..registry import METRICS
 
 @METRICS.register_module()
 class Accuracy(BaseMetric):
-    """Fraction of images, 0 to 1, whose class is among the k of the highest scores:
-    ``accuracy/top1`` and so on. Images of label -1 do not count, and one whose scores
-    have a not-a-number among them is no hit.
+    """Fraction of images, 0 to 1, whose class is among the k classes with most score.
 
-    What it reads of each image are ``logits``, (classes,), and ``gt_label``. Logits and
-    not probabilities, which are 0 alike for all that is far below the highest.
+    The metrics are named ``accuracy/top1``, ``accuracy/top5``, and so on. Images with
+    label -1 do not count. An image with NaN among its scores counts as wrong.
+
+    The metric reads ``logits`` (classes,) and ``gt_label`` of each image. Probabilities
+    would not do, because those far below the highest are all rounded to 0.
 
     Args:
-        topk (Sequence[int]): The k's. Default: (1, 5).
-        collect_device (str): As for MMEngine's BaseMetric. Default: 'cpu'.
-        prefix (str | None): As there. Default: None, 'accuracy'.
+        topk: Values of k. Default: (1, 5).
+        collect_device: Argument of MMEngine's BaseMetric. Default: 'cpu'.
+        prefix: Argument of MMEngine's BaseMetric. Default: None, 'accuracy'.
 
     Raises:
-        ValueError: A k is not less than the number of classes; the model tells other
-            classes apart than the data set has; or no image has a label.
+        ValueError: A k is not less than the number of classes, the model and the data
+            set have different numbers of classes, or no image has a label.
     """
 
     default_prefix = 'accuracy'
@@ -49,7 +50,8 @@ class Accuracy(BaseMetric):
             hits = [label in ranked[:k] for k in self.topk]
             if logits.isnan().any():
                 hits = [False] * len(hits)
-            # Not None: MMEngine drops those before it tells the ranks' padding.
+            # Append [], not None: MMEngine filters out None before it trims the samples
+            # that pad the ranks' batches.
             self.results.append(hits if label >= 0 else [])
 
     def compute_metrics(self, results: list[list[bool]]) -> dict[str, float]:
@@ -64,13 +66,13 @@ class Accuracy(BaseMetric):
     def _check(self, count):
         if max(self.topk) >= count:
             raise ValueError(
-                f'top-{max(self.topk)} of {count} classes says nothing: set the '
+                f'top-{max(self.topk)} of {count} classes is always right: set the '
                 f"evaluator's topk={self.topk} to smaller numbers"
             )
         classes = (self.dataset_meta or {}).get('classes')
         if classes is not None and len(classes) != count:
             raise ValueError(
-                f'the model has {count} classes, the data set {len(classes)} '
-                f'({classes[0]}, ..., {classes[-1]}): set model.num_classes, or look '
-                'for folders that are missing'
+                f'the model has {count} classes, but the data set {len(classes)} '
+                f'({classes[0]}, ..., {classes[-1]}). Set model.num_classes, or check '
+                'that no folder is missing'
             )

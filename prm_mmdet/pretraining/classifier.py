@@ -1,4 +1,4 @@
-"""Image classification with MMDetection's backbones: what they are pre-trained as."""
+"""The image classifier that pre-trains MMDetection's backbones."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from ..registry import MODELS
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """A backbone, global average pooling and a linear layer, under cross-entropy.
+    """A backbone, global average pooling and a linear layer, with cross-entropy loss.
 
-    The backbone is the same module as in a detector, so a detector's config starts
-    from a checkpoint of this model by one line:
+    A detector's config loads the backbone from a checkpoint of this model with
     ``init_cfg=dict(type='Pretrained', checkpoint=..., prefix='backbone.')``. The linear
-    layer is ``fc``: without ``backbone.``, a ResNet's keys are torchvision's.
+    layer is named ``fc``. Without the prefix ``backbone.``, the keys of a ResNet are
+    torchvision's.
 
     Args:
-        backbone (dict): Config of a backbone, ``prm_mmdet.Plugged`` included. Of the
-            maps that it returns the last is used, so ``out_indices`` choose where a
-            network ends that goes on behind its last stage: ``(7,)`` for MMDetection's
+        backbone: Config of a backbone, which may be a ``prm_mmdet.Plugged``. The
+            classifier uses the last map that the backbone returns. Set the backbone's
+            ``out_indices`` to choose this map, for example ``(7,)`` for MMDetection's
             MobileNetV2.
-        num_classes (int): Default: 1000.
-        in_channels (int | None): Channels of the backbone's last map. Default: None,
-            found by running it once.
-        data_preprocessor (dict | None): As for ``mmengine.ImgDataPreprocessor``.
-            Default: None, which leaves the inputs as they are.
-        init_cfg (dict | None): As for MMEngine's BaseModule. Default: None.
+        num_classes: Number of classes. Default: 1000.
+        in_channels: Channels of the backbone's last map. Default: None, found by
+            running the backbone once.
+        data_preprocessor: Config of a ``mmengine.ImgDataPreprocessor``. Default: None,
+            inputs are not changed.
+        init_cfg: ``init_cfg`` of MMEngine's BaseModule. Default: None.
 
     Raises:
-        ValueError: The channels are not known, or not one map's.
+        ValueError: The number of channels cannot be found.
     """
 
     def __init__(
@@ -57,18 +57,17 @@ class ImageClassifier(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor'
     ) -> Any:
-        """As MMEngine calls it.
+        """Logits, losses or predictions, in the form that MMEngine expects.
 
         Args:
-            inputs (Tensor): Images, normalised, (B, 3, H, W).
-            data_samples (Tensor | None): Their labels, indices of classes, (B,), int64;
-                in prediction -1 where there is none.
-            mode (str): 'loss', 'predict' or 'tensor'.
+            inputs: Normalised images, (B, 3, H, W).
+            data_samples: Labels, (B,), int64. In prediction, an unknown label is -1.
+            mode: 'loss', 'predict' or 'tensor'.
 
         Returns:
-            Tensor | dict | list[dict]: Logits (B, num_classes) for 'tensor'; for
-            'loss', ``loss``; for 'predict', of each image ``logits`` (num_classes,),
-            ``pred_scores``, their softmax, ``pred_label`` and, if labels are given,
+            For 'tensor', logits (B, num_classes). For 'loss', a dict with ``loss``. For
+            'predict', a list with a dict for each image: ``logits`` (num_classes,),
+            ``pred_scores`` (their softmax), ``pred_label`` and, if labels are given,
             ``gt_label``.
         """
         maps = self.backbone(inputs)
@@ -88,8 +87,8 @@ def _last_channels(backbone):
         levels = Probe(backbone).levels('', backbone)
     except ValueError as error:
         raise ValueError(
-            f'the channels of {type(backbone).__name__} cannot be found, give '
-            f'in_channels: {error}'
+            f'the channels of {type(backbone).__name__} cannot be found ({error}). Set '
+            'in_channels'
         ) from error
     return (levels[-1] if isinstance(levels, tuple) else levels).channels
 

@@ -1,4 +1,4 @@
-"""ImageNet, or any folder of images with a folder for each class."""
+"""ImageNet, or other images with a folder for each class."""
 
 from __future__ import annotations
 
@@ -17,37 +17,36 @@ from ..registry import DATASETS, HOOKS
 from .label_file import read_labels
 
 EXTENSIONS = ('.jpeg', '.jpg', '.png', '.bmp', '.webp')
-#: The label of an image that could not be read, in evaluation: it does not count.
+#: Label in evaluation of an image that could not be read. Accuracy ignores the image.
 NO_LABEL = -1
 
 
 @DATASETS.register_module()
 class ImageNet(BaseDataset):
-    """Images in folders that are named as their classes (of ImageNet, the wnids), or
-    in one folder with a file of labels.
+    """Images in one folder for each class, or in one folder with a file of labels.
 
-    Labels are the classes' indices in sorted order. All the splits of a data set have
-    to agree on them, so they come from one folder, that of the training images.
+    A class has the name of its folder (for ImageNet, a wnid). Its label is the index in
+    the sorted names. To give all splits the same labels, the names are read from the
+    folder of the training images.
 
-    An image that cannot be read is never taken for another: in training another one
-    with its own label stands in for it, in evaluation its label is -1, which
-    :class:`prm_mmdet.Accuracy` leaves out. :class:`ReportUnreadableImages` counts them.
+    If an image cannot be read in training, another image with its own label replaces
+    it. In evaluation, it gets the label -1, which :class:`prm_mmdet.Accuracy` ignores.
+    :class:`ReportUnreadableImages` reports how many images could not be read.
 
     Args:
         data_root (str): Folder of the data set.
         data_prefix (dict): ``img_path``: folder of the images, below ``data_root``.
-        ann_file (str): File of labels below ``data_root``, for images that stand in one
+        ann_file (str): File of labels below ``data_root``, if all images are in one
             folder: see :func:`.label_file.read_labels`. Default: '', folders name the
             classes.
-        classes_from (str): Folder below ``data_root`` whose folders are the classes; if
-            it is missing, the images' own folder. ``metainfo=dict(classes=...)`` goes
-            before both. Default: 'train'.
-        kwargs: As for MMEngine's BaseDataset.
+        classes_from: Folder below ``data_root`` whose folders name the classes. If it
+            is missing, the folder of the images is used. Set
+            ``metainfo=dict(classes=...)`` to override both. Default: 'train'.
+        kwargs: Further arguments of MMEngine's BaseDataset.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it has no images.
-        ValueError: An image belongs to no known class, or a class of the training
-            images has none.
+        FileNotFoundError: The folder does not exist, or has no images.
+        ValueError: An image has no known class, or a class has no training image.
     """
 
     def __init__(self, classes_from: str = 'train', **kwargs: Any):
@@ -79,7 +78,7 @@ class ImageNet(BaseDataset):
 
     def full_init(self) -> None:
         super().full_init()
-        # In shared memory: workers mark what the main process reports.
+        # Workers write to shared memory, and the main process reports.
         self.unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def prepare_data(self, idx: int) -> dict | None:
@@ -88,7 +87,7 @@ class ImageNet(BaseDataset):
             return data
         self.unreadable[idx] = 1
         if not self.test_mode:
-            return None  # BaseDataset takes another one
+            return None  # BaseDataset draws another image.
         for other in range(idx + 1, idx + len(self)):
             data = super().prepare_data(other % len(self))
             if data is not None:
@@ -103,10 +102,9 @@ class ImageNet(BaseDataset):
         if unknown := sorted(set(names) - set(classes)):
             raise ValueError(
                 f'{folder} has {len(unknown)} folder(s) that name no class, such as '
-                f'{unknown[0]!r}; the {len(classes)} classes ({classes[0]}, ..., '
-                f'{classes[-1]}) are the folders of '
-                f'{os.path.join(self.data_root, self.classes_from)}, if '
-                'metainfo.classes does not list them'
+                f'{unknown[0]!r}. The {len(classes)} classes ({classes[0]}, ..., '
+                f'{classes[-1]}) come from metainfo.classes or from the folders of '
+                f'{os.path.join(self.data_root, self.classes_from)}'
             )
         labels = {name: i for i, name in enumerate(classes)}
         images = [
@@ -139,7 +137,7 @@ class ImageNet(BaseDataset):
         ):
             if names:
                 raise ValueError(
-                    f'{len(names)} {what}, such as {names[0]!r}: both have to name the '
+                    f'{len(names)} {what}, such as {names[0]!r}: both must have the '
                     'same images'
                 )
         return [
@@ -152,18 +150,18 @@ class ImageNet(BaseDataset):
         if not count:
             return f'{folder} has no folders with images'
         return (
-            f'{folder} has {count} images and no folders that tell their classes: name '
-            'a file of labels as ann_file, such as LOC_val_solution.csv, or lines of '
+            f'{folder} has {count} images, but no folders of classes. Set ann_file to '
+            'a file of labels, such as LOC_val_solution.csv, or a file with lines '
             '"image wnid"'
         )
 
 
 @HOOKS.register_module()
 class ReportUnreadableImages(Hook):
-    """Warn at the end of an epoch of images that could not be read so far.
+    """Warn at the end of each epoch about images that could not be read so far.
 
-    For data sets that mark them in ``unreadable``, as :class:`ImageNet` does. While
-    their number stays the same MMEngine's logger does not repeat the warning.
+    The hook works for data sets with a mark for each image in ``unreadable``, such as
+    :class:`ImageNet`. MMEngine's logger does not repeat an identical warning.
     """
 
     def _report(self, runner, phase, loader):
@@ -193,11 +191,12 @@ class ReportUnreadableImages(Hook):
 
 @HOOKS.register_module()
 class CheckNumClasses(Hook):
-    """Compare a classifier's ``num_classes`` with its training data's before training;
-    MMDetection's NumClassCheckHook names no cure.
+    """Check before training that the classifier has as many classes as its data.
+
+    MMDetection's NumClassCheckHook does the same, but its message names no cure.
 
     Raises:
-        ValueError: They differ.
+        ValueError: The numbers of classes differ.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -213,7 +212,7 @@ class CheckNumClasses(Hook):
 
 
 def find_classes(folder: str) -> list[str]:
-    """Names of the classes whose folders stand in a folder, sorted."""
+    """Names of the folders in a folder, sorted. Hidden folders are left out."""
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.is_dir() and not e.name.startswith('.')]
     return sorted(names)

@@ -1,5 +1,7 @@
-"""ResNet with plugins in the last residual block of each stage only, as the SAC paper
-pre-trains on ImageNet: MMDetection's ``plugins`` cannot choose a block of a stage.
+"""ResNet with plugins in the last residual block of a stage.
+
+The SAC paper pre-trains such networks on ImageNet. MMDetection's ``plugins`` cannot
+choose a block of a stage.
 
 Source: D. Ruan et al., "Spatially-Aware Context Neural Networks", IEEE TIP 30, 2021,
 Section IV-B: "we insert SAC in the last residual block in stage 2-4".
@@ -15,11 +17,10 @@ from ..registry import MODELS
 
 @MODELS.register_module()
 class LastBlockResNet(ResNet):
-    """MMDetection's ResNet, in which ``plugins`` are built in the last residual block
-    of each of their stages.
+    """MMDetection's ResNet with plugins in the last residual block of each stage only.
 
-    Takes the arguments of ``mmdet.ResNet``. Positions and names of the plugins are the
-    same as there: SAC at ``after_conv2`` of c2 is ``layer1.2.sac_block`` in ResNet-50.
+    The arguments are those of ``mmdet.ResNet``. Positions and names of the plugins are
+    the same, too: SAC at ``after_conv2`` of c2 is ``layer1.2.sac_block`` in ResNet-50.
     """
 
     def make_res_layer(self, **kwargs: Any) -> ResLayer:

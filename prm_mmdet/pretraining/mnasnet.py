@@ -1,9 +1,10 @@
-"""MnasNet, on which the PRM paper's Table 2 shows its block.
+"""MnasNet, one of the networks in Table 2 of the PRM paper.
+
+This is the network without squeeze-and-excitation (B1) at width 1.0. It has the 4.38 M
+parameters that the PRM paper prints.
 
 Source: M. Tan, B. Chen, R. Pang, V. Vasudevan, M. Sandler, A. Howard and Q. V. Le,
-"MnasNet: Platform-Aware Neural Architecture Search for Mobile", CVPR 2019: the network
-without squeeze-and-excitation (B1), whose width 1.0 has the 4.38 M parameters of that
-table.
+"MnasNet: Platform-Aware Neural Architecture Search for Mobile", CVPR 2019.
 """
 
 from __future__ import annotations
@@ -19,22 +20,19 @@ from ..registry import MODELS
 
 @MODELS.register_module()
 class MnasNet(MobileNetV2):
-    """MobileNetV2's scheme with other widths, kernels of 3x3 and 5x5, and ReLU.
+    """MobileNetV2 with MnasNet's widths, kernels of 3x3 and 5x5, and ReLU.
 
-    Takes the arguments of ``mmdet.MobileNetV2``. Its eight stages are ``layer1``, a
-    separable convolution, ``layer2`` to ``layer7``, inverted residuals, and ``conv2``,
-    a 1x1 convolution to 1280 channels.
+    The eight stages are ``layer1`` (a separable convolution), ``layer2`` to ``layer7``
+    (inverted residuals), and ``conv2`` (a 1x1 convolution to 1280 channels).
 
     Args:
-        act_cfg (dict): Activation. Default: ``dict(type='ReLU')``.
-        **kwargs: As in ``mmdet.MobileNetV2``: ``out_indices`` are stages from 0 to 7,
-            by default (1, 2, 4, 7), with strides 4, 8, 16, 32 and 24, 40, 96, 1280
-            channels.
-
-    Shape: images (B, 3, H, W) to a tuple of maps.
+        act_cfg: Activation. Default: ``dict(type='ReLU')``.
+        **kwargs: Further arguments of ``mmdet.MobileNetV2``. ``out_indices`` are stages
+            from 0 to 7. The default (1, 2, 4, 7) gives maps with strides 4, 8, 16, 32
+            and 24, 40, 96, 1280 channels.
     """
 
-    # Expansion, channels, blocks and stride, as MobileNetV2 has them.
+    # Expansion, channels, blocks and stride of each stage, in MobileNetV2's format.
     arch_settings = [  # noqa: RUF012  (MobileNetV2 reads it under this name)
         [1, 16, 1, 1],
         [3, 24, 3, 2],
@@ -44,7 +42,7 @@ class MnasNet(MobileNetV2):
         [6, 192, 4, 2],
         [6, 320, 1, 1],
     ]
-    in_channels: int  # of the next layer, which MobileNetV2 counts
+    in_channels: int  # MobileNetV2 sets it to the input channels of the next layer.
     kernel_sizes = (3, 3, 5, 5, 3, 5, 3)
 
     def __init__(self, act_cfg: dict = dict(type='ReLU'), **kwargs: Any):  # noqa: B006
@@ -53,7 +51,7 @@ class MnasNet(MobileNetV2):
     def make_layer(
         self, out_channels: int, num_blocks: int, stride: int, expand_ratio: int
     ) -> Sequential:
-        kernel_size = self.kernel_sizes[len(self.layers)]  # layers made so far
+        kernel_size = self.kernel_sizes[len(self.layers)]  # Layers made before.
         blocks = []
         for i in range(num_blocks):
             blocks.append(

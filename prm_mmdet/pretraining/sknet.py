@@ -1,5 +1,7 @@
-"""ResNet with Selective Kernel units: of the compared blocks the one that replaces a
-layer, and so cannot be a plugin."""
+"""ResNet with Selective Kernel units.
+
+SK is not a plugin, because it replaces a layer.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from ..registry import MODELS
 
 
 class _Bottleneck(Bottleneck):
-    """MMDetection's, with SK in place of the 3x3 convolution and its norm."""
+    """MMDetection's Bottleneck with SK instead of the 3x3 convolution and its norm."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -23,18 +25,17 @@ class _Bottleneck(Bottleneck):
             dilation=self.dilation,
             norm_cfg=self.norm_cfg,
         )
-        # SK's branches have norms; the ReLU that follows changes nothing, since their
-        # mixture is not negative.
+        # SK has norms of its own. The block's ReLU after them changes nothing, because
+        # SK's output is never negative.
         setattr(self, self.norm2_name, nn.Identity())
 
 
 @MODELS.register_module()
 class SKResNet(ResNet):
-    """ResNet whose residual blocks have a :class:`~prm_mmdet.plugins.SK` unit where
-    ResNet has its 3x3 convolution: the SK-ResNet50 of the PRM paper's Table 1.
+    """ResNet with :class:`~prm_mmdet.plugins.SK` units instead of 3x3 convolutions.
 
-    Takes the arguments of ``mmdet.ResNet``, with ``depth`` 50, 101 or 152 and without
-    ``dcn``, which would replace the same convolution.
+    With ``depth=50``, it is the SK-ResNet50 in Table 1 of the PRM paper. The arguments
+    are those of ``mmdet.ResNet``. ``depth`` must be 50, 101 or 152.
 
     Raises:
         ValueError: ``dcn`` is given.
@@ -47,7 +48,7 @@ class SKResNet(ResNet):
     def __init__(self, *args: Any, dcn: dict | None = None, **kwargs: Any):
         if dcn is not None:
             raise ValueError(
-                f'SKResNet: dcn={dcn!r} would replace the 3x3 convolutions that SK '
-                'replaces; leave it out'
+                f'SKResNet: dcn={dcn!r} and SK replace the same 3x3 convolutions: '
+                'remove dcn'
             )
         super().__init__(*args, **kwargs)

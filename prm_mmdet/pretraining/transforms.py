@@ -1,9 +1,8 @@
-"""Transforms that MMCV lacks, for image classification.
+"""Transforms for image classification, which MMCV does not have.
 
-An image that cannot be decoded is None here, which makes the whole pipeline None, and
-the data set decides: MMCV's LoadImageFromFile ends the training instead. Nor does that
-decode large JPEGs at a reduced scale, which takes less time and smooths what would
-alias.
+If an image cannot be decoded, the transforms return None, and the data set decides what
+to do. MMCV's LoadImageFromFile ends the training instead. The transforms here also
+decode large JPEGs at a reduced scale. This takes less time, and avoids aliasing.
 """
 
 from __future__ import annotations
@@ -20,14 +19,15 @@ from PIL import Image
 
 from ..registry import TRANSFORMS
 
-# How many times smaller a JPEG can be decoded, the smallest first.
+# OpenCV's flags to decode a JPEG at 1/8, 1/4, 1/2 or all of its size.
 _REDUCED = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     2: cv2.IMREAD_REDUCED_COLOR_2,
     1: cv2.IMREAD_COLOR,
 }
-_ORIENTATION = 0x0112  # EXIF's number for it; from 5 on, the sides are exchanged
+# EXIF tag of the orientation. Values from 5 exchange width and height.
+_ORIENTATION = 0x0112
 
 
 Part = tuple[int, int, int, int]  # top, left, height and width, in pixels
@@ -35,18 +35,18 @@ Part = tuple[int, int, int, int]  # top, left, height and width, in pixels
 
 @TRANSFORMS.register_module()
 class LoadImage(BaseTransform):
-    """Load an image as (H, W, 3) uint8, BGR, upright as its EXIF tag says, as MMCV's
-    LoadImageFromFile does; grey, CMYK and whatever else OpenCV reads become BGR.
+    """Load an image as (H, W, 3) uint8 in BGR, rotated upright by its EXIF tag.
+
+    Images in other colour spaces that OpenCV reads are converted to BGR. If a file is
+    missing, truncated or not an image, the transform returns None.
 
     Required key: ``img_path``. Added keys: ``img``, ``img_shape``, ``ori_shape``.
 
     Args:
-        short_edge (int | None): Length in pixels that the shorter edge need not exceed,
-            since the image is resized to it later: a larger image is decoded at a
-            half, quarter or eighth if that leaves as much. Default: None, whole.
-        backend_args (dict | None): As for MMEngine's ``fileio.get``. Default: None.
-
-    Returns None for a file that is missing, truncated or no image.
+        short_edge: Length in pixels to which a later transform resizes the shorter
+            edge. A larger image is decoded at 1/2, 1/4 or 1/8 of its size, as long as
+            its shorter edge keeps this length. Default: None, full size.
+        backend_args: Arguments of MMEngine's ``fileio.get``. Default: None.
     """
 
     def __init__(self, short_edge: int | None = None, backend_args: dict | None = None):
@@ -59,7 +59,7 @@ class LoadImage(BaseTransform):
             data = fileio.get(path, backend_args=self.backend_args)
             shape = read_shape(data)
             image = self.load(data, shape)
-        except Exception:  # what a damaged file makes Pillow and OpenCV raise: no end
+        except Exception:  # A damaged file makes Pillow and OpenCV raise many types.
             return None
         if image is None:
             return None
@@ -67,34 +67,35 @@ class LoadImage(BaseTransform):
         return results
 
     def load(self, data: bytes, shape: tuple[int, int]) -> np.ndarray | None:
-        """The image, or None.
+        """Decode an image; None if OpenCV cannot decode it.
 
         Args:
-            data (bytes): The file.
-            shape (tuple[int]): The image's height and width.
+            data: Content of the file.
+            shape: Height and width of the image.
         """
         return decode(data, min(shape) / self.short_edge if self.short_edge else 1)
 
 
 @TRANSFORMS.register_module()
 class LoadRandomResizedCrop(LoadImage):
-    """Load a random part of an image, resized to a square: the augmentation of "Going
-    Deeper with Convolutions" (Szegedy et al., CVPR 2015).
+    """Load a random part of an image, resized to a square.
 
-    The part's area and the logarithm of its aspect ratio are drawn uniformly, ten times
-    until it fits in. If it never fits, the part is the largest one in the middle within
-    the bounds of the ratio. The whole image is decoded, at a reduced scale if the part
-    still has ``size`` pixels a side.
+    The area of the part and the logarithm of its aspect ratio are drawn uniformly, up
+    to ten times, until the part fits into the image. If no part fits, the largest part
+    in the middle is taken whose aspect ratio is within its bounds. The image is decoded
+    at a reduced scale, as long as the part keeps ``size`` pixels a side.
+
+    Source: "Going Deeper with Convolutions", Szegedy et al., CVPR 2015.
 
     Args:
-        size (int): Side of the square in pixels.
-        scale (tuple[float]): Bounds of the part's area, as fractions of the image's.
+        size: Side of the square in pixels.
+        scale: Bounds of the part's area, as fractions of the image's area.
             Default: (0.08, 1).
-        ratio (tuple[float]): Bounds of its width over its height. Default: (3/4, 4/3).
-        image_size (int | None): Side of the square to which the whole image is resized
-            before a part is drawn, without keeping its ratio. Default: None, the image
-            stays as it is.
-        backend_args (dict | None): As for :class:`LoadImage`.
+        ratio: Bounds of the part's width over its height. Default: (3/4, 4/3).
+        image_size: Side of the square to which the whole image is resized before a
+            part is drawn, without keeping its aspect ratio. Default: None, the image
+            is not resized.
+        backend_args: Arguments of MMEngine's ``fileio.get``. Default: None.
     """
 
     def __init__(
@@ -123,11 +124,17 @@ class LoadRandomResizedCrop(LoadImage):
         return None if image is None else self.cut(image, shape, part)
 
     def reduction(self, part: Part) -> float:
-        """How many times smaller the image may be decoded for a part of it."""
+        """Factor by which the decoded image may be smaller for a part of it."""
         return min(part[2:]) / self.size
 
     def cut(self, image: np.ndarray, shape: tuple[int, int], part: Part) -> np.ndarray:
-        """A part of an image that was decoded at some scale, resized to the square."""
+        """A part of an image, resized to the square.
+
+        Args:
+            image: The image, decoded at any scale.
+            shape: Height and width of the image at full scale.
+            part: The part, in pixels at full scale.
+        """
         top, left, height, width = part
         by, bx = np.divide(image.shape[:2], shape)
         rows = slice(round(top * by), max(1, round((top + height) * by)))
@@ -151,9 +158,11 @@ class LoadRandomResizedCrop(LoadImage):
 
 @TRANSFORMS.register_module()
 class PackImage(BaseTransform):
-    """What :class:`prm_mmdet.ImageClassifier` takes of one image: ``inputs``, a uint8
-    tensor (3, H, W), and ``data_samples``, the label. Images stay bytes until the
-    model's data preprocessor, on the GPU: four times less to copy.
+    """Pack an image for :class:`prm_mmdet.ImageClassifier`.
+
+    The results are ``inputs``, a uint8 tensor (3, H, W), and ``data_samples``, the
+    label. The model's data preprocessor converts to float on the GPU, because uint8
+    takes a quarter of the memory to copy.
 
     Required keys: ``img``, ``gt_label``.
     """
@@ -164,16 +173,16 @@ class PackImage(BaseTransform):
 
 
 def read_shape(data: bytes) -> tuple[int, int]:
-    """Height and width of an encoded image, as it stands upright.
+    """Height and width of an encoded image after its rotation by the EXIF tag.
 
     Raises:
-        OSError: It is no image, or truncated.
+        OSError: The data is not an image, or is truncated.
     """
     if data.startswith(b'\xff\xd8') and data.rfind(b'\xff\xd9') < data.rfind(
         b'\xff\xda'
     ):
-        # Some versions of OpenCV fill in with grey what is missing.
-        raise OSError('a JPEG that ends before its last scan does')
+        # Some versions of OpenCV decode a truncated JPEG, and fill the rest with grey.
+        raise OSError('the JPEG is truncated')
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
         turned = 'exif' in image.info and _is_turned(image)
@@ -183,12 +192,17 @@ def read_shape(data: bytes) -> tuple[int, int]:
 def _is_turned(image):
     try:
         return image.getexif().get(_ORIENTATION, 1) >= 5
-    except Exception:  # a damaged tag, which OpenCV passes over
+    except Exception:  # OpenCV ignores a damaged tag.
         return False
 
 
 def decode(data: bytes, smaller: float) -> np.ndarray | None:
-    """Decode an image, at a half, quarter or eighth of its scale if it may be at least
-    that many times smaller; None if OpenCV cannot."""
+    """Decode an image; None if OpenCV cannot decode it.
+
+    Args:
+        data: Content of the file.
+        smaller: Factor by which the decoded image may be smaller. The image is decoded
+            at 1/8, 1/4, 1/2 or all of its size, the smallest that the factor allows.
+    """
     flag = next(flag for factor, flag in _REDUCED.items() if factor <= max(smaller, 1))
     return cv2.imdecode(np.frombuffer(data, np.uint8), flag)

@@ -80,7 +80,7 @@ def test_images_that_a_sampler_repeats_count_once():
 def test_a_model_of_other_classes_is_refused():
     metric = Accuracy(topk=(1,))
     metric.dataset_meta = dict(classes=('a', 'b', 'c'))
-    with pytest.raises(ValueError, match='the model has 2 classes, the data set 3'):
+    with pytest.raises(ValueError, match='the model has 2 classes, but the data set 3'):
         metric.process(None, samples([[0.9, 0.1]], [0]))
 
 

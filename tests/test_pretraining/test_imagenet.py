@@ -133,7 +133,7 @@ def test_missing_folders_and_labels_are_named(root):
     with pytest.raises(FileNotFoundError, match='test'):
         build(root, 'test')
     flatten(root, '{name} {wnid}')
-    with pytest.raises(FileNotFoundError, match=r'6 images and no folders.*ann_file'):
+    with pytest.raises(FileNotFoundError, match=r'6 images, but no folders.*ann_file'):
         build(root, 'val')
 
 

@@ -47,5 +47,5 @@ def test_the_relu_behind_sk_changes_nothing():
 
 
 def test_sk_resnet_refuses_deformable_convolutions():
-    with pytest.raises(ValueError, match=r"dcn=\{'type': 'DCNv2'\} would replace"):
+    with pytest.raises(ValueError, match=r"dcn=\{'type': 'DCNv2'\} and SK replace"):
         SKResNet(50, dcn=dict(type='DCNv2'))
