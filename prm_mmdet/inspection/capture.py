@@ -1,9 +1,12 @@
-"""Recording what the blocks in a model do with the images that pass."""
+"""Record what the blocks in a model compute for each image."""
+
+from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,46 +17,50 @@ from ..ops.common import without_autocast
 from .geometry import Grid, Grids, first
 from .quantities import adds, check, kind, quantities
 
-# A gate outside of these leaves its score less than a fifth of the gradient that it
-# has at 1/2.
+# Below 0.05 or above 0.95, the gradient of a sigmoid is less than a fifth of its
+# gradient at 0.5.
 SATURATED = (0.05, 0.95)
-# Similarities are taken between so many positions of an image at most.
+# Similarities are computed between at most this many positions of an image.
 _POSITIONS = 512
 COSINE_BINS = np.linspace(-1, 1, 81)
+# An array, or None if the block has no such quantity.
+MaybeArray = Any
 
 
 @contextlib.contextmanager
-def capture(model, images=0):
-    """Record what each block in a model does, while the context lasts::
+def capture(model: nn.Module, images: int = 0) -> Iterator[list[Record]]:
+    """Record what each block in a model does, inside a ``with`` statement::
 
         with capture(model, images=2) as records:
             for data in loader:
                 model.test_step(data)
         records[0].gates['']
 
-    Blocks are PRM, LCT, SAC, and the compared SE, GE, SGE, SK, CBAM, BAM,
-    DoubleAttention and MMCV's ContextBlock. What they compute is computed again from
-    their inputs, by forward hooks, without gradients and in float32. Outputs, gradients
-    and running statistics stay what they were, to the bit, and no hook is left,
-    whatever is raised. Copies of the model that are made meanwhile keep the hooks, and
-    pickling it whole fails; its state dict does not.
+    Blocks are PRM, LCT, SAC, SE, GE, SGE, SK, CBAM, BAM, DoubleAttention and MMCV's
+    ContextBlock. Forward hooks compute each block's quantities again from its input,
+    in float32 and without gradients. The model's outputs, gradients and running
+    statistics do not change by a bit. All hooks are removed at the end, also after an
+    error. Do not copy or pickle the model inside the ``with`` statement: a copy keeps
+    the hooks, and pickling fails. You can save its state dict.
 
     Args:
-        model (nn.Module): Called as a whole, directly or by ``test_step`` or
-            ``train_step``: the size of the images is learned from the call. Of a
-            wrapper for distributed training, the model inside is looked at. Code of
-            ``torch.compile`` runs uncompiled meanwhile, which takes PyTorch 2.6.
-        images (int): Keep the maps of so many images, the first that pass. Default: 0.
+        model: The model. Call it as a whole, directly or by ``test_step`` or
+            ``train_step``, because the size of the images is read from that call. If
+            it is wrapped for distributed training, the wrapped model is recorded.
+            Compiled code runs uncompiled inside the ``with`` statement. This requires
+            PyTorch 2.6.
+        images: Number of images whose maps are kept, beginning with the first image.
+            Default: 0.
 
     Yields:
-        list[Record]: One for each block, in the order in which they run, empty before
-        the first pass. Memory is bounded: a record holds sums, a histogram, and for
-        each image kept the maps (h, w) of its contexts, and three more at most. A block
-        that runs several times in a pass keeps the maps of the first, one that runs on
-        regions of interest none; its ``images`` are the regions.
+        A list with one record for each block, in the order in which blocks run. The
+        list is empty before the first pass. A record holds sums, a histogram and the
+        maps (h, w) of the images kept, so its memory is bounded. If a block runs
+        several times in a pass, the maps of its first run are kept. If a block runs on
+        regions of interest, no maps are kept, and ``images`` counts regions.
 
     Raises:
-        ValueError: The model has no such block, or one that cannot be captured.
+        ValueError: The model has no block, or a block cannot be captured.
     """
     model = unwrapped(model)
     blocks = {n: m for n, m in model.named_modules() if kind(m)}
@@ -64,7 +71,7 @@ def capture(model, images=0):
         )
     for name, block in blocks.items():
         check(name, block)
-    records = []
+    records: list[Record] = []
     with _uncompiled(), Grids(model) as grids, contextlib.ExitStack() as hooks:
         for name, block in blocks.items():
             record = Record(name, block)
@@ -74,14 +81,14 @@ def capture(model, images=0):
         yield records
 
 
-def unwrapped(model):
-    """The model itself, out of a wrapper for distributed training or compilation."""
-    model = model.module if is_model_wrapper(model) else model
-    return getattr(model, '_orig_mod', model)  # of torch.compile
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without its wrapper for distributed training or compilation."""
+    inner: Any = model.module if is_model_wrapper(model) else model
+    return getattr(inner, '_orig_mod', inner)  # An OptimizedModule has _orig_mod.
 
 
 def _uncompiled():
-    """Compiled code knows nothing of hooks that came after it."""
+    """Run compiled models uncompiled: compiled code ignores hooks added later."""
     if hasattr(getattr(torch, 'compiler', None), 'set_stance'):
         return torch.compiler.set_stance('force_eager')
     return contextlib.nullcontext()  # before PyTorch 2.6
@@ -89,26 +96,28 @@ def _uncompiled():
 
 @dataclass
 class Record:
-    """What was seen of one block.
+    """What :func:`capture` recorded of one block.
 
-    Contexts are means over positions, (C,) in float64, averaged over images.
+    A context is the mean over positions, (C,), in float64, averaged over images.
     """
 
     name: str
-    block: nn.Module
+    block: Any  # the nn.Module
     images: int = 0
-    stage: Optional[str] = None  # 'c4' at stride 16
-    context_in: Optional[np.ndarray] = None
-    context_out: Optional[np.ndarray] = None
-    channel_gate: Optional[np.ndarray] = None  # (C,), averaged over images
-    gates: dict = field(default_factory=dict)  # names to Moments
-    contexts: int = 0  # K, of a block that weights contexts by position
-    added: float = 0.0  # of a block that adds: root of |Z - X|^2 / |X|^2, both summed
-    cosines: dict = field(default_factory=dict)  # softmax or not to counts a bin
-    maps: list = field(default_factory=list)  # Maps of the images kept
+    stage: str | None = None  # 'c4' at stride 16
+    context_in: MaybeArray = None
+    context_out: MaybeArray = None
+    channel_gate: MaybeArray = None  # (C,), averaged over images
+    gates: dict[str, Moments] = field(default_factory=dict)
+    contexts: int = 0  # number of contexts K, 0 for a block without contexts
+    added: float = 0.0  # sqrt(sum |Z - X|^2 / sum |X|^2), 0 for a block that gates
+    # Histograms of cosines over COSINE_BINS, with softmax (True) and without (False).
+    cosines: dict[bool, np.ndarray] = field(default_factory=dict)
+    maps: list[Maps] = field(default_factory=list)  # of the images kept
 
     @property
-    def kind(self):
+    def kind(self) -> str | None:
+        """The kind of the block: 'PRM', 'LCT', 'SAC', ..."""
         return kind(self.block)
 
 
@@ -117,54 +126,60 @@ class Maps:
     """What a block computed at the positions of one image, as NumPy arrays."""
 
     grid: Grid
-    query: Optional[np.ndarray] = None  # (g, 2), row and column
-    encoding: Optional[np.ndarray] = None  # (h, w)
-    attention: Optional[np.ndarray] = None  # (K, h, w)
-    norm_in: Optional[np.ndarray] = None  # (h, w), |X|, of a block that adds
-    norm_added: Optional[np.ndarray] = None  # (h, w), |Z - X|
+    query: MaybeArray = None  # (g, 2), row and column
+    encoding: MaybeArray = None  # (h, w)
+    attention: MaybeArray = None  # (K, h, w)
+    # For a block that adds to its input, lengths over channels, (h, w):
+    norm_in: MaybeArray = None  # |X|
+    norm_added: MaybeArray = None  # |Z - X|
 
 
 class Moments:
-    """Count, mean, spread and saturated share of numbers that come in pieces."""
+    """Running count, mean, deviation and saturated share of the values of tensors."""
 
-    def __init__(self):
-        self.count, self.mean, self._squares, self._saturated = 0, 0.0, 0.0, 0
+    def __init__(self) -> None:
+        self.count, self.mean, self._squares = 0, 0.0, 0.0
+        self._saturated = 0.0
 
-    def update(self, values):
-        """Take in a tensor."""
+    def update(self, values: torch.Tensor) -> None:
+        """Add the values of a tensor."""
         count = values.numel()
         mean = values.mean(dtype=torch.float64).item()
         deviations = values - mean
         squares = (deviations * deviations).sum(dtype=torch.float64).item()
         low, high = SATURATED
         self._saturated += ((values < low) | (values > high)).sum().item()
-        # The pairwise rule of Chan, Golub and LeVeque: no cancellation.
+        # Pairwise update (Chan, Golub and LeVeque, 1983), which avoids cancellation.
         shift, total = mean - self.mean, self.count + count
         self._squares += squares + shift**2 * self.count * count / total
         self.mean += shift * count / total
         self.count = total
 
     @property
-    def std(self):
-        """Standard deviation, biased."""
+    def std(self) -> float:
+        """Biased standard deviation."""
         return math.sqrt(self._squares / self.count)
 
     @property
-    def saturated(self):
-        """Share of the numbers outside of ``SATURATED``."""
+    def saturated(self) -> float:
+        """Share of the values outside the interval ``SATURATED``."""
         return self._saturated / self.count
 
 
 class _Observer:
     """A forward hook that fills a record."""
 
-    def __init__(self, record, records, grids, images):
+    def __init__(
+        self, record: Record, records: list[Record], grids: Grids, images: int
+    ) -> None:
         self.record, self.records = record, records
         self.grids, self.images = grids, images
         self._energy = [0.0, 0.0]
         self._pass = 0
 
-    def __call__(self, block, inputs, keywords, output):
+    def __call__(
+        self, block: nn.Module, inputs: tuple, keywords: dict[str, Any], output: Any
+    ) -> None:
         x = first(inputs, keywords)
         if len(x):
             with torch.no_grad(), without_autocast(output):
@@ -190,7 +205,7 @@ class _Observer:
             record.added = math.sqrt(self._energy[1] / max(self._energy[0], 1e-300))
         if found.weights is not None:
             self._compare(found.weights)
-        # Not where a block runs for each level, or on regions of an image.
+        # Skip later runs in the same pass, and runs on regions of interest.
         if self._pass != self.grids.passes and len(x) == self.grids.batch:
             self._keep(grid, {k: v for k, v in maps.items() if v is not None})
         self._pass = self.grids.passes
@@ -203,7 +218,7 @@ class _Observer:
                 self.record.maps.append(Maps(grid, **arrays))
 
     def _average(self, name, values):
-        """Take (B, C) into a running mean."""
+        """Add values (B, C) to the running mean of a record's attribute."""
         before = getattr(self.record, name)
         total = values.sum(0, dtype=torch.float64).cpu().numpy()
         seen, count = self.record.images, len(values)
@@ -211,7 +226,7 @@ class _Observer:
         setattr(self.record, name, (before * seen + total) / (seen + count))
 
     def _compare(self, weights):
-        """Count the cosines between the weights (B, K, N) of positions of an image."""
+        """Add cosines between positions' weights (B, K, N) to the histograms."""
         step = math.ceil(weights.shape[2] / _POSITIONS)
         weights = weights[:, :, ::step]
         self.record.contexts = weights.shape[1]

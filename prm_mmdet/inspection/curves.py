@@ -15,15 +15,15 @@ _LINES = tuple(COLOURS[i] for i in (4, 5, 2, 6, 0, 1))
 _STYLES = ('-', '--', '-.', ':')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 
-_TWO_COLUMNS = 36  # characters of a label that fit
+_TWO_COLUMNS = 36  # A legend with longer labels has one column.
 
 
 def read_curve(work_dir: Union[str, Path], metric: str) -> tuple[dict[int, float], str]:
     """A metric by epoch or iteration, from the logs of MMEngine in a work dir.
 
-    If several trainings evaluated the same step, as after ``--resume``, the last one
-    counts. A test (``tools/test.py``) that was made before the first training counts as
-    step 0.
+    If several trainings evaluated the same step, for example after ``--resume``, the
+    last evaluation counts. A test (``tools/test.py``) before the first training counts
+    as step 0.
 
     Args:
         work_dir: Folder of the runs.
@@ -33,9 +33,9 @@ def read_curve(work_dir: Union[str, Path], metric: str) -> tuple[dict[int, float
         Values by step, in order, and what a step is: 'epoch' or 'iteration'.
 
     Raises:
-        ValueError: The folder does not exist, or no run in it logged the metric; the
-            message lists the metrics that were logged. Or some evaluations were made by
-            epoch and some by iteration.
+        ValueError: The folder does not exist, no run in it logged the metric, or the
+            folder has evaluations by epoch and by iteration. If the metric is missing,
+            the message lists the metrics that were logged.
     """
     if not Path(work_dir).is_dir():
         raise ValueError(f'{work_dir} is not a folder')

@@ -1,64 +1,67 @@
-"""What the figures share: colours, layout, PNG files."""
+"""Colours, layout and PNG files of all figures."""
+
+from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ..files.atomic import write_file
 
-# Okabe and Ito's colours, told apart with any colour vision.
+# Okabe and Ito's colours, which people with any colour vision can distinguish.
 COLOURS = ('#E69F00', '#56B4E9', '#009E73', '#F0E442', '#0072B2', '#D55E00', '#CC79A7')
 
 
-def new_figure(width, height, **layout):
-    """A Figure of so many inches, and its axes as an array of rows and columns."""
+def new_figure(width: float, height: float, **layout: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of ``width`` by ``height`` inches, and its axes as a 2D array."""
     figure = Figure(figsize=(width, height), layout='constrained')
     return figure, figure.subplots(**layout, squeeze=False)
 
 
-def row_heights(images, panel):
-    """Inches of rows of panels, with titles, that hold images (H, W, 3) at a width of
-    ``panel`` inches, tall ones at less.
-    Flat ones leave room for the label of a colour bar."""
+def row_heights(images: Sequence[np.ndarray], panel: float) -> list[float]:
+    """Height in inches of a row of panels for each image (H, W, 3).
+
+    A panel is ``panel`` inches wide, and narrower for a tall image. A row for a flat
+    image has room for the label of a colour bar.
+    """
     shapes = [image.shape for image in images]
     return [panel * min(max(h / w, 0.35), 1.2) + 0.3 for h, w, *_ in shapes]
 
 
-def check_png(out):
-    """Raise ValueError unless a file's name ends in .png."""
+def check_png(out: str | Path) -> None:
+    """Raise ValueError unless the file name ends in .png."""
     if os.path.splitext(out)[1].lower() != '.png':
         raise ValueError(f'out must be a .png file, got {str(out)!r}')
 
 
-def check_folder(path):
-    """Raise ValueError unless files can be written to a folder, made if missing."""
+def check_folder(path: str | Path) -> None:
+    """Raise ValueError unless the folder is writable or can be made."""
     place = os.path.abspath(path)
     while not os.path.lexists(place):
         place = os.path.dirname(place)
     if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
-        reason = 'cannot be written to' if os.path.isdir(place) else 'is no folder'
+        reason = 'is not writable' if os.path.isdir(place) else 'is not a folder'
         raise ValueError(f'{place} {reason}; name another folder than {path}')
 
 
-def save_png(figure, out):
-    """Write a figure to a PNG file, whole or not at all.
-
-    Args:
-        figure (matplotlib.figure.Figure): The figure.
-        out (str): The file; folders on the way to it are made.
-    """
+def save_png(figure: Figure, out: str | Path) -> None:
+    """Write a figure to a PNG file, whole or not at all. Missing folders are made."""
     write_file(out, png(figure, dpi=80))
 
 
-def png(figure, dpi=100):
-    """A figure as bytes of a PNG file."""
+def png(figure: Figure, dpi: int = 100) -> bytes:
+    """The PNG file of a figure."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=dpi, facecolor='white')
-    picture = Image.open(buffer).convert('RGB')  # a quarter smaller
+    picture = Image.open(buffer).convert('RGB')  # The file is a quarter smaller.
     buffer = io.BytesIO()
     picture.save(buffer, 'PNG', optimize=True)
     return buffer.getvalue()

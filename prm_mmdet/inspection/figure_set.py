@@ -1,4 +1,4 @@
-"""Which figures a model gives, and what they show."""
+"""The figures of a model with blocks, with headings and captions."""
 
 from __future__ import annotations
 
@@ -44,29 +44,28 @@ def figures(
     score_thr: float = 0.3,
     rank: int = 0,
 ) -> list[Entry]:
-    """Run a model on images, and draw what its blocks do and what it finds.
+    """Run a model on images, and draw the figures of its blocks and its predictions.
 
-    Images of a classifier are drawn as its test pipeline crops them.
+    Images of a classifier are drawn after the crop of its test pipeline.
 
     Args:
         model: A detector or classifier with blocks, in evaluation mode.
-        images: The images to look at.
-        other: A second model and its :class:`Images`, the same ones. Then predictions
-            are drawn of the images on which the two models differ most. If one model
-            has SAC with softmax and the other without, the similarity of weights
-            compares the two. Default: None.
-        titles: Of the models, over their predictions.
-        score_thr: Detections under this score are left out. Default: 0.3.
-        rank: Which detection or class of each image Grad-CAM is of, in the order of the
-            model. Default: 0, the first.
+        images: Images for the figures.
+        other: A second model, with the same images. If it is given, predictions are
+            drawn for the images on which the models differ most. If one model has SAC
+            with softmax and the other has SAC without, the similarity of weights
+            compares both models. Default: None.
+        titles: Titles of the models above their predictions.
+        score_thr: Lowest score of the detections drawn. Default: 0.3.
+        rank: Number of the detection or class of each image that Grad-CAM explains, in
+            the model's order. Default: 0, the first.
 
     Returns:
-        The figures that the blocks of this model have.
+        The figures. Their selection depends on the model's blocks.
 
     Raises:
-        ValueError: The model has no block, an image cannot be read, the second model
-            has other classes, or the pipeline of a detector does more than resize and
-            pad.
+        ValueError: The model has no block, an image cannot be read, the models have
+            different classes, or a detector's pipeline does more than resize and pad.
     """
     if other is not None and _described(other[1]) != _described(images):
         raise ValueError(
@@ -103,8 +102,7 @@ def _described(images):
 
 
 def _predictions(model, images, score_thr):
-    """The predictions for each image; and of the images to be drawn, which come first,
-    frames and pixels."""
+    """The predictions for all images, and frames and pixels of the images drawn."""
     found, frames, pixels = [], [], []
     classifies = isinstance(model, ImageClassifier)
     for i in tqdm(range(len(images)), desc='images', unit='image'):
@@ -129,7 +127,7 @@ def _predictions(model, images, score_thr):
 
 
 def _compact(sample, score_thr):
-    """The instances of some score, with small masks."""
+    """The instances with enough score. Masks are run-length encoded to save memory."""
     instances = sample.pred_instances.cpu()
     instances = instances[instances.scores >= score_thr]
     result = {key: instances[key] for key in ('bboxes', 'labels', 'scores')}
@@ -144,10 +142,10 @@ def _of_prm(records, pixels, frames):
     yield Entry(
         'prm_contribution_rates',
         'Contribution rate of the query point',
-        'For each PRM, the mean over its groups of |alpha| / (|alpha| + |beta|): how '
-        'much of the similarity is to the most salient position, and not to the mean '
-        'of all. At 0 the block ignores the query point, as a fresh one does. As '
-        f'{_PRM}, Figure 3.',
+        'For each PRM, the mean over its groups of |alpha| / (|alpha| + |beta|). This '
+        'is the share of the similarity to the most salient position; the rest is the '
+        'similarity to the mean of all positions. At 0 the block ignores the query '
+        f'point, as a fresh block does. As {_PRM}, Figure 3.',
         contribution_rates(records),
     )
     drawn = len(pixels) if any(record.maps for record in records) else 0
@@ -155,10 +153,10 @@ def _of_prm(records, pixels, frames):
         yield Entry(
             f'prm_query_points_{i + 1}',
             f'Query points and positional mask, image {i + 1}',
-            'Top: the position that each group of the last PRM of a stage compares '
-            'with; a larger dot is the query of more groups. Bottom: the position '
-            'encoding D, which weights that comparison by distance, mean over the '
-            f'groups, on one scale. As {_PRM}, Figure 5, top and middle.',
+            'Top: the query position of each group in the last PRM of a stage. A '
+            'larger dot is the query of more groups. Bottom: the position encoding D, '
+            'which weights the similarity by distance, averaged over groups. All '
+            f'stages have one scale. As {_PRM}, Figure 5, top and middle.',
             query_points(records, i, image, frame),
         )
 
@@ -170,18 +168,18 @@ def _of_channel_gates(records, seen):
         yield Entry(
             f'{name}_attention_by_context',
             f'Attention by global context: {kind}',
-            f'For the first {kind} of each stage, the gate of each channel (top) and '
-            'its mean over positions before and after the block (bottom), averaged '
-            f'over {seen}; channels are sorted by that mean before the block. The '
-            'paper finds that channels far from 0 get smaller gates. As '
+            f'For the first {kind} of each stage, averaged over {seen}. Top: the gate '
+            "of each channel. Bottom: the channel's mean over positions, before and "
+            'after the block. Channels are sorted by this mean before the block. The '
+            'paper finds that channels with a mean far from 0 have smaller gates. As '
             f'{_LCT}, Figures 1 and 3.',
             attention_by_context(of_kind),
         )
         yield Entry(
             f'{name}_context_change',
             f'Change of the global context: {kind}',
-            'The absolute difference between the two lower curves of the figure above, '
-            'by channel, in the same order; each stage has its own scale. As '
+            'The absolute difference between the two lower curves of the previous '
+            'figure, by channel in the same order. Each stage has its own scale. As '
             f'{_LCT}, Figure 4.',
             context_change(of_kind),
         )
@@ -197,19 +195,19 @@ def _of_contexts(records, others, pixels, frames, seen):
             yield Entry(
                 f'{name}_attention_maps',
                 f'Attention maps: {kind}',
-                f'Where {where} gathers its contexts from, for contexts that attend to '
-                'different places. 1 is the attention of a position if all have the '
-                f'same. As {_SAC}, Figure 4.',
+                f'Where {where} gathers its contexts. The contexts shown attend to '
+                'different places. If all positions had the same attention, all values '
+                f'would be 1. As {_SAC}, Figure 4.',
                 attention_maps(record, pixels, frames),
             )
         if record.maps[0].norm_added is not None:
             yield Entry(
                 f'{name}_feature_norms',
                 f'Features before the block, and what it adds: {kind}',
-                f'The length of the feature vector that {where} gets, |X|, and of what '
-                'it adds to it, |Z - X|, each on its own scale. Over all images, what '
-                f'is added is {record.added:.2g} times as long (root mean square). As '
-                f'{_SAC}, Figure 5.',
+                f'The length of the feature vectors before {where}, |X|, and of the '
+                'vectors that the block adds, |Z - X|. Each has its own scale. Over '
+                f'all images, |Z - X| is {record.added:.2g} times |X| (root mean '
+                f'square). As {_SAC}, Figure 5.',
                 feature_norms(record, pixels, frames),
             )
         if record.cosines:
@@ -218,18 +216,19 @@ def _of_contexts(records, others, pixels, frames, seen):
             if trained != {False, True}:
                 rivals = []
             how = (
-                'Each network has the form in which it was trained'
+                'Each network is drawn with the softmax setting of its training'
                 if rivals
-                else 'The softmax is applied here to the weights of the one network. '
-                'The paper trained a network with each: use --compare'
+                else 'Both curves are of one network: the softmax was added for this '
+                'figure. To compare two trained networks as the paper does, use '
+                '--compare'
             )
             yield Entry(
                 f'{name}_weight_similarity',
                 f"Similarity of positions' weights of the contexts: {kind}",
-                'How alike the mixtures of contexts are that two positions of an image '
-                'take, for the last block of each stage: cosine of their weights beta, '
-                f'without and with softmax over the contexts. {how}. From {seen}, at '
-                f'most 512 evenly spaced positions of each. As {_SAC}, Figure 3.',
+                'Cosine between the weights beta that two positions of an image give '
+                'the contexts, for the last block of each stage, without and with '
+                f'softmax over the contexts. {how}. The figure has {seen}, and at most '
+                f'512 evenly spaced positions of each. As {_SAC}, Figure 3.',
                 weight_similarity(of_kind, rivals),
             )
 
@@ -260,10 +259,10 @@ def _of_cams(cams, pixels, frames, classes, rank):
         yield Entry(
             f'gradcam_{i + 1}',
             f'Grad-CAM of {what}, image {i + 1}',
-            f'Which places {where}, number {rank + 1} of the model, at each stage of '
-            'the backbone. Channels are weighted by their mean gradient, so places '
-            'elsewhere light up, too, where the same channels are active. Each panel '
-            f'is scaled to its own maximum. As {_PRM}, Figure 5, bottom.',
+            f'Places that {where}, number {rank + 1} of the model, at each stage of '
+            'the backbone. Channels are weighted by their mean gradient, so other '
+            'places where the same channels are active light up, too. Each panel has '
+            f'its own scale. As {_PRM}, Figure 5, bottom.',
             draw_cam(cam, image, frame, classes),
         )
 
@@ -274,7 +273,7 @@ def _without_cam(cams, rank):
         return ''
     return (
         f' There is no Grad-CAM for image {", ".join(missing)}: it has no detection or '
-        f'class number {rank + 1}, or its score has no gradient, being 0 or 1.'
+        f'class number {rank + 1}, or its score is 0 or 1 and has no gradient.'
     )
 
 
@@ -307,13 +306,13 @@ def _of_predictions(images, found, titles, score_thr, note):
         for of_model in found
     ]
     shown = list(range(len(images)))
-    caption = f'Predictions of a score of {score_thr} or more'
+    caption = f'Predictions with a score of at least {score_thr}'
     if len(listed) == 2:
         differ = [len(unmatched(a, b)) + len(unmatched(b, a)) for a, b in zip(*listed)]
         shown.sort(key=lambda i: -differ[i])
         caption += (
-            ', of the images on which the two models differ most. Thick boxes have no '
-            'counterpart of the same class and an IoU of 0.5 in the other model: '
+            ', for the images on which the two models differ most. A thick box has no '
+            'match of the same class with an IoU of 0.5 or more in the other model: '
             f'{sum(differ)} on {len(images)} images'
         )
     shown = shown[: images.drawn]
@@ -336,5 +335,5 @@ def _of_predictions(images, found, titles, score_thr, note):
 
 
 def _readable(name):
-    """A file's name, which can be any bytes, as text that can be drawn."""
+    """A file name as text. Bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode(errors='replace')

@@ -1,27 +1,35 @@
-"""What the gates of all blocks do, by depth."""
+"""Figure of the gates of all blocks by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from .capture import Record
 from .figure_files import COLOURS, new_figure
 from .style import layer_axis, legend_above
 
 
-def gate_statistics(records):
-    """Mean and spread of every gate, and the share of it that is saturated.
+def gate_statistics(records: Sequence[Record]) -> Figure:
+    """Mean, standard deviation and saturated share of every gate.
 
     Args:
-        records (list[Record]): Of blocks with gates.
+        records: Records of blocks with gates.
     """
     figure, axes = new_figure(
         max(4.5, 0.32 * len(records) + 1.5), 4.4, nrows=2, sharex=True
     )
     labels = list(dict.fromkeys((r.kind, name) for r in records for name in r.gates))
     for colour, (kind, name) in zip((*COLOURS[4:], *COLOURS[:3]), labels):
-        where = [i for i, r in enumerate(records) if r.kind == kind and name in r.gates]
-        gates = [records[i].gates[name] for i in where]
-        where = np.array(where) + 0.12 * labels.index((kind, name))
+        found = [i for i, r in enumerate(records) if r.kind == kind and name in r.gates]
+        gates = [records[i].gates[name] for i in found]
+        where = np.array(found) + 0.12 * labels.index((kind, name))
         axes[0, 0].errorbar(
-            *(where, [gate.mean for gate in gates], [gate.std for gate in gates]),
+            x=where,
+            y=[gate.mean for gate in gates],
+            yerr=[gate.std for gate in gates],
             fmt='o',
             color=colour,
             capsize=2,

@@ -1,46 +1,55 @@
-"""From a feature map back to the pixels of the original image."""
+"""Positions of a feature map in pixels of the original image."""
+
+from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the positions of a map lie: index i at pixel ``stride * i + offset`` of the
-    network's input, for (rows, columns). Pixels have their centres at integers."""
+    """Where the positions of a map are in the network's input.
 
-    stride: tuple
-    offset: tuple
+    Index i is the pixel ``stride * i + offset``, for (rows, columns). The centre of a
+    pixel has integer coordinates.
+    """
+
+    stride: tuple[float, float]
+    offset: tuple[float, float]
 
     @property
-    def stage(self):
-        """The usual name of a stage of this resolution: 'c4' at stride 16."""
+    def stage(self) -> str:
+        """The usual name of a stage with this stride: 'c4' at stride 16."""
         return f'c{round(np.log2(self.stride[0]))}'
 
 
 class Grids:
-    """Follows the maps of a model through its strided layers, while it is entered::
+    """The :class:`Grid` of each map in a model, inside a ``with`` statement::
 
         with Grids(model) as grids:
             model(images)
             grids.of((25, 42))
 
-    A 3x3 convolution with padding 1 and stride 2 looks at pixels 0, 2, 4, ..., a patch
-    embedding without padding at the middles of its patches: the offset is summed up
-    from kernels, paddings and dilations. A map whose size comes from anything else
-    (slices, patch merging) is taken to cover the input in equal cells.
+    The offset of a map is computed from the kernels, paddings and dilations of the
+    strided layers before it. For example, a 3x3 convolution with padding 1 and stride
+    2 is centred on pixels 0, 2, 4, ... A patch embedding without padding is centred on
+    the middles of its patches. If a map's size comes from another operation (slicing,
+    patch merging), its positions are taken as equal cells that cover the input.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.image = None  # (H, W) of the network's input
+        self.image: tuple | None = None  # (H, W) of the network's input
         self.passes, self.batch = 0, 0
-        self._known = {}
+        self._known: dict[tuple, Grid] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Grids:
         with contextlib.ExitStack() as hooks:
             add = self.model.register_forward_pre_hook
             hooks.callback(add(self._start, with_kwargs=True).remove)
@@ -55,7 +64,7 @@ class Grids:
     def __exit__(self, *_):
         self._hooks.close()
 
-    def of(self, size):
+    def of(self, size: Iterable[int]) -> Grid:
         """The :class:`Grid` of maps of a size (H, W) in the last pass.
 
         Raises:
@@ -64,8 +73,8 @@ class Grids:
         size = tuple(size)
         if self.image is None:
             raise RuntimeError(
-                'the size of the image is not known: run the model by calling it, or '
-                'by its test_step or train_step, and not a part of it'
+                'the size of the image is not known. Call the whole model, or its '
+                'test_step or train_step, not a part of the model'
             )
         if size not in self._known:
             stride = tuple(i / s for i, s in zip(self.image, size))
@@ -85,7 +94,7 @@ class Grids:
             return
         grid, size = self.of(first(inputs, keywords).shape[2:]), tuple(output.shape[2:])
         if size in self._known:
-            return  # the shortcut beside a path that came first
+            return  # A shortcut has the grid of the path beside it.
         axes = zip(*(_pair(getattr(layer, name)) for name in _ATTRIBUTES))
         dilations = _pair(getattr(layer, 'dilation', 1))
         stride, offset = [], []
@@ -97,8 +106,8 @@ class Grids:
         self._known[size] = Grid(tuple(stride), tuple(offset))
 
 
-def first(inputs, keywords):
-    """The first argument of a call, given by its place or its name."""
+def first(inputs: Sequence, keywords: Mapping[str, Any]) -> Any:
+    """The first argument of a call, positional or by keyword."""
     return inputs[0] if inputs else next(iter(keywords.values()))
 
 
@@ -110,7 +119,7 @@ def _pair(value):
 
 
 def _is_strided(layer):
-    """Whether a layer is a convolution or pooling that makes maps smaller."""
+    """Whether a layer is a convolution or pooling with a stride above 1."""
     if not all(hasattr(layer, name) for name in _ATTRIBUTES):
         return False
     if getattr(layer, 'transposed', False) or isinstance(layer.padding, str):
@@ -119,26 +128,28 @@ def _is_strided(layer):
 
 
 class Frame:
-    """The way from the network's input to the original image: undoes the resizing of
-    the pipeline. Padding is at the right and the bottom, so it moves nothing.
+    """Maps positions in the network's input to pixels of the original image.
+
+    The pipeline may resize the image, and pad it at the right and the bottom, which
+    does not move positions.
 
     Args:
-        meta (dict): ``metainfo`` of a data sample: ``ori_shape``, and ``scale_factor``
-            (width, height) unless the image was not resized.
+        meta: ``metainfo`` of a data sample: ``ori_shape``, and ``scale_factor`` (width,
+            height) if the image was resized.
 
     Raises:
-        ValueError: The image was flipped, cropped or padded at its left or top, or how
-            it was resized is not known.
+        ValueError: The image was flipped, cropped or padded at its left or top, or the
+            scale factor is missing.
     """
 
-    def __init__(self, meta):
+    def __init__(self, meta: Mapping[str, Any]) -> None:
         for key in ('flip', 'border', 'pad_param', 'homography_matrix', 'crop_offset'):
             value = meta.get(key)
             if value is not None and np.any(value):
                 raise ValueError(
-                    f'the pipeline gave {key}={value}, so that positions cannot be '
-                    'led back to the image; inspect with a test pipeline that only '
-                    'resizes, and pads at the right and the bottom'
+                    f'the pipeline set {key}={value}, so positions cannot be mapped to '
+                    'the original image. Use a test pipeline that only resizes, and '
+                    'pads at the right and the bottom'
                 )
         self.shape = tuple(meta['ori_shape'][:2])
         if 'scale_factor' in meta:
@@ -148,29 +159,34 @@ class Frame:
             self.scale = (1.0, 1.0)
         else:
             raise ValueError(
-                'how the image was resized is not known; add scale_factor to the '
-                "meta_keys of the test pipeline's PackDetInputs"
+                'the image was resized, but its scale factor is missing. Add '
+                "scale_factor to the meta_keys of the test pipeline's PackDetInputs"
             )
 
-    def to_image(self, grid, points):
-        """Pixels of the original image, (n, 2), for positions (row, column) on a map.
-        Those that lie in the padding are outside the image."""
+    def to_image(self, grid: Grid, points: np.ndarray) -> np.ndarray:
+        """Pixels (row, column) of the original image, (n, 2), for positions on a map.
+
+        Positions in the padding get pixels outside the image.
+        """
         points = np.asarray(points, float).reshape(-1, 2)
         inputs = points * grid.stride + grid.offset
         return (inputs + 0.5) / self.scale - 0.5
 
-    def inside(self, pixels):
-        """Which pixels (n, 2) lie in the original image."""
-        return ((pixels >= -0.5) & (pixels <= np.subtract(self.shape, 0.5))).all(1)
+    def inside(self, pixels: np.ndarray) -> np.ndarray:
+        """Whether pixels (n, 2) are inside the original image, (n,)."""
+        inside = (pixels >= -0.5) & (pixels <= np.subtract(self.shape, 0.5))
+        return np.all(inside, axis=1)
 
-    def resize(self, values, grid, shape=None):
-        """A map, bilinearly interpolated at the pixels of the image, in float64.
+    def resize(
+        self, values: np.ndarray, grid: Grid, shape: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """A map interpolated bilinearly at pixels of the original image, in float64.
 
         Args:
-            values (ndarray): (h, w).
-            grid (Grid): Of the map.
-            shape (tuple, optional): Return this many rows and columns, evenly spaced
-                over the image. Default: None, every pixel.
+            values: The map, (h, w).
+            grid: The map's grid.
+            shape: Numbers of rows and columns to return, evenly spaced over the image.
+                Default: None, every pixel.
         """
         weights = []
         for axis, pixels in enumerate(shape or self.shape):

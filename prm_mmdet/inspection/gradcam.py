@@ -18,7 +18,7 @@ from mmdet.models import BaseDetector
 from torch.overrides import TorchFunctionMode
 
 from ..pretraining import ImageClassifier
-from .geometry import Frame, Grids
+from .geometry import Frame, Grid, Grids
 from .style import (
     class_name,
     colour_bar,
@@ -31,12 +31,14 @@ from .style import (
 
 @dataclass
 class ClassCAM:
-    """Where in the image a class score comes from."""
+    """Grad-CAM of a class score at each stage of the backbone."""
 
     label: int
     score: float  # probability, 0 to 1
-    maps: list  # of a stage each: (Grid, (h, w) at least 0, of maximum 1 or all zero)
-    box: np.ndarray | None = None  # (4,), x1, y1, x2, y2 in pixels; None: the image
+    # The grid and the map (h, w) of each stage. A map has maximum 1, or is zero.
+    maps: list[tuple[Grid, np.ndarray]]
+    # (4,), x1, y1, x2, y2 in pixels. None for a classifier.
+    box: np.ndarray | None = None
 
 
 def class_cam(
@@ -44,26 +46,25 @@ def class_cam(
 ) -> ClassCAM | None:
     """Grad-CAM of a class score, at each map that the backbone returns.
 
-    The model runs as in inference, with gradients. For a detector, the score is that of
-    a box as the detector returns it: after sigmoid or softmax, and whatever its head
-    multiplies it by. Scores that heads detach stay attached. This holds for the one-
-    and two-stage heads of MMDetection, and for those of the DETR family. For a
-    classifier, the score is a logit, and all stages of the backbone are looked at.
+    The model runs as in inference, but with gradients. For a detector, the score is the
+    score of a box that the detector returns. Gradients also pass where a head detaches
+    scores. This holds for MMDetection's one-stage and two-stage heads and for the DETR
+    family. For a classifier, the score is a logit, and maps of all stages are used.
 
     Args:
         model: A detector of MMDetection or an ImageClassifier, in evaluation mode.
-        data: The input of ``test_step``, of one image.
-        rank: Which detection in the detector's order, or which class from the most
-            probable one on. Default: 0.
+        data: Input of ``test_step`` for one image.
+        rank: Number of the detection in the detector's order, or of the class in the
+            order of probabilities, from 0. Default: 0.
 
     Returns:
-        None if there is no such detection or class, or if its score has no finite
-        gradient other than zero.
+        The maps. None if the detection or class does not exist, or if the gradient of
+        its score is zero or not finite.
     """
     maps, grids = [], []
 
     def start(backbone, inputs):
-        # So that there are gradients in frozen stages, too.
+        # An input with a gradient gives maps of frozen stages a gradient, too.
         return (inputs[0].clone().requires_grad_(), *inputs[1:])
 
     def keep(backbone, inputs, output):
@@ -90,7 +91,7 @@ def class_cam(
             gradient = torch.zeros_like(features)
         weights = gradient.mean((2, 3), keepdim=True)
         raw = (weights * features.detach()).sum(1)[0].relu().double().cpu().numpy()
-        # Of several maps of one size, the last one is the stage's.
+        # If several maps have one size, the last map is kept.
         by_stage[grid] = raw / raw.max() if raw.max() > 0 else raw
     cam.maps = list(by_stage.items())
     tops = [raw.max() for _, raw in cam.maps]
@@ -116,7 +117,7 @@ def _ranked(found, rank):
 
 @contextlib.contextmanager
 def _all_stages(backbone):
-    """Let a backbone return the maps of all of its stages meanwhile."""
+    """Let a backbone return the maps of all its stages."""
     before = getattr(backbone, 'out_indices', None)
     if before is not None:
         backbone.out_indices = tuple(range(max(before) + 1))
@@ -130,13 +131,12 @@ def _all_stages(backbone):
 def draw_cam(
     cam: ClassCAM, image: np.ndarray, frame: Frame, classes: Sequence[str]
 ) -> Figure:
-    """Figure 5, bottom, of the PRM paper (Ma and Fu, IJCAI 2020): Grad-CAM at each
-    stage, beside the image with the box, if there is one.
+    """Figure 5, bottom, of the PRM paper: Grad-CAM at each stage beside the image.
 
     Args:
-        cam: As :func:`class_cam` returns it.
+        cam: Result of :func:`class_cam`.
         image: The image, RGB, (H, W, 3).
-        frame: Of this image.
+        frame: Frame of this image.
         classes: Names of the classes.
     """
     figure, axes = image_grid([image], 1 + len(cam.maps), panel=2.2)
@@ -154,13 +154,15 @@ def draw_cam(
                         (x1, y1), x2 - x1, y2 - y1, fill=False, ec=colour, lw=width
                     )
                 )
-    colour_bar(figure, drawn, axes, "Grad-CAM over the panel's maximum")
+    colour_bar(figure, drawn, axes, 'Grad-CAM (maximum 1)')
     return figure
 
 
 class _Attached(TorchFunctionMode):
-    """While it is entered, ``detach`` does nothing: one-stage heads detach scores
-    before they pick the best."""
+    """Makes ``Tensor.detach`` do nothing inside a ``with`` statement.
+
+    One-stage heads detach scores before they select the best boxes.
+    """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is torch.Tensor.detach:

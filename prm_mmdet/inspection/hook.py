@@ -1,54 +1,62 @@
-"""What the blocks do, logged during training."""
+"""Log statistics of the blocks during training."""
+
+from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from ..plugins import PRM
 from ..registry import HOOKS
-from .capture import capture, unwrapped
+from .capture import Record, capture, unwrapped
 from .quantities import adds, contribution_rate
 
 
 @HOOKS.register_module()
 class BlockStatisticsHook(Hook):
-    """Log statistics of the blocks in a model to the visualizer's backends (local
-    files, TensorBoard, WandB), in a config::
+    """Log statistics of the blocks in a model to the visualizer's backends::
 
         custom_hooks = [dict(type='prm_mmdet.BlockStatisticsHook', interval=50)]
 
-    Scalars are named ``blocks/<name of the block>/<statistic>``: ``gate_mean``,
-    ``gate_std`` and ``gate_saturated`` (share outside of 0.05 to 0.95) of a gate over
-    the batch; of PRM ``contribution_rate``, ``theta_rows``, ``theta_columns`` and
-    ``sigma``; of a block that adds to its input ``added``, the length of what it adds
-    over that of its input.
+    Scalars are named ``blocks/<name of the block>/<statistic>``. The statistics are:
 
-    Between the iterations logged, the model has no hooks of it. In distributed
-    training, the first rank logs what its own batch shows.
+    - of a gate over the batch: ``gate_mean``, ``gate_std`` and ``gate_saturated`` (the
+      share of values below 0.05 or above 0.95);
+    - of PRM: ``contribution_rate``, ``theta_rows``, ``theta_columns`` and ``sigma``;
+    - of a block that adds to its input X and returns Z: ``added``, |Z - X| / |X|.
+
+    The model has forward hooks only in iterations that are logged. In distributed
+    training, the first rank logs the statistics of its own batch.
 
     Args:
-        interval (int): Iterations between two logs. Default: 50.
+        interval: Iterations between two logs. Default: 50.
 
     Raises:
-        ValueError: ``interval`` is no positive integer, or the model has no block.
+        ValueError: ``interval`` is not a positive integer, or the model has no block.
     """
 
-    def __init__(self, interval=50):
+    def __init__(self, interval: int = 50) -> None:
         if not isinstance(interval, int) or interval < 1:
             raise ValueError(f'interval must be a positive integer, got {interval!r}')
         self.interval = interval
         self._open = contextlib.ExitStack()
-        self._records, self._parameters = None, {}
+        self._records: list[Record] | None = None
+        self._parameters: dict[str, dict] = {}
 
-    def before_train(self, runner):
+    def before_train(self, runner: Runner) -> None:
         with capture(runner.model):
-            pass  # refuses a model without blocks before the first iteration
+            pass  # A model without blocks raises here, before the first iteration.
 
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self._open.close()  # an iteration that raised did not get to its end
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        # Remove the hooks of an earlier iteration that ended with an error.
+        self._open.close()
         if runner.rank == 0 and self.every_n_train_iters(runner, self.interval):
             model = unwrapped(runner.model)
-            # Before the optimiser's step, as the gates.
+            # Parameters are read before the optimiser's step, as the gates are.
             self._parameters = {
                 name: _of_parameters(module)
                 for name, module in model.named_modules()
@@ -56,7 +64,13 @@ class BlockStatisticsHook(Hook):
             }
             self._records = self._open.enter_context(capture(model))
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
         if self._records is None:
             return
         self._open.close()

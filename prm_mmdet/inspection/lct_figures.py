@@ -1,18 +1,25 @@
-"""Figures of the LCT paper (Ruan et al., AAAI 2020), for every block that gives each
-channel a gate."""
+"""Figures of the LCT paper (Ruan et al., AAAI 2020), for blocks with channel gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from .capture import Record
 from .figure_files import COLOURS, new_figure
 from .style import first_of_stages, legend_above
 
 
-def attention_by_context(records):
-    """Figures 1 and 3: attention, and global context before and after the block, for
-    the first block of each stage. Channels are sorted by their context before.
+def attention_by_context(records: Sequence[Record]) -> Figure:
+    """Figures 1 and 3 of the LCT paper, for the first block of each stage.
+
+    The figure shows the gates, and the global context before and after the block.
+    Channels are sorted by their context before the block.
 
     Args:
-        records (list[Record]): Of blocks with a gate for each channel, of one kind.
+        records: Records of blocks of one kind, which have a gate for each channel.
     """
     stages = first_of_stages(records)
     figure, axes = _columns(stages, 2, 4.6)
@@ -34,12 +41,14 @@ def attention_by_context(records):
     return figure
 
 
-def context_change(records):
-    """Figure 4: how much the block changes the context of each channel, for the first
-    block of each stage; channels in the order of :func:`attention_by_context`.
+def context_change(records: Sequence[Record]) -> Figure:
+    """Figure 4 of the LCT paper, for the first block of each stage.
+
+    The figure shows how much the block changes the global context of each channel.
+    Channels have the order of :func:`attention_by_context`.
 
     Args:
-        records (list[Record]): As there.
+        records: Records of blocks of one kind, which have a gate for each channel.
     """
     stages = first_of_stages(records)
     figure, axes = _columns(stages, 1, 2.6)

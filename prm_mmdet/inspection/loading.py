@@ -1,4 +1,4 @@
-"""A model with its weights, and the images to look at."""
+"""Load a model with its weights, and the images for its figures."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def load_model(
 
     Args:
         cfg: A whole config of a detector or a classifier.
-        checkpoint: File with its weights. Default: None, random weights, the same at
-            every call.
-        device: Where the model runs. Default: 'cpu'.
+        checkpoint: File with the model's weights. Default: None, random weights with a
+            fixed seed.
+        device: Device of the model. Default: 'cpu'.
 
     Raises:
         OSError: The checkpoint cannot be opened.
-        ValueError: The checkpoint is damaged or holds weights of another model, or the
+        ValueError: The checkpoint is damaged or has weights of another model, or the
             config's model cannot be built.
     """
     if 'model' not in cfg:
@@ -53,9 +53,10 @@ def load_model(
 
 @contextlib.contextmanager
 def reported(what: str) -> Iterator[None]:
-    """Turn whatever is raised meanwhile into a ValueError of one line that begins with
-    ``what``: code of MMEngine, MMCV and OpenCV raises many types of errors, and does
-    not name the file."""
+    """Turn any error into a ValueError with one line that begins with ``what``.
+
+    MMEngine, MMCV and OpenCV raise many types of errors, which do not name the file.
+    """
     try:
         yield
     except Exception as error:
@@ -67,24 +68,25 @@ def _load(model, state, checkpoint):
     problems = compare_keys(state, model.state_dict())
     if problems:
         raise ValueError(
-            f'{checkpoint} holds the weights of another model than the config builds: '
-            f'{problems}; give the config that it was trained with'
+            f'{checkpoint} does not fit the model of the config: {problems}. Use the '
+            'config that the checkpoint was trained with'
         )
-    model.load_state_dict(state, strict=False)  # num_batches_tracked may be missing
+    # Not strict, because num_batches_tracked may be missing.
+    model.load_state_dict(state, strict=False)
 
 
 class Images:
-    """Images, as files or of a data set. The images to be drawn come first.
+    """Images from files or from a data set. The images to be drawn come first.
 
     Args:
         cfg: A whole config, whose test pipeline prepares files.
-        paths: Image files, and folders of them.
-        split: 'val' or 'test', to take the images of that data set instead.
-        num: How many images to look at, evenly spaced. Default: None, all.
-        drawn: How many of them to draw, evenly spaced. Default: 3.
+        paths: Image files, and folders of image files.
+        split: 'val' or 'test', to use the images of this data set instead.
+        num: Number of images to use, evenly spaced. Default: None, all.
+        drawn: Number of images to draw, evenly spaced. Default: 3.
 
     Raises:
-        ValueError: There are no images, or no such data set.
+        ValueError: There are no images, or the config has no such data set.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class Images:
         if not self._sources:
             where = ', '.join(map(str, paths)) if split is None else f'the {split} set'
             raise ValueError(f'there are no images in {where}')
-        # Without its folder, a data set of image classes does not know their names.
+        # If its folder is missing, a data set of image classes has no class names.
         numbers = range(cfg.model.get('num_classes', 0))
         self.classes = metainfo.get('classes') or [f'class {i}' for i in numbers]
         picks = spread(len(self._sources), num or len(self._sources))
@@ -127,9 +129,9 @@ class Images:
         return len(self._order)
 
     def data(self, index: int) -> dict:
-        """The input of ``test_step``, of one image."""
+        """Input of ``test_step`` for one image."""
         source = self._sources[self._order[index]]
-        self.pixels(index)  # refuses a file that is no image
+        self.pixels(index)  # Raises ValueError if the file is not an image.
         with reported(f'the test pipeline fails on {self.path(index)}'):
             if self.dataset is not None:
                 data = self.dataset[source]
@@ -148,6 +150,7 @@ class Images:
         return self.dataset.get_data_info(self._sources[self._order[index]])
 
     def path(self, index: int) -> str:
+        """Path of an image file."""
         info = self.info(index)
         return self._sources[self._order[index]] if info is None else info['img_path']
 
@@ -155,11 +158,11 @@ class Images:
         """The original image, RGB, (H, W, 3).
 
         Raises:
-            ValueError: The file is no image.
+            ValueError: The file is not an image.
         """
         try:
             image = mmcv.imread(self.path(index))
-        except cv2.error:  # of an empty file
+        except cv2.error:  # OpenCV raises this for an empty file.
             image = None
         if image is None:
             raise ValueError(

@@ -1,10 +1,17 @@
-"""One HTML page that holds its figures."""
+"""Write figures as PNG files and as one HTML page."""
+
+from __future__ import annotations
 
 import base64
 import html
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from ..files.atomic import write_file
 from .figure_files import png
@@ -22,27 +29,33 @@ dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 
 @dataclass
 class Entry:
-    """A figure on the page: the name of its file, a heading, a caption, the Figure."""
+    """A figure on the page."""
 
-    name: str
+    name: str  # of its PNG file, without the suffix
     heading: str
     caption: str
-    figure: object
+    figure: Figure
 
 
-def write_page(folder, title, facts, entries):
-    """Write each figure as ``<name>.png``, and ``index.html`` with all of them in it,
-    which needs no other file. Files are replaced whole; pictures that only the page of
-    an earlier run shows are removed.
+def write_page(
+    folder: str | Path,
+    title: str,
+    facts: Mapping[str, Any],
+    entries: Sequence[Entry],
+) -> int:
+    """Write each figure as ``<name>.png``, and all figures into ``index.html``.
+
+    The page contains its pictures, so it needs no other file. If the folder has a page
+    of an earlier run, pictures that only the earlier page shows are removed.
 
     Args:
-        folder (str): Where to; made if it is missing.
-        title (str): Of the page.
-        facts (dict): What stands under the title: names to values.
-        entries (list[Entry]): The figures.
+        folder: Where the files are written. The folder is made if it is missing.
+        title: Title of the page.
+        facts: Names and values of a list below the title.
+        entries: The figures.
 
     Returns:
-        int: Bytes of the page.
+        Size of the page in bytes.
     """
     items = ''.join(
         f'<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>\n'
@@ -65,7 +78,7 @@ def write_page(folder, title, facts, entries):
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'
         f'<h1>{title}</h1>\n<dl>\n{items}</dl>\n{"".join(parts)}</body>\n</html>\n'
-    ).encode(errors='replace')  # names of files can be any bytes
+    ).encode(errors='replace')  # A file name may be invalid UTF-8.
     before = _shown(f'{folder}/index.html')
     write_file(f'{folder}/index.html', page)
     for name in before - {entry.name for entry in entries}:
@@ -75,7 +88,7 @@ def write_page(folder, title, facts, entries):
 
 
 def _shown(path):
-    """Names of the figures on a page that is there."""
+    """Names of the figures on a page, none if there is no page."""
     if not os.path.exists(path):
         return set()
     with open(path, encoding='utf-8', errors='replace') as file:

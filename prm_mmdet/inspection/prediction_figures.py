@@ -1,10 +1,12 @@
-"""Predictions beside ground truth."""
+"""Figures of predictions beside ground truth."""
 
 from __future__ import annotations
 
 import pickle
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import mmcv
 import numpy as np
@@ -15,6 +17,8 @@ from matplotlib.patches import Rectangle
 from mmdet.evaluation import bbox_overlaps
 from mmdet.registry import DATASETS
 from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.structures import InstanceData
 
 from ..files.plain_pickle import load_plain_pickle
 from .figure_files import COLOURS, check_png, new_figure, row_heights, save_png
@@ -23,19 +27,34 @@ from .style import class_name
 PANEL = 3.2  # inches
 
 
-def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
+class Instance(NamedTuple):
+    """An object in an image, annotated or predicted."""
+
+    box: tuple[float, float, float, float]  # x, y, width, height in pixels
+    mask: np.ndarray | None  # (H, W)
+    label: int
+    text: str  # its class, and score or remark
+
+
+def draw_predictions(
+    cfg: Config,
+    predictions: str | Path,
+    out: str | Path,
+    num_images: int = 6,
+    score_thr: float = 0.5,
+) -> None:
     """Write one picture: for some test images, ground truth beside predictions.
 
     Args:
-        cfg (Config): The config whose ``test_dataloader`` gave the predictions.
-        predictions (str): Pickle file that ``tools/test.py --out`` wrote. It is read
-            as data: nothing in it is executed.
-        out (str): PNG file to write.
-        num_images (int): Images to show, evenly spaced over the test set. Default: 6.
-        score_thr (float): Predictions under this score are left out. Default: 0.5.
+        cfg: Config whose ``test_dataloader`` gave the predictions.
+        predictions: Pickle file that ``tools/test.py --out`` wrote. No code in the
+            file is executed.
+        out: PNG file to write.
+        num_images: Number of images, evenly spaced over the test set. Default: 6.
+        score_thr: Lowest score of the predictions shown. Default: 0.5.
 
     Raises:
-        ValueError: The file holds no predictions, or none for the config's images, or
+        ValueError: The file has no predictions, or none for the config's images, or
             an argument is out of range.
     """
     if num_images < 1:
@@ -49,21 +68,21 @@ def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
         results, reason = None, f' ({error})'
     if not isinstance(results, list) or not results or 'img_id' not in results[0]:
         raise ValueError(
-            f'{predictions} holds no predictions of images{reason}; make it with '
+            f'{predictions} has no predictions of images{reason}. Make it with '
             'tools/test.py CONFIG CHECKPOINT --out FILE.pkl'
         )
     register_all_modules()
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     classes = dataset.metainfo['classes']
     by_id = {result['img_id']: result for result in results}
-    # Images with something to see first, if there are enough of them.
+    # Images without objects are left out, unless all images are without objects.
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     infos = [info for info in infos if info['img_id'] in by_id]
     infos = [info for info in infos if info['instances']] or infos
     if not infos:
         raise ValueError(
-            f'{predictions} holds no image of the test set of this config; '
-            'were they made with another config?'
+            f'{predictions} has no predictions for the test set of '
+            f'{cfg.filename}. Use the config that made them'
         )
     picks = spread(len(infos), num_images)
     # Two images a row, each with its two panels.
@@ -72,30 +91,36 @@ def draw_predictions(cfg, predictions, out, num_images=6, score_thr=0.5):
     for pair, pick in zip(axes.reshape(-1, 2), picks):
         result = by_id[infos[pick]['img_id']]
         image = mmcv.imread(result['img_path'], channel_order='rgb')
-        found = detections(result['pred_instances'], classes, score_thr)
-        _draw(pair[0], image, 'ground truth', truth(infos[pick], classes))
+        found = list(detections(result['pred_instances'], classes, score_thr))
+        _draw(pair[0], image, 'ground truth', list(truth(infos[pick], classes)))
         _draw(pair[1], image, 'prediction', found)
     for axis in axes.reshape(-1):
         axis.axis('off')
     save_png(figure, out)
 
 
-def spread(length, count):
+def spread(length: int, count: int) -> list[int]:
     """At most ``count`` indices, evenly spaced over a sequence."""
     return np.linspace(0, length - 1, min(count, length)).round().astype(int).tolist()
 
 
-def compare_predictions(images, truths, found, titles, names):
-    """Ground truth, if there is any, beside the predictions of one or two models, a row
-    an image. Where two models differ, lines are thick.
+def compare_predictions(
+    images: Sequence[np.ndarray],
+    truths: Sequence[list[Instance] | None],
+    found: Sequence[Sequence[list[Instance]]],
+    titles: Sequence[str],
+    names: Sequence[str],
+) -> Figure:
+    """Predictions of one or two models beside ground truth, one row for each image.
+
+    Boxes that only one of two models predicts have thick lines.
 
     Args:
-        images (list[ndarray]): RGB, (H, W, 3).
-        truths (list): Of each image what :func:`truth` gives, as a list, or None.
-        found (list): Of each model, of each image, what :func:`detections` gives, as a
-            list.
-        titles (list[str]): Of the models.
-        names (list[str]): Of the images, at the left of the rows.
+        images: RGB, (H, W, 3).
+        truths: Annotated objects of each image, or None for each image.
+        found: Predicted objects, by model and image.
+        titles: Titles of the models.
+        names: Names of the images, which are drawn at the left of the rows.
     """
     columns = len(found) + (truths[0] is not None)
     heights = row_heights(images, PANEL)
@@ -106,9 +131,12 @@ def compare_predictions(images, truths, found, titles, names):
         ncols=columns,
         height_ratios=heights,
     )
-    columns_of_images = zip(axes, images, truths, *found)
-    for i, (row, image, instances, *models) in enumerate(columns_of_images):
-        panels = [] if instances is None else [('ground truth', instances, None)]
+    for i, (row, image, instances, *models) in enumerate(
+        zip(axes, images, truths, *found)
+    ):
+        panels: list[tuple] = []
+        if instances is not None:
+            panels.append(('ground truth', instances, None))
         for j, (title, boxes) in enumerate(zip(titles, models)):
             alone = None if len(models) == 1 else unmatched(boxes, models[1 - j])
             panels.append((title, boxes, alone))
@@ -131,20 +159,25 @@ def compare_classes(
     classes: Sequence[str],
     top: int = 5,
 ) -> Figure:
-    """Images beside the most probable classes by one or two models, a row an image.
+    """The most probable classes by one or two models, one row for each image.
 
     Args:
         images: RGB, (H, W, 3).
-        truths: Of each image the name of its class, '' if it is not known.
-        found: Of each model, of each image, the probabilities, (classes,).
-        titles: Of the models.
+        truths: Name of the class of each image, '' if it is not known.
+        found: Probabilities, (classes,), by model and image.
+        titles: Titles of the models.
         classes: Names of the classes.
-        top: How many classes to show. Default: 5.
+        top: Number of classes to show. Default: 5.
     """
     heights = row_heights(images, PANEL)
-    size = ((1 + len(found)) * PANEL, sum(heights))
-    layout = dict(nrows=len(images), ncols=1 + len(found), height_ratios=heights)
-    figure, axes = new_figure(*size, **layout)
+    columns = 1 + len(found)
+    figure, axes = new_figure(
+        columns * PANEL,
+        sum(heights),
+        nrows=len(images),
+        ncols=columns,
+        height_ratios=heights,
+    )
     for i, (row, image, name, *of_image) in enumerate(
         zip(axes, images, truths, *found)
     ):
@@ -165,17 +198,23 @@ def compare_classes(
 
 
 def _fitted(title):
-    """A title in lines that fit the width of a panel."""
+    """A title, broken into lines that fit the width of a panel."""
     return '\n'.join(textwrap.fill(line, 36) for line in title.splitlines())
 
 
-def unmatched(instances, others, overlap=0.5):
-    """Indices of instances that have none of the same label, of an IoU of ``overlap``
-    or more, among the others. Each of those matches once, the first ones first."""
+def unmatched(
+    instances: Sequence[Instance], others: Sequence[Instance], overlap: float = 0.5
+) -> set[int]:
+    """Indices of the instances without a match among the others.
+
+    A match has the same label and an IoU of ``overlap`` or more. Each of the others
+    matches once; instances are matched in their order.
+    """
     free, alone = list(others), set()
-    for i, (box, _, label, _) in enumerate(instances):
-        same = [other for other in free if other[2] == label]
-        ious = bbox_overlaps(_corners([box]), _corners([o[0] for o in same]))
+    for i, instance in enumerate(instances):
+        same = [other for other in free if other.label == instance.label]
+        boxes = ([instance.box], [other.box for other in same])
+        ious = bbox_overlaps(*(_corners(b) for b in boxes))
         if same and ious.max() >= overlap:
             free = [other for other in free if other is not same[int(ious.argmax())]]
         else:
@@ -188,12 +227,12 @@ def _corners(boxes):
     return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
 
 
-def truth(info, classes):
-    """(box x, y, width, height, mask or None, class index, text) of each annotation.
+def truth(info: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Instance]:
+    """The annotated objects of an image.
 
     Args:
-        info (dict): As a data set's ``get_data_info`` returns it.
-        classes (Sequence[str]): Names of the classes.
+        info: Result of a data set's ``get_data_info``.
+        classes: Names of the classes.
     """
     for instance in info['instances']:
         x1, y1, x2, y2 = instance['bbox']
@@ -204,17 +243,20 @@ def truth(info, classes):
             mask = mask_utils.decode(mask)
         name = class_name(classes, instance['bbox_label'])
         crowd = ' (crowd)' if instance.get('ignore_flag') else ''
-        yield (x1, y1, x2 - x1, y2 - y1), mask, instance['bbox_label'], name + crowd
+        box = (x1, y1, x2 - x1, y2 - y1)
+        yield Instance(box, mask, instance['bbox_label'], name + crowd)
 
 
-def detections(found, classes, score_thr):
-    """(box x, y, width, height, mask or None, class index, text) of each prediction.
+def detections(
+    found: Mapping[str, Any] | InstanceData, classes: Sequence[str], score_thr: float
+) -> Iterator[Instance]:
+    """The objects that a detector predicts in an image.
 
     Args:
-        found (dict | InstanceData): ``bboxes``, ``labels``, ``scores`` and maybe
-            ``masks``, dense or run-length encoded.
-        classes (Sequence[str]): Names of the classes.
-        score_thr (float): Predictions under this score are left out.
+        found: ``bboxes``, ``labels``, ``scores`` and optional ``masks``, which are
+            dense or run-length encoded.
+        classes: Names of the classes.
+        score_thr: Lowest score of the predictions returned.
     """
     boxes = np.asarray(found['bboxes']).reshape(-1, 4)
     boxes = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
@@ -226,12 +268,12 @@ def detections(found, classes, score_thr):
                 mask = mask_utils.decode(mask)
             elif isinstance(mask, torch.Tensor):
                 mask = mask.numpy()
-            yield box, mask, int(label), f'{class_name(classes, label)} {score:.2f}'
+            text = f'{class_name(classes, label)} {score:.2f}'
+            yield Instance(tuple(box), mask, int(label), text)
 
 
 def _draw(axis, image, title, instances, thick=None):
-    """Draw instances over an image; ``thick`` are the indices of those that matter, all
-    if it is None."""
+    """Draw instances over an image. Lines are thick for the indices in ``thick``."""
     axis.imshow(image)
     axis.set_title(title, fontsize=9)
     for i, ((x, y, width, height), mask, label, text) in enumerate(instances):
@@ -243,7 +285,9 @@ def _draw(axis, image, title, instances, thick=None):
         if mask is not None and mask.any():
             axis.contourf(mask, levels=[0.5, 1], colors=[colour], alpha=0.45)
         axis.text(
-            *(x, max(y - 1, 0.05 * len(image)), text),
+            x,
+            max(y - 1, 0.05 * len(image)),
+            text,
             fontsize=7,
             va='bottom',
             clip_on=True,

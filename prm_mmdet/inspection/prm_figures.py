@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
+from .capture import Record
 from .figure_files import COLOURS, new_figure
+from .geometry import Frame
 from .quantities import contribution_rate
 from .style import (
     STAGES,
@@ -20,11 +24,11 @@ from .style import (
 )
 
 
-def contribution_rates(records):
-    """Figure 3: the share of the query point in the similarity, by block.
+def contribution_rates(records: Sequence[Record]) -> Figure:
+    """Figure 3 of the PRM paper: share of the query point in the similarity, by block.
 
     Args:
-        records (list[Record]): Of PRM blocks.
+        records: Records of PRM blocks.
     """
     figure, axes = new_figure(max(4.5, 0.32 * len(records) + 1.5), 3)
     axis = axes[0, 0]
@@ -32,7 +36,7 @@ def contribution_rates(records):
     axis.plot(rates, color='0.7', zorder=1)
     for stage in dict.fromkeys(record.stage for record in records):
         where = [i for i, record in enumerate(records) if record.stage == stage]
-        colour = STAGES.get(stage, 'black')
+        colour = STAGES.get(str(stage), 'black')
         axis.scatter(where, [rates[i] for i in where], color=colour, label=stage)
     axis.set_ylim(-0.03, 1.03)
     axis.set_ylabel('contribution rate of the query')
@@ -42,15 +46,19 @@ def contribution_rates(records):
     return figure
 
 
-def query_points(records, index, image, frame):
-    """Figure 5, top and middle: for the last PRM of each stage the query points of all
-    groups, and below the mean over the groups of D.
+def query_points(
+    records: Sequence[Record], index: int, image: np.ndarray, frame: Frame
+) -> Figure:
+    """Figure 5, top and middle, of the PRM paper, for the last PRM of each stage.
+
+    The upper row shows the query points of all groups. The lower row shows the
+    position encoding D, averaged over groups.
 
     Args:
-        records (list[Record]): Of PRM blocks.
-        index (int): Which of the images that were kept.
-        image (ndarray): The original image, RGB, (H, W, 3).
-        frame (Frame): Of this image.
+        records: Records of PRM blocks.
+        index: Number of the image among the images kept, from 0.
+        image: The original image, RGB, (H, W, 3).
+        frame: Frame of this image.
     """
     stages = last_of_stages(r for r in records if index < len(r.maps))
     maps = {stage: record.maps[index] for stage, record in stages.items()}
@@ -69,7 +77,8 @@ def query_points(records, index, image, frame):
             title += f'\n({counts[~inside].sum()} of the groups in the padding)'
         show_image(axis, image, title)
         axis.scatter(
-            *(pixels[inside, 1], pixels[inside, 0]),
+            x=pixels[inside, 1],
+            y=pixels[inside, 0],
             s=12 + 6 * (counts[inside] - 1),
             color='#D55E00',
             edgecolor='white',
@@ -86,10 +95,10 @@ def query_points(records, index, image, frame):
 
 
 def accuracy_by_groups(points: dict[int, float], baseline: float | None) -> Figure:
-    """Figure 4: top-1 accuracy by the number of groups.
+    """Figure 4 of the PRM paper: top-1 accuracy by the number of groups.
 
     Args:
-        points: Numbers of groups to accuracies, in percent.
+        points: Accuracies in percent by numbers of groups.
         baseline: Accuracy of the network without a block, or None.
     """
     figure, axes = new_figure(4.5, 3)

@@ -1,18 +1,20 @@
-"""What a block computes on the way to its output, from its input.
+"""Gates, attention maps and query points that a block computes from its input.
 
-The operators keep nothing of it, so it is computed again, in float32: for PRM, LCT and
-SAC by the equations of :mod:`prm_mmdet.ops.reference`, for the compared blocks by their
-own methods.
+The operators do not keep these quantities, so they are computed again in float32. For
+PRM, LCT and SAC, the equations of :mod:`prm_mmdet.ops.reference` compute them. For the
+compared blocks, the blocks' own methods do.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Optional
 
 import torch
 from mmcv.cnn.bricks import ContextBlock
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
 from ..ops import reference
@@ -23,62 +25,65 @@ from ..plugins.sac import is_plain
 
 @dataclass
 class Quantities:
-    """Of a batch; None or empty what a block does not have."""
+    """Quantities of a batch. What a block does not have is None or empty."""
 
-    gates: dict = field(default_factory=dict)  # names to (B, ...), each in (0, 1)
-    channel_gate: Optional[Tensor] = None  # (B, C), of those one for each channel
-    query: Optional[Tensor] = None  # (B, g, 2), row and column of PRM's query points
-    encoding: Optional[Tensor] = None  # (B, H, W), mean of PRM's D over the groups
-    attention: Optional[Tensor] = None  # (B, K, H, W), sums over positions are 1
-    weights: Optional[Tensor] = None  # (B, K, N), of the contexts, before any softmax
+    gates: dict[str, Tensor] = field(default_factory=dict)  # (B, ...), in (0, 1)
+    channel_gate: Tensor | None = None  # (B, C), if a gate has a value a channel
+    query: Tensor | None = None  # (B, g, 2), row and column of PRM's query points
+    encoding: Tensor | None = None  # (B, H, W), mean of PRM's D over the groups
+    attention: Tensor | None = None  # (B, K, H, W), sums to 1 over positions
+    weights: Tensor | None = None  # (B, K, N), of the contexts, before softmax
 
 
-def quantities(block, x):
-    """Compute a block's :class:`Quantities`, without gradients. Nothing of the block
-    changes, its running statistics included. Synchronised batch normalisation in
-    training takes the statistics of this batch alone (the running ones, if they are of
-    a single value a channel).
+def quantities(block: nn.Module, x: Tensor) -> Quantities:
+    """Compute a block's :class:`Quantities`, without gradients.
+
+    The block does not change, and neither do its running statistics. In training,
+    synchronised batch normalisation uses the statistics of this rank's batch. If the
+    batch has one value a channel, it uses the running statistics.
 
     Args:
-        block (nn.Module): One of those that :func:`kind` names.
-        x (Tensor): Its input, (B, C, H, W).
+        block: A block, for which :func:`kind` is not None.
+        x: Its input, (B, C, H, W).
     """
     with torch.no_grad(), without_autocast(x), _local_statistics(block):
         return _RULES[kind(block)][1](block, x.float())
 
 
-def kind(module):
-    """'PRM', 'SAC', 'GC', ..., or None for a module that is no block."""
+def kind(module: nn.Module) -> str | None:
+    """'PRM', 'SAC', 'GC', ..., or None if the module is not a block."""
     for name, (types, _) in _RULES.items():
         if isinstance(module, types):
             return name
     return None
 
 
-def adds(block):
-    """Whether a block adds to its input, rather than multiplies it by a gate."""
+def adds(block: nn.Module) -> bool:
+    """Whether a block adds to its input. Other blocks multiply it by a gate."""
     if isinstance(block, ContextBlock):
         return block.channel_add_conv is not None
     return isinstance(block, (SAC, DoubleAttention))
 
 
-def contribution_rate(block):
-    """Share of the query point in the similarity of a PRM, mean over the groups of
-    |alpha| / (|alpha| + |beta|): between 0 (the mean alone) and 1. A group in which
-    both are zero counts as 0. (Ma and Fu, IJCAI 2020, Section 4.2 and Figure 3.)"""
+def contribution_rate(block: PRM) -> float:
+    """Share of the query point in the similarity of a PRM, between 0 and 1.
+
+    The share is the mean over groups of |alpha| / (|alpha| + |beta|). A group in which
+    both are zero counts as 0. Source: Ma and Fu, IJCAI 2020, Section 4.2, Figure 3.
+    """
     alpha, beta = block.alpha.detach().abs(), block.beta.detach().abs()
     return (alpha / (alpha + beta).clamp(min=1e-12)).mean().item()
 
 
-def check(name, block):
-    """Raise ValueError if a block cannot be looked into."""
-    if isinstance(block, SAC) and block.attention is not None:
+def check(name: str, block: nn.Module) -> None:
+    """Raise ValueError if a block's quantities cannot be computed."""
+    if isinstance(block, SAC):
         for layer in (block.attention, block.customization):
-            if not is_plain(layer):
+            if layer is not None and not is_plain(layer):
                 raise ValueError(
-                    f'{name}: its convolutions have hooks, an adapter or no bias, so '
-                    'that their weights do not tell what they compute; take those out, '
-                    'or merge them into the weights'
+                    f'{name}: a convolution has hooks, an adapter or no bias, so its '
+                    'output does not follow from its weights. Remove the hooks, or '
+                    'merge the adapter into the weights'
                 )
 
 
@@ -145,7 +150,8 @@ def _sge(block, x):
 def _sk(block, x):
     x = x.to(block.excite.weight.dtype)
     shares = block.shares(block.dense(x), block.grouped(x)).float()
-    return Quantities(gates={'dense': shares[:, 0]})  # the other is the rest of 1
+    # The gate of the grouped branch is 1 minus the gate of the dense branch.
+    return Quantities(gates={'dense': shares[:, 0]})
 
 
 def _cbam(block, x):
@@ -174,7 +180,7 @@ def _context(block, x):
     return found
 
 
-_RULES = {
+_RULES: dict[str | None, tuple[type[nn.Module], Callable[..., Quantities]]] = {
     'PRM': (PRM, _prm),
     'LCT': (LCT, _lct),
     'SAC': (SAC, _sac),
@@ -191,10 +197,12 @@ _RULES = {
 
 @contextlib.contextmanager
 def _local_statistics(block):
-    """Let batch normalisation in training take this batch's statistics meanwhile,
-    without updating the running ones, and without exchanging them with the other
-    ranks, which do not compute this."""
-    # Found by what it has: MMCV's SyncBatchNorm shares no base class with PyTorch's.
+    """Let batch normalisation use statistics of this rank's batch, and not update any.
+
+    Other ranks do not compute these quantities, so no statistics can be exchanged.
+    """
+    # Layers are found by an attribute, because MMCV's SyncBatchNorm shares no base
+    # class with PyTorch's.
     norms = [m for m in block.modules() if hasattr(m, 'running_mean') and m.training]
     before = [vars(norm).get('forward') for norm in norms]
     try:
@@ -209,7 +217,8 @@ def _local_statistics(block):
 
 
 def _normalise(norm, x):
-    one = x.numel() == x.shape[1]  # enough for a rank where the ranks are synchronised
+    # With synchronised ranks, a rank's batch may have a single value a channel.
+    one = x.numel() == x.shape[1]
     running = (norm.running_mean, norm.running_var) if one else (None, None)
     return batch_norm(
         x, *running, norm.weight, norm.bias, training=not one, eps=norm.eps

@@ -1,10 +1,18 @@
-"""Figures of the SAC paper (Ruan et al., IEEE TIP 2021), for every block that gathers
-contexts or adds to its input."""
+"""Figures of the SAC paper (Ruan et al., IEEE TIP 2021).
+
+They are drawn for every block that gathers contexts or adds to its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from .capture import COSINE_BINS
+from .capture import COSINE_BINS, Record
 from .figure_files import COLOURS, new_figure
+from .geometry import Frame
 from .style import (
     colour_bar,
     image_grid,
@@ -16,40 +24,45 @@ from .style import (
 )
 
 
-def shown_block(records):
-    """The block that the paper shows: the last one of c4, or if there is none there,
-    of the deepest stage."""
+def shown_block(records: Sequence[Record]) -> Record:
+    """The last block of c4, which the paper shows, or else of the deepest stage."""
     stages = last_of_stages(records)
     return stages.get('c4') or list(stages.values())[-1]
 
 
-def attention_maps(record, images, frames, contexts=4):
-    """Figure 4: attention maps, a row an image. Contexts are chosen that attend to
-    different places: the most concentrated one, then always the one least like those
-    chosen, over all images shown.
+def attention_maps(
+    record: Record,
+    images: Sequence[np.ndarray],
+    frames: Sequence[Frame],
+    contexts: int = 4,
+) -> Figure:
+    """Figure 4 of the SAC paper: attention maps, one row for each image.
+
+    The contexts shown attend to different places. The first is the most concentrated
+    one. Each further context is the one least similar to the contexts chosen before.
 
     Args:
-        record (Record): Of a block with attention maps.
-        images (list[ndarray]): The images that were kept, RGB, (H, W, 3).
-        frames (list[Frame]): Of these images.
-        contexts (int): How many maps of an image to show, at most. Default: 4.
+        record: Record of a block with attention maps.
+        images: The images kept, RGB, (H, W, 3).
+        frames: Frames of these images.
+        contexts: Largest number of maps to show for each image. Default: 4.
     """
     chosen = _different([m.attention for m in record.maps], contexts)
     figure, axes = image_grid(images, 1 + len(chosen), panel=2.2)
-    drawn, top = [], 2  # equal shares, 1, are never at the end of the scale
+    # If all positions have the same attention, values are 1: keep 1 inside the scale.
+    drawn, top = [], 2.0
     for row, image, frame, maps in zip(axes, images, frames, record.maps):
         show_image(row[0], image)
         for axis, k in zip(row[1:], chosen):
-            # Over what it would be if all positions had the same.
             values = maps.attention[k] * maps.attention[k].size
             values = frame.resize(values, maps.grid, panel_shape(image))
-            top = max(top, np.quantile(values, 0.995))
+            top = max(top, float(np.quantile(values, 0.995)))
             title = f'context {k + 1} of {len(maps.attention)}'
             title = title if row[0] is axes[0, 0] else ''
             drawn.append(show_map(axis, image, values, title))
     for picture in drawn:
         picture.set_clim(0, top)
-    colour_bar(figure, drawn[0], axes, 'attention over that of equal shares')
+    colour_bar(figure, drawn[0], axes, 'attention over uniform attention')
     return figure
 
 
@@ -65,54 +78,62 @@ def _different(maps, count):
     return sorted(chosen)
 
 
-def feature_norms(record, images, frames):
-    """Figure 5: the length of the features before the block, |X|, beside that of what
-    it adds, |Z - X|, a row an image. Each column has its own scale.
+def feature_norms(
+    record: Record, images: Sequence[np.ndarray], frames: Sequence[Frame]
+) -> Figure:
+    """Figure 5 of the SAC paper: feature lengths, one row for each image.
+
+    The columns show the length of a block's input, |X|, and of what the block adds to
+    it, |Z - X|. Each column has its own scale.
 
     Args:
-        record (Record): Of a block that adds.
-        images (list[ndarray]): The images that were kept, RGB, (H, W, 3).
-        frames (list[Frame]): Of these images.
+        record: Record of a block that adds to its input.
+        images: The images kept, RGB, (H, W, 3).
+        frames: Frames of these images.
     """
     figure, axes = image_grid(images, 3)
     columns = (('norm_in', '|X|, before the block'), ('norm_added', '|Z - X|, added'))
     for row, image in zip(axes, images):
         show_image(row[0], image)
     for column, (name, label) in enumerate(columns, 1):
-        drawn, top = [], 0
+        drawn, top = [], 0.0
         for row, image, frame, maps in zip(axes, images, frames, record.maps):
             values = getattr(maps, name)
             values = frame.resize(values, maps.grid, panel_shape(image))
-            top = max(top, values.max())
+            top = max(top, float(values.max()))
             drawn.append(show_map(row[column], image, values))
         for picture in drawn:
-            picture.set_clim(0, top or 1)  # a fresh block adds nothing
+            picture.set_clim(0, top or 1)  # The maximum of a fresh block is 0.
         axes[0, column].set_title(label, fontsize=9)
         label = 'length of the feature vector'
         colour_bar(figure, drawn[0], axes[:, column], label, location='bottom')
     return figure
 
 
-def weight_similarity(records, others=()):
-    """Figure 3: the distribution of the cosine between the weights of the contexts at
-    two positions of an image, with and without softmax.
+def weight_similarity(
+    records: Sequence[Record], others: Sequence[Record] = ()
+) -> Figure:
+    """Figure 3 of the SAC paper: how similar two positions weight the contexts.
+
+    The figure shows the distribution of the cosine between the weights of the contexts
+    at two positions of an image, with and without softmax over the contexts.
 
     Args:
-        records (list[Record]): Of blocks with weights, of one kind.
-        others (list[Record]): Of a second network, which was trained with the other
-            setting of ``softmax``. Default: none. Then, the weights of the one network
-            are drawn before and after a softmax.
+        records: Records of blocks of one kind, which have weights.
+        others: Records of a second network, trained with the other setting of
+            ``softmax``. Default: none. Then, the weights of the one network are drawn
+            before and after a softmax.
     """
     stages, second = last_of_stages(records), last_of_stages(others or records)
     figure, axes = new_figure(2.8 * len(stages) + 0.6, 2.9, ncols=len(stages))
-    looks = {
+    looks: dict[bool, dict] = {
         False: dict(color=COLOURS[4], label='without softmax'),
         True: dict(color=COLOURS[5], label='with softmax', linestyle='--'),
     }
     for axis, (stage, record) in zip(axes[0], stages.items()):
         drawn = dict.fromkeys(looks, record)
         if others:
-            # Each network in the form in which it was trained.
+            # Draw each network with the setting with which it was trained.
             drawn = {r.block.softmax: r for r in (record, second.get(stage)) if r}
         for softmax, shown in drawn.items():
             counts = shown.cosines[softmax]

@@ -1,10 +1,17 @@
-"""How images, maps and blocks are drawn."""
+"""Draw images, maps and axes of blocks."""
+
+from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 
+from .capture import Record
 from .figure_files import new_figure, row_heights
 
 STAGES = {
@@ -12,16 +19,21 @@ STAGES = {
     'c3': '#E69F00',
     'c4': '#009E73',
     'c5': '#CC79A7',
-    'c6': '#D55E00',  # of necks, as the next
+    # Levels of a neck:
+    'c6': '#D55E00',
     'c7': '#56B4E9',
 }
-MAP = 'viridis'  # lightness rises evenly, and so with any colour vision
-LONGER_SIDE = 480  # pixels of an image in a panel, at most
+MAP = 'viridis'  # Its lightness rises evenly, for any colour vision.
+LONGER_SIDE = 480  # largest side of an image in a panel, in pixels
 
 
-def image_grid(images, columns, panel=2.6):
-    """A Figure with a row of panels for each image (H, W, 3), in its shape, and a place
-    at the right for a colour bar."""
+def image_grid(
+    images: Sequence[np.ndarray], columns: int, panel: float = 2.6
+) -> tuple[Figure, np.ndarray]:
+    """A figure with a row of panels for each image (H, W, 3), and its axes.
+
+    Panels have the shape of their image. A colour bar fits at the right.
+    """
     heights = row_heights(images, panel)
     figure, axes = new_figure(
         columns * panel + 0.9,
@@ -50,21 +62,34 @@ def class_name(classes: Sequence[str], label: int) -> str:
     return classes[label]
 
 
-def panel_shape(image):
-    """Rows and columns to draw an image (H, W, 3) with."""
+def panel_shape(image: np.ndarray) -> tuple[int, ...]:
+    """Rows and columns that an image (H, W, 3) has in a panel."""
     factor = min(1, LONGER_SIDE / max(image.shape[:2]))
     return tuple(max(1, round(side * factor)) for side in image.shape[:2])
 
 
-def show_image(axis, image, title=''):
-    """Draw an image in coordinates of its pixels."""
+def show_image(axis: Axes, image: np.ndarray, title: str = '') -> None:
+    """Draw an image; the axes' coordinates are pixels of the image."""
     step = max(1, max(image.shape[:2]) // (2 * LONGER_SIDE))
     axis.imshow(image[::step, ::step], extent=_extent(image))
     axis.set_title(title, fontsize=9)
 
 
-def show_map(axis, image, values, title='', **scale):
-    """Draw values, a map over the whole image of any size, over the image in grey."""
+def show_map(
+    axis: Axes, image: np.ndarray, values: np.ndarray, title: str = '', **scale: Any
+) -> ScalarMappable:
+    """Draw a map in colours over its image in grey.
+
+    Args:
+        axis: The axes.
+        image: The image, (H, W, 3) or (H, W).
+        values: The map, of any size, which covers the whole image.
+        title: Title of the panel. Default: none.
+        **scale: Arguments of Matplotlib's ``imshow``, such as ``vmin``.
+
+    Returns:
+        The picture of the map, for :func:`colour_bar`.
+    """
     grey = image.mean(2) if image.ndim == 3 else image
     step = max(1, max(image.shape[:2]) // (2 * LONGER_SIDE))
     options = dict(extent=_extent(image))
@@ -74,12 +99,20 @@ def show_map(axis, image, values, title='', **scale):
     return drawn
 
 
-def colour_bar(figure, drawn, axes, label, location='right'):
-    """A colour bar without the overlay's transparency."""
-    place = dict(ax=axes, shrink=0.8, pad=0.02, location=location, panchor=False)
-    bar = figure.colorbar(drawn, **place)
+def colour_bar(
+    figure: Figure,
+    drawn: ScalarMappable,
+    axes: Any,
+    label: str,
+    location: str = 'right',
+) -> None:
+    """Add a colour bar in opaque colours to a figure whose maps are transparent."""
+    place: dict[str, Any] = dict(
+        ax=axes, shrink=0.8, pad=0.02, location=location, panchor=False
+    )
+    bar: Any = figure.colorbar(drawn, **place)
     bar.solids.set(alpha=1)
-    if location == 'right':  # about 14 letters an inch
+    if location == 'right':  # An inch holds about 14 letters.
         rows = {axis.get_subplotspec().rowspan.start for axis in np.ravel(axes)}
         ratios = np.ravel(axes)[0].get_gridspec().get_height_ratios()
         share = sum(ratios[row] for row in rows) / sum(ratios)
@@ -88,8 +121,8 @@ def colour_bar(figure, drawn, axes, label, location='right'):
     bar.ax.tick_params(labelsize=7)
 
 
-def short_names(records):
-    """Names of blocks without what all of them have in front, and the block's own."""
+def short_names(records: Sequence[Record]) -> list[str]:
+    """Names of blocks without their common prefix and without their last part."""
     names = [record.name.split('.') for record in records]
     common = 0
     while len({tuple(name[: common + 1]) for name in names}) == 1 < len(names):
@@ -97,25 +130,26 @@ def short_names(records):
     return ['.'.join(n[common:-1]) or '.'.join(n[-2:]) for n in names]
 
 
-def last_of_stages(records):
+def last_of_stages(records: Iterable[Record]) -> dict[str, Record]:
     """The last block of each stage, by stage."""
-    return dict(sorted({record.stage: record for record in records}.items()))
+    return dict(sorted({str(record.stage): record for record in records}.items()))
 
 
-def first_of_stages(records):
+def first_of_stages(records: Sequence[Record]) -> dict[str, Record]:
     """The first block of each stage, by stage."""
     return last_of_stages(records[::-1])
 
 
-def layer_axis(axis, records):
-    """Label an x axis with blocks in depth order, and keep room for a legend above."""
+def layer_axis(axis: Axes, records: Sequence[Record]) -> None:
+    """Label the x axis with the blocks in order of depth."""
     names = short_names(records)
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axis.set_xlim(-0.6, len(names) - 0.4)
     axis.set_xlabel('block, from input to output')
 
 
-def legend_above(axis, columns):
+def legend_above(axis: Axes, columns: int) -> None:
+    """Add a legend above the axes."""
     axis.legend(
         loc='lower left',
         bbox_to_anchor=(0, 1),

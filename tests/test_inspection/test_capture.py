@@ -366,8 +366,8 @@ def test_refusals():
         capture(nn.Linear(1, 1)).__enter__()
     model = network(SAC(C, 4))
     model[1].attention.register_forward_hook(lambda *_: None)
-    with pytest.raises(ValueError, match=r'^1: its convolutions have hooks'):
+    with pytest.raises(ValueError, match=r'^1: a convolution has hooks'):
         capture(model).__enter__()
     model = network(PRM(C, groups=4))
-    with capture(model), pytest.raises(RuntimeError, match='run the model by calling'):
+    with capture(model), pytest.raises(RuntimeError, match='Call the whole model'):
         model[1](torch.randn(1, C, 4, 4))

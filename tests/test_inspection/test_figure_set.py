@@ -273,7 +273,10 @@ def test_figures_of_a_classifier(classifier_config):
     titles = [a.get_title() for a in entries['gradcam_1'].figure.axes]
     assert [t.partition(':')[0] for t in titles[1:5]] == ['c2', 'c3', 'c4', 'c5']
     # SAC's Figure 3: each network in its own form.
-    assert 'in which it was trained' in entries['sac_weight_similarity'].caption
+    assert (
+        'with the softmax setting of its training'
+        in entries['sac_weight_similarity'].caption
+    )
     with torch.no_grad():
         found = [model.test_step(images.data(i))[0] for i in range(len(images))]
     right = sum(f['pred_label'] == f['gt_label'] for f in found)

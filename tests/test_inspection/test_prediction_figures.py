@@ -79,14 +79,14 @@ def test_low_scores_are_left_out(cfg, predictions, tmp_path):
 def test_other_files_are_refused(cfg, predictions, tmp_path):
     empty = tmp_path / 'empty.pkl'
     mmengine.dump([], empty)
-    with pytest.raises(ValueError, match='holds no predictions'):
+    with pytest.raises(ValueError, match='has no predictions'):
         draw_predictions(cfg, empty, tmp_path / 'picture.png')
     foreign = tmp_path / 'foreign.pkl'
     mmengine.dump([dict(img_id=10**6, pred_instances={})], foreign)
-    with pytest.raises(ValueError, match='no image of the test set'):
+    with pytest.raises(ValueError, match='no predictions for the test set'):
         draw_predictions(cfg, foreign, tmp_path / 'picture.png')
     (tmp_path / 'text.pkl').write_text('no pickle')
-    with pytest.raises(ValueError, match='holds no predictions'):
+    with pytest.raises(ValueError, match='has no predictions'):
         draw_predictions(cfg, tmp_path / 'text.pkl', tmp_path / 'picture.png')
     with pytest.raises(ValueError, match='num_images must be at least 1, got 0'):
         draw_predictions(cfg, foreign, tmp_path / 'picture.png', num_images=0)
