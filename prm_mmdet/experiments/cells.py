@@ -1,4 +1,4 @@
-"""One run of an experiment: what is trained, and how far the training has come."""
+"""One run of an experiment, and its progress."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def progress(cell: Cell) -> Progress:
         or (evaluations[-1].step is None and reached == steps)
     )
     if checkpoint and reached < steps:
-        evaluated = False  # of an older training in the same folder
+        evaluated = False  # The evaluation belongs to an older training.
     return Progress(unit, steps, reached, evaluated, missing)
 
 

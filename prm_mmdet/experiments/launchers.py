@@ -68,7 +68,7 @@ def commands(cell: Cell, progress: Progress, launch: Launch) -> list[list[str]]:
 
 def _task(cell: Cell, progress: Progress) -> list[str]:
     if progress.reached and progress.reached == progress.steps:
-        # train.py would find that there is nothing left to train, and not evaluate.
+        # train.py has nothing left to train, and so would not evaluate.
         name = f'{"epoch" if progress.unit == "epoch" else "iter"}_{progress.reached}'
         checkpoint = str(Path(cell.work_dir, f'{name}.pth'))
         task = [tool_path('test.py'), cell.config, checkpoint]
@@ -76,8 +76,8 @@ def _task(cell: Cell, progress: Progress) -> list[str]:
     task = [tool_path('train.py'), cell.config, '--work-dir', str(cell.work_dir)]
     if cell.auto_scale_lr:
         task.append('--auto-scale-lr')
-    # Without a checkpoint --resume starts a training. Slurm needs it always: it runs
-    # the same command again after it has taken a job's machine away.
+    # Without a checkpoint, --resume starts a training. Slurm jobs always have --resume,
+    # because Slurm runs the same command again after it requeues a job.
     return [*task, '--resume']
 
 
@@ -129,8 +129,9 @@ def sbatch(
 
 
 def queued_jobs(launch: Launch) -> dict[str, str]:
-    """The user's Slurm jobs that wait or run: their numbers by their names. Without
-    Slurm as the launcher there are none.
+    """Numbers of the user's waiting and running Slurm jobs, by name.
+
+    If Slurm is not the launcher, there are none.
 
     Raises:
         OSError: Slurm cannot be asked.

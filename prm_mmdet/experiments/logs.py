@@ -1,4 +1,4 @@
-"""What MMEngine leaves in a work dir: evaluations, checkpoints and messages."""
+"""Read evaluations, checkpoints and error messages from MMEngine's work dirs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The newest checkpoint of a training: its file, and the ``unit`` ('epoch' or
-    'iteration') and ``step`` after which it was saved."""
+    """The newest checkpoint of a training."""
 
     path: Path
-    unit: str
-    step: int
+    unit: str  # 'epoch' or 'iteration'
+    step: int  # epoch or iteration after which it was saved
 
 
 def read_evaluations(work_dir: str | Path) -> list[Evaluation]:
@@ -87,16 +86,18 @@ def _lines(log: Path) -> Iterator[dict]:
 
 
 def _unit(step: int, trained: dict) -> str:
-    """What a step is, by the last line that the training logged before it: fewer epochs
-    have passed than iterations, unless an epoch is one iteration."""
+    """Whether a step is an epoch or an iteration.
+
+    The number of epochs is smaller than the number of iterations in the last line that
+    the training logged before the step, unless an epoch is one iteration.
+    """
     if not trained or step == trained.get('epoch') or step < trained['iter']:
         return 'epoch'
     return 'iteration'
 
 
 def _tested_step(run: Path) -> tuple[int | None, str]:
-    """The step of the checkpoint that test.py was given, from the config that it
-    keeps."""
+    """The step of a tested checkpoint, from the config that test.py saves."""
     config = run / 'vis_data' / 'config.py'
     text = config.read_text(encoding='utf-8') if config.is_file() else ''
     found = re.search(r"^load_from = .*(epoch|iter)_(\d+)\.pth'", text, re.M)
@@ -134,12 +135,12 @@ def reason_of_failure(text: str) -> str:
     Args:
         text: The output of the process and of its ranks.
     """
-    end = r'(?=^\[rank|^[EW]\d{4} |\Z)'  # what other ranks and torchrun print follows
+    end = r'(?=^\[rank|^[EW]\d{4} |\Z)'  # output of other ranks and torchrun
     own_message = re.search(rf'^error: .*?{end}', text, re.M | re.S)
     first_to_fail = re.search(r'^(\[rank\d+\]: )Traceback', text, re.M)
     if own_message:
         lines = own_message.group().rstrip().splitlines()[:15]
-    elif first_to_fail:  # the other ranks report only that this rank is gone
+    elif first_to_fail:  # Later tracebacks report only that this rank has ended.
         rank = first_to_fail.group(1)
         lines = [s for s in text.splitlines() if s.startswith(rank)][-15:]
     else:

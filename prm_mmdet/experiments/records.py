@@ -1,4 +1,4 @@
-"""The record of a cell: what it was run with, and what came out."""
+"""The record of a cell: its settings, versions, times and results."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def read_record(work_dir: str | Path) -> dict | None:
     to, by dotted key, and how it was launched), ``versions``, ``begun`` and the
     ``seconds`` of all its runs. The record of a finished cell also has ``ended``, the
     ``metrics`` of the last evaluation, its ``step`` and ``unit`` ('epoch' or
-    'iteration'), all ``evaluations`` in order, and as ``measured`` what a hook of the
-    training may have left in ``measured.json``.
+    'iteration'), and all ``evaluations`` in order. If a hook of the training wrote
+    ``measured.json``, its content is ``measured``.
 
     Args:
-        work_dir: The cell's.
+        work_dir: Work dir of the cell.
 
     Raises:
         ValueError: The file is not a record.
@@ -98,12 +98,12 @@ def finish_record(record: dict, work_dir: str | Path) -> dict:
     """The record of a finished cell, written into its work dir.
 
     Args:
-        record: From :func:`begin_record`.
-        work_dir: The cell's.
+        record: Result of :func:`begin_record`.
+        work_dir: Work dir of the cell.
     """
     evaluations = read_evaluations(work_dir)
     last = evaluations[-1]
-    # Other tests in the folder may be of other checkpoints.
+    # Earlier tests in the folder may have tested other checkpoints.
     during = [e for e in evaluations if not e.test or e is last]
     by_step = {e.step: e.metrics for e in during if e.step is not None}
     record = dict(record, ended=_now(), unit=last.unit, step=last.step)

@@ -1,4 +1,4 @@
-"""Running the cells of an experiment, each once, however often they are interrupted."""
+"""Run the cells of an experiment, each once, also after interruptions."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from .records import begin_record, finish_record, read_record, write_record
 _GRACE = 60  # seconds for a process to end in order; torchrun takes half of them
 
 
-#: Words of outcomes that let the cells start that need the cell.
+#: Outcomes after which the cells that depend on a cell may start.
 WELL = ('ok', 'finished before', 'submitted', 'in the queue')
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a cell.
+    """The outcome of a cell in one call of :func:`run_cells`.
 
     Args:
         word: One of :data:`WELL`, or 'failed', 'left out', 'run by another process'.
-        reason: Why it failed or was left out, else ''.
+        reason: Why the cell failed or was left out, else ''.
     """
 
     word: str
@@ -64,7 +64,7 @@ def run_cells(
             finished before. Default: nothing is called.
 
     Returns:
-        What came of each cell, by name.
+        The outcome of each cell, by name.
 
     Raises:
         KeyboardInterrupt: The run was interrupted, and all processes have ended.
@@ -130,12 +130,12 @@ def _check(cells: Sequence[Cell]) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let what ends this process raise KeyboardInterrupt, as Ctrl-C does."""
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
     before = {}
-    # Python sets signal handlers in the main thread alone.
+    # Python can set signal handlers in the main thread only.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP.
                 before[number] = signal.signal(number, signal.default_int_handler)
     try:
         yield
@@ -199,7 +199,7 @@ class _Experiment:
                 _say(f'  {outcome.word}: {name}')
 
     def _can_start(self, cell: Cell) -> bool:
-        """Whether all that the cell needs has an outcome, be it a failure."""
+        """Whether the cells that this cell needs have ended, in success or failure."""
         return all(name in self.outcomes for name in cell.after)
 
     def _tell(self, cell: Cell, text: str) -> None:
@@ -234,7 +234,7 @@ class _Experiment:
             if cell.prepare:
                 cell.prepare()
             found = progress(cell)
-            # As long as nothing was trained, the settings may still change.
+            # Before the first checkpoint, the settings may still change.
             earlier = read_record(cell.work_dir) if found.steps else None
             if not earlier and found.reached and not found.finished:
                 raise ValueError(
@@ -333,7 +333,7 @@ class _Experiment:
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                _signal_group(process, signal.SIGKILL)  # also what a crash has left
+                _signal_group(process, signal.SIGKILL)  # Children may outlive a crash.
 
 
 def _end_with(parent: int) -> Callable[[], None]:
@@ -365,4 +365,4 @@ def _duration(seconds: float) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # at once, also into a pipe
+    print(text, flush=True)  # Without flush, a pipe gets the text late.

@@ -1,9 +1,10 @@
-"""The ImageNet tables of the three papers, each row tied to the config that reproduces
-it.
+"""The ImageNet tables of the three papers.
+
+Each row names the config that reproduces it.
 
 ``top1`` and ``top5`` are accuracies on the validation set, in percent; ``params`` is in
 millions, ``flops`` in giga multiply-adds, at 224 x 224. A group of rows begins with its
-baseline, but in the ablations that are printed without one.
+baseline, except in ablations that the paper prints without a baseline.
 """
 
 from .table import Counting, read_table
@@ -13,8 +14,8 @@ _ACCURACY = 'top1 top5'
 _PRM = ('imagenet/{name}_{recipe}_imagenet.py', '8xb32-100e')
 _LCT = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e')
 _SAC = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e-warmup')
-# ResNet-50 has 4.122 G by this count and 4.087 G by convolutions alone; each of the
-# three papers prints the former.
+# Every layer counts: all three papers print 4.122 G for ResNet-50. Convolutions and
+# linear layers alone would give 4.089 G.
 _COUNTING = Counting((224, 224), every_layer=True)
 
 TABLES = (
@@ -112,9 +113,9 @@ resnet101-lct-c2-c5 4xb55-100e | 44.61 7.858 78.55 94.26
         _COUNTING,
     ),
     read_table(
-        # Of the heading, 1 and 4 are legible in the text that we have, 64 (the default)
-        # and 128 (which did not converge) stand in the paper's prose; what lies
-        # between is taken to be the powers of two.
+        # Our copy of the paper shows 1 and 4 in the heading. Its text names 64 (the
+        # default) and 128 (which did not converge). The columns between are assumed to
+        # be powers of two.
         'lct-2',
         'Groups of LCT, ResNet-50 (with 128 it did not converge)',
         _ACCURACY,

@@ -1,12 +1,16 @@
-"""Parameters and multiply-adds of the tables' rows, counted again.
+"""Count the parameters and multiply-adds of the tables' rows.
 
 All three papers count the multiply-adds of convolutions and linear layers, and one
-operation for each input element of a pooling layer; none counts products of attention
-maps. In their classification tables they count every kind of layer, biases included.
-Models are built on torch's meta device, so nothing is computed.
+operation for each input element of a pooling layer. No paper counts products with
+attention maps. Their classification tables count every kind of layer, with biases.
+Models are built on torch's meta device, so no arithmetic is done.
 """
 
+from __future__ import annotations
+
 import functools
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,19 +22,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..config import config_path
 from ..plugins import BAM, CBAM, GE, LCT, PRM, SAC, SE, SGE, SK
-from .table import Row, Table
+from .table import Counting, Row, Table
 
 COLUMNS = ('params', 'flops', 'd_params', 'd_flops')
-# How often a block pools over all of its input. In the detectors' tables, in the form
-# that its paper draws; PRM's means are missing in its paper's count, whose FLOPs are
-# those of the baseline.
+# Number of global poolings in a block, for the detectors' tables: those that the figure
+# of the block's paper shows. PRM is missing, because its paper prints the FLOPs of the
+# baseline for PRM, and so does not count PRM's means.
 _POOLED = {SE: 1, LCT: 1, BAM: 1, CBAM: 4}
-# In the classifiers' tables, where the published form has a layer for it: CBAM's means
-# and maxima over channels and BAM's mean are functions there. SK's is called for both
-# branches, but that form has a ReLU less.
+# The same for the classifiers' tables: those that are layers (nn.Module) in the code
+# published for the block. CBAM's means and maxima over channels and BAM's mean are
+# functions there, which ptflops does not see. SK's published code pools twice, but it
+# has one ReLU less, which cancels the second pooling.
 _POOLED_IN_LAYERS = {SE: 1, LCT: 1, GE: 1, SGE: 1, SK: 1, CBAM: 2, PRM: 1}
-# What ptflops counts for the other kinds of layers, by their input or output.
-_ELEMENTWISE = {
+# Operations that ptflops counts for other kinds of layers, of input x and output y.
+_ELEMENTWISE: dict[type[nn.Module], Callable] = {
     nn.BatchNorm2d: lambda x, y: 2 * x.numel(),
     nn.ReLU: lambda x, y: y.numel(),
     nn.ReLU6: lambda x, y: y.numel(),
@@ -41,37 +46,37 @@ _ELEMENTWISE = {
 
 @dataclass(frozen=True)
 class Complexity:
-    """Numbers of one model: ``params`` of all of it, ``trainable`` those not frozen,
-    ``flops`` the multiply-adds by the papers' count, and ``flops_here`` those that this
-    package takes: every convolution, linear layer and matrix product. Both are of the
-    whole network where every layer was counted, else of the backbone.
+    """Parameters and multiply-adds of a model.
+
+    If ``Counting.every_layer`` is set, multiply-adds are those of the whole network.
+    Otherwise, they are those of the backbone.
     """
 
-    params: int
-    trainable: int
-    flops: int
-    flops_here: int
+    params: int  # of the whole model
+    trainable: int  # without frozen parameters
+    flops: int  # multiply-adds as the papers count them
+    flops_here: int  # multiply-adds of convolutions and matrix products in this package
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A cell beside its count. ``off`` is the difference in units of the last digit
-    that the paper prints, and ``remark`` the table's on the cell, or None."""
+    """A cell of a table beside the number counted here."""
 
     table: Table
     row: Row
     column: str
     counted: float
-    off: int
-    remark: str
+    off: int  # difference in units of the last digit that the paper prints
+    remark: str | None  # the table's remark on the cell
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
+        """Whether the cell is at most one unit off, or has a remark."""
         return self.off <= 1 or self.remark is not None
 
 
-def check(table):
-    """Count every complexity cell of a table; yields :class:`Checked`."""
+def check(table: Table) -> Iterator[Checked]:
+    """Count every complexity cell of a table."""
     for row in table.rows:
         for column in COLUMNS:
             value = counted(table, row, column)
@@ -82,21 +87,28 @@ def check(table):
                 yield Checked(table, row, column, value, off, remark)
 
 
-def counted(table, row, column):
-    """What a complexity cell should say, by the paper's way of counting.
+def counted(table: Table, row: Row, column: str) -> float | None:
+    """The number for a complexity cell, counted as the paper counts.
 
     Returns:
-        float | None: In the column's unit; None where the row has no such cell, and
-        for the FLOPs of a detector's baseline: papers differ in how they count the
-        heads, so that only differences to it compare.
+        The number in the column's unit. None if the row has no such cell, and for the
+        FLOPs of a detector's baseline. The papers count heads in different ways, so
+        only differences to the baseline can be compared.
     """
+    assert table.counting is not None
     kind = 'trainable' if table.counting.trainable else 'params'
     return _value(table, row, column, kind, 'flops')
 
 
-def here(table, row, column):
-    """The same for the row's own config and the arithmetic that this package does:
-    all parameters, and FLOPs, of a detector over those of the baseline's cell."""
+def here(table: Table, row: Row, column: str) -> float | None:
+    """The number for a complexity cell, counted for the arithmetic of this package.
+
+    All parameters count. The FLOPs of a detector are the baseline's FLOPs as the paper
+    prints them, plus the difference counted here.
+
+    Returns:
+        As for :func:`counted`.
+    """
     return _value(table, row, column, 'params', 'flops_here')
 
 
@@ -118,15 +130,12 @@ def _value(table, row, column, params, flops):
 
 
 @functools.cache
-def complexity(config, way):
-    """Count one config.
+def complexity(config: str, way: Counting) -> Complexity:
+    """Count the parameters and multiply-adds of a config's model.
 
     Args:
-        config (str): Path below ``configs/``, of a detector or a classifier.
-        way (Counting): How.
-
-    Returns:
-        Complexity: The numbers.
+        config: Path below ``configs/``, of a detector or a classifier.
+        way: How the paper counts.
     """
     register_all_modules()
     cfg = Config.fromfile(config_path(config))
@@ -134,58 +143,59 @@ def complexity(config, way):
         model = MODELS.build(cfg.model)
         counted = model if way.every_layer else model.backbone
         counted.eval()
-        images = torch.empty(1, 3, *way.size)
-        flops = _paper_flops(counted, images, way.every_layer)
         with FlopCounterMode(display=False) as counter:
-            counted(images)
+            flops = _paper_flops(counted, way)
     parameters = list(model.parameters())
     return Complexity(
         sum(p.numel() for p in parameters),
         sum(p.numel() for p in parameters if p.requires_grad),
         flops,
-        counter.get_total_flops() // 2,  # it counts a multiply-add as two
+        counter.get_total_flops() // 2,  # A multiply-add counts as two operations.
     )
 
 
-def _paper_flops(network, images, every_layer):
+def _paper_flops(network, way):
+    """Run a network on an image, and count multiply-adds as the papers do."""
     total = 0
-    pooled = _POOLED_IN_LAYERS if every_layer else _POOLED
+    pooled = _POOLED_IN_LAYERS if way.every_layer else _POOLED
 
     def count_layer(layer, inputs, output):
         nonlocal total
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            total += _layer_flops(layer, output[0, 0].numel(), every_layer)
-        elif every_layer and type(layer) in _ELEMENTWISE:
+            total += _layer_flops(layer, output, way.every_layer)
+        elif way.every_layer and type(layer) in _ELEMENTWISE:
             total += _ELEMENTWISE[type(layer)](inputs[0], output)
         if type(layer) in pooled:
             total += pooled[type(layer)] * output.numel()
-        if every_layer and isinstance(layer, PRM):
-            # The published form finds the query by pooling one map a group.
-            total += layer.groups * output[0, 0].numel()
+        if way.every_layer and isinstance(layer, PRM):
+            # The published code pools one map a group to find the query.
+            total += layer.groups * math.prod(output.shape[2:])
 
     def count_sac(block, inputs, output):
-        # From its weights: this package's own arithmetic takes another order.
+        # The paper's count follows from the weights: this package orders the products
+        # differently, and does not call the layers.
         nonlocal total
         for layer in block.modules():
             if isinstance(layer, nn.Conv2d):
-                total += _layer_flops(layer, output[0, 0].numel(), every_layer)
+                total += _layer_flops(layer, output, way.every_layer)
 
     blocks = [m for m in network.modules() if isinstance(m, SAC)]
     in_sac = {layer for block in blocks for layer in block.modules()}
-    handles = [block.register_forward_hook(count_sac) for block in blocks]
+    for block in blocks:
+        block.register_forward_hook(count_sac)
     for module in network.modules():
         if module not in in_sac:
-            handles.append(module.register_forward_hook(count_layer))
-    network(images)
-    for handle in handles:
-        handle.remove()
+            module.register_forward_hook(count_layer)
+    network(torch.empty(1, 3, *way.size))
     return total
 
 
-def _layer_flops(layer, positions, with_bias):
-    """Multiply-adds of a convolution or linear layer. ptflops counts no bias of the
-    latter."""
+def _layer_flops(layer, output, with_bias):
+    """Multiply-adds of a convolution or linear layer, as ptflops counts them.
+
+    ptflops counts biases of convolutions, but not of linear layers.
+    """
     flops = layer.weight.numel()
     if with_bias and isinstance(layer, nn.Conv2d) and layer.bias is not None:
         flops += layer.out_channels
-    return flops * positions
+    return flops * math.prod(output.shape[2:])

@@ -1,4 +1,4 @@
-"""The COCO tables of the three papers, each row tied to the config that reproduces it.
+"""The COCO tables of the three papers. Each row names the config that reproduces it.
 
 Columns bear the names of MMDetection's metrics, in percent; ``params`` is in millions,
 ``flops`` in giga multiply-adds, ``fps`` in images a second (the SAC paper's, on one
@@ -33,8 +33,8 @@ cascade-rcnn_r50           | 40.6 58.9 44.2 22.4 43.7 54.7 234.71 69.17
 cascade-rcnn_r50-gc-c2-c5  | 41.1 59.7 44.6 23.6 44.1 54.3 234.82 71.69
 cascade-rcnn_r50-prm-c2-c5 | 42.5 61.2 46.2 24.2 45.8 56.4 234.71 69.17
 """,
-        # The parameters of the table fit trainable ones: without the frozen stem and
-        # c2, which have 225,344. The FLOPs of SE and GC fit blocks in c2-c5.
+        # The table's parameters are those that are trained. They leave out the frozen
+        # stem and c2 (225,344). The FLOPs of SE and GC fit blocks in c2-c5.
         Counting((800, 1280), trainable=True),
     ),
     read_table(
@@ -59,8 +59,8 @@ cascade-mask-rcnn_r101           | - - 42.6 60.7 46.7 23.8 46.4 56.9
 cascade-mask-rcnn_r101-se-c2-c5  | 4.78 0.191 43.7 61.8 47.5 24.3 47.5 58.6
 cascade-mask-rcnn_r101-lct-c2-c5 | 0.06 0.187 44.1 62.4 48.3 25.0 47.7 59.3
 """,
-        # The paper names no size. Pooling is nearly all of both differences, and fits a
-        # square of 1024, not 1333 x 800.
+        # The paper names no input size. Nearly all of its FLOPs differences is pooling,
+        # which fits an input of 1024 x 1024, not of 1333 x 800.
         Counting((1024, 1024)),
     ),
     read_table(
@@ -108,7 +108,7 @@ mask-rcnn_r50-sac-l512-c3-c5 | 39.2 61.4 42.9 35.7 57.8 38.0 45.6 282.9
         'Softmax over the contexts',
         f'{_BOX} {_MASK}',
         _SAC,
-        # The last row is the model of Table I's l = 32.
+        # The last row is the same model as l = 32 in Table I.
         """
 mask-rcnn_r50                   | 37.3 59.1 40.3 34.2 55.9 36.3
 mask-rcnn_r50-sac-softmax-c3-c5 | 39.2 61.7 42.5 35.7 58.1 38.0

@@ -1,4 +1,4 @@
-"""Running the rows of the papers' tables as one experiment, with their backbones."""
+"""Run the rows of the papers' tables as one experiment, with their backbones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATA_ROOTS = ('MMDET_DATASETS', 'IMAGENET')
 
 @dataclass(frozen=True)
 class Runs:
-    """Where the runs of rows are, and of what kind they are.
+    """Work dirs and kind of the runs of rows.
 
     Args:
         work_dirs: Folder of the runs: one folder a config, as MMDetection names them.
@@ -74,7 +74,7 @@ def from_torchvision(table: Table) -> Table:
     blocks. Baselines keep the paper's numbers.
 
     Args:
-        table: Of detectors with blocks in c2-c5.
+        table: A table of detectors with blocks in c2-c5.
 
     Raises:
         ValueError: The table has no such rows.

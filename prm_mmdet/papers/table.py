@@ -1,18 +1,18 @@
-"""What a table of a paper is, and how the tables here are written."""
+"""A table of a paper as data, and the text form in which tables are written."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Optional
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: ``config`` is a path below ``configs/``, ``baseline`` that
-    of the row that its gains are over (its own, if they are over none), and ``cells``
-    maps columns to numbers."""
+    """One row of a table."""
 
-    config: str
-    baseline: str
-    cells: dict
+    config: str  # path below configs/
+    baseline: str  # config of the row that gains are measured from, perhaps its own
+    cells: Mapping[str, float]  # numbers by column
 
 
 @dataclass(frozen=True)
@@ -20,73 +20,79 @@ class Counting:
     """How a paper counted the parameters and multiply-adds of a table.
 
     Args:
-        size (tuple): Height and width of the input, in pixels.
-        trainable (bool): Whether frozen parameters were left out. Default: False.
-        every_layer (bool): Whether all kinds of layers of the whole network were
-            counted, so that the FLOPs of baselines compare too: beside convolutions and
-            linear layers batch normalisation (two operations an element), activations,
-            pooling and the biases of convolutions, as the tool ptflops does. Without
-            it, convolutions, linear layers and the blocks' pooling, in the backbone,
-            and only differences to the baseline compare. Default: False.
+        size: Height and width of the input, in pixels.
+        trainable: Whether frozen parameters are left out. Default: False.
+        every_layer: Whether every kind of layer in the whole network counts, as in the
+            tool ptflops. This includes batch normalisation (two operations an
+            element), activations, pooling and biases of convolutions. If False, only
+            convolutions, linear layers and the blocks' pooling in the backbone count,
+            and FLOPs are compared as differences to the baseline. Default: False.
     """
 
-    size: tuple
+    size: tuple[int, int]
     trainable: bool = False
     every_layer: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table: ``key`` is the paper and the number that it gives the table.
-    ``counting`` explains its complexity columns, if it has any, and ``remarks`` maps
-    (config, column) of a cell that cannot be taken as it stands to the reason."""
+    """One table of a paper."""
 
-    key: str
+    key: str  # the paper and its number of the table, such as 'sac-V'
     title: str
-    columns: tuple
-    rows: tuple
-    counting: Optional[Counting] = None
-    remarks: dict = field(default_factory=dict)
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    counting: Counting | None = None  # None: no parameters or FLOPs
+    # Why a cell cannot be compared as printed, by (config, column).
+    remarks: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
-    def baseline(self, row):
-        """The row that the gains of ``row`` are over."""
+    def baseline(self, row: Row) -> Row:
+        """The row from which the gains of ``row`` are measured."""
         return next(r for r in self.rows if r.config == row.baseline)
 
-    def digits(self, column):
-        """Decimal places that the paper prints in a column."""
+    def digits(self, column: str) -> int:
+        """Number of decimal places that the paper prints in a column."""
         cells = (row.cells[column] for row in self.rows if column in row.cells)
         return max((len(f'{cell}'.partition('.')[2]) for cell in cells), default=0)
 
     @property
-    def folder(self):
-        """The folder of its configs, below ``configs/``."""
+    def folder(self) -> str:
+        """The folder of the table's configs, below ``configs/``."""
         return self.rows[0].config.partition('/')[0]
 
 
 def read_table(
-    key, title, columns, path, text, counting=None, remarks=None, baselines=True
-):
-    """Read a table written as lines ``name | numbers``; ``-`` is an empty cell, and an
-    empty line ends a group of rows.
+    key: str,
+    title: str,
+    columns: str,
+    path: tuple[str, str],
+    text: str,
+    counting: Counting | None = None,
+    remarks: Mapping[tuple[str, str], str] | None = None,
+    baselines: bool = True,
+) -> Table:
+    """Read a table from lines such as ``name | 37.3 - 40.3``.
+
+    ``-`` is an empty cell. An empty line ends a group of rows. A recipe may follow the
+    name: ``name recipe | 37.3``.
 
     Args:
-        key (str): The table's.
-        title (str): The table's.
-        columns (str): Their names, with spaces between.
-        path (tuple[str, str]): Pattern of the configs' paths, with ``{name}`` and
-            ``{recipe}`` in it, and the recipe of rows whose name is not followed by
-            another one.
-        text (str): The lines.
-        counting (Counting | None): The table's.
-        remarks (dict | None): (name, column) to text.
-        baselines (bool): Whether a group begins with its baseline; without, there are
-            no gains. Default: True.
+        key: Key of the table.
+        title: Title of the table.
+        columns: Names of the columns, separated by spaces.
+        path: Pattern of the configs' paths, which contains ``{name}`` and
+            ``{recipe}``, and the recipe of rows that name no recipe.
+        text: The lines.
+        counting: How the paper counted parameters and FLOPs. Default: None.
+        remarks: Remarks by (name, column). Default: none.
+        baselines: Whether the first row of a group is the baseline of the group. If
+            False, rows have no gains. Default: True.
 
     Raises:
-        ValueError: A line has not one number a column.
+        ValueError: A line does not have one number for each column.
     """
     pattern, recipe = path
-    columns = tuple(columns.split())
+    names = tuple(columns.split())
     rows, remarked = [], {}
     for group in text.strip().split('\n\n'):
         baseline = None
@@ -100,8 +106,11 @@ def read_table(
                 if at == name:
                     remarked[config, column] = remark
             values = numbers.split()
-            if len(values) != len(columns):
-                raise ValueError(f'{key}: {line!r} has not one number a column')
-            cells = {c: float(v) for c, v in zip(columns, values) if v != '-'}
+            if len(values) != len(names):
+                raise ValueError(
+                    f'{key}: {line!r} has {len(values)} numbers for {len(names)} '
+                    'columns'
+                )
+            cells = {c: float(v) for c, v in zip(names, values) if v != '-'}
             rows.append(Row(config, baseline, cells))
-    return Table(key, title, columns, tuple(rows), counting, remarked)
+    return Table(key, title, names, tuple(rows), counting, remarked)

@@ -17,7 +17,7 @@ from .table import Table
 # Columns whose gain over the baseline is shown.
 FPS = 'fps'
 GAINED = ('bbox_mAP', 'segm_mAP', 'top1', 'top5')
-# What evaluators log, as fractions: prefixes, and decimals that matter in percent.
+# Prefixes of the metrics that evaluators log, and decimals to round them to in percent.
 _LOGGED = {'coco': 1, 'accuracy': 2}
 
 
@@ -48,8 +48,9 @@ def report(
         stem = Path(row.config).stem
         line = [stem]
         for c in table.columns:
-            value, remark = row.cells.get(c), table.remarks.get((row.config, c))
-            value = '' if value is None else f'{value:.{table.digits(c)}f}'
+            value, remark = '', table.remarks.get((row.config, c))
+            if c in row.cells:
+                value = f'{row.cells[c]:.{table.digits(c)}f}'
             if remark is not None:
                 notes.setdefault(stem, []).append(f'{c}: {remark}')
                 value += '' if style == 'csv' else '*'
@@ -61,7 +62,7 @@ def report(
 
 
 def _beside(column, work_dirs):
-    """Names of the columns that stand beside one of the paper's."""
+    """Names of the columns that are printed beside a column of the paper."""
     if column in GAINED:
         words = ('gain', 'here', 'gain here')[: 3 if work_dirs else 1]
     elif column in complexity.COLUMNS and work_dirs:
@@ -80,7 +81,7 @@ def _values_beside(table, row, column, work_dirs):
     if column in GAINED and work_dirs:
         mine = measured(work_dirs, row.config)
         yield mine.get(column)
-        places = min(places, 2)  # as it is measured
+        places = min(places, 2)  # Results are measured to two decimals.
         yield _gain(row, mine, measured(work_dirs, row.baseline), column, places)
     if column in complexity.COLUMNS and work_dirs:
         for count in (complexity.counted, complexity.here):

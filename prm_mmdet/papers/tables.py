@@ -1,15 +1,16 @@
-"""All tables of the three papers, each row tied to the config that reproduces it."""
+"""All tables of the three papers. Each row names the config that reproduces it."""
 
 from . import classification, detection
+from .table import Table
 
 TABLES = detection.TABLES + classification.TABLES
 
 
-def find_table(key):
-    """The table of that key, such as 'sac-V'.
+def find_table(key: str) -> Table:
+    """The table with a key, such as 'sac-V'.
 
     Raises:
-        ValueError: There is no such table; the message lists those there are.
+        ValueError: No table has this key. The message lists all keys.
     """
     for table in TABLES:
         if table.key.lower() == key.lower():
