@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mmengine.config import utils as config_utils
 from mmengine.fileio.io import file_handlers
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint
@@ -15,6 +16,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import InstanceData
 
 import prm_mmdet.compat as compat
+from prm_mmdet import load_config
 from prm_mmdet.files.checkpoints import CheckpointError, read_checkpoint
 from prm_mmdet.files.plain_pickle import load_plain_pickle
 
@@ -211,3 +213,11 @@ def test_weights_url():
     assert x101.endswith('/resnext101_32x4d-a5af3160.pth')
     assert compat.weights_url('https://a.b/c.pth') == 'https://a.b/c.pth'
     assert compat.weights_url('work_dirs/c.pth') is None
+
+
+def test_metafiles_are_parsed_once():
+    name = 'demo/mask-rcnn_r50_fpn_demo.py'
+    load_config(name)
+    parsed = config_utils.load.cache_info().misses
+    load_config(name)
+    assert config_utils.load.cache_info().misses == parsed > 50

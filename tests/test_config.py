@@ -106,7 +106,7 @@ def test_every_row_is_what_its_name_says(name):
 
 def _check_version(cfg, detector, legacy):
     """The settings of MMDetection 1.x, or those of 3."""
-    assert ('LegacyDeltaXYWHBBoxCoder' in cfg.pretty_text) == legacy
+    assert ('LegacyDeltaXYWHBBoxCoder' in str(cfg.to_dict())) == legacy
     train_cfg = cfg.model.train_cfg
     if detector == 'retinanet':
         assert train_cfg.allowed_border == -1
