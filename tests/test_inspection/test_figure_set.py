@@ -193,7 +193,7 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
     said = inspect(str(tmp_path / 'slip.py'), '--images', picture)
     assert said.startswith(f'error: the config {tmp_path}/slip.py cannot be read: ')
     said = inspect(config, '--images', picture, out=broken / 'out')
-    assert said.startswith(f'error: {broken} is no folder; name another')
+    assert said.startswith(f'error: {broken} is not a folder; name another')
     assert inspect(config, '--images', picture, '--device', 'foo') == '2'
     said = inspect(config, str(broken), '--images', picture)
     assert said.startswith(f'error: {broken} is damaged, or holds more than weights')
@@ -201,9 +201,9 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
     torch.save(dict(state_dict=state), tmp_path / 'lct.pth')
     said = inspect(config, str(tmp_path / 'lct.pth'), '--images', picture)
     assert re.match(
-        r'error: .*lct.pth holds the weights of another model .*: 78 missing '
+        r'error: .*lct.pth does not fit the model of the config: 78 missing '
         r'\(backbone.layer2.0.sac_block.attention.weight, ...\); 26 unknown to the '
-        r'model \(backbone.layer2.0.lct.weight, ...\); give the config',
+        r'model \(backbone.layer2.0.lct.weight, ...\). Use the config',
         said,
     )
     cfg = Config.fromfile(config)

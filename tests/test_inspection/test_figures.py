@@ -15,7 +15,11 @@ from prm_mmdet.inspection.gate_figures import gate_statistics
 from prm_mmdet.inspection.geometry import Frame, Grid
 from prm_mmdet.inspection.lct_figures import attention_by_context, context_change
 from prm_mmdet.inspection.page import Entry, write_page
-from prm_mmdet.inspection.prediction_figures import compare_predictions, unmatched
+from prm_mmdet.inspection.prediction_figures import (
+    Instance,
+    compare_predictions,
+    unmatched,
+)
 from prm_mmdet.inspection.prm_figures import contribution_rates, query_points
 from prm_mmdet.inspection.sac_figures import (
     attention_maps,
@@ -226,7 +230,7 @@ def test_short_names():
 
 
 def instance(x, label=0):
-    return (x, 10.0, 10.0, 10.0), None, label, 'thing'
+    return Instance((x, 10.0, 10.0, 10.0), None, label, 'thing')
 
 
 def test_unmatched():

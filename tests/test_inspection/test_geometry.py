@@ -151,9 +151,9 @@ def test_padding_is_outside():
 @pytest.mark.parametrize(
     'meta, problem',
     [
-        (dict(flip=True, scale_factor=(1, 1)), 'gave flip=True'),
-        (dict(border=np.array([0, 5, 0, 5])), r'gave border=\[0 5 0 5\]'),
-        (dict(img_shape=(20, 20)), 'add scale_factor to the meta_keys'),
+        (dict(flip=True, scale_factor=(1, 1)), 'set flip=True'),
+        (dict(border=np.array([0, 5, 0, 5])), r'set border=\[0 5 0 5\]'),
+        (dict(img_shape=(20, 20)), 'Add scale_factor to the meta_keys'),
     ],
 )
 def test_other_pipelines_are_refused(meta, problem):
