@@ -49,6 +49,7 @@ def demo_options(demo_data):
             f'{loader}_dataloader.persistent_workers=False',
             f'{loader}_dataloader.batch_size=2',
         ]
+    options += ['train_dataloader.dataset.indices=4']
     options += ['train_cfg.max_epochs=2', 'train_cfg.val_interval=2']
     return ['--cfg-options', *options]
 
@@ -87,18 +88,25 @@ def user_cfg(user_config):
 
 
 @pytest.fixture
-def run_python(tmp_path):
+def run_python(tmp_path, tmp_path_factory):
     """Run Python in another folder; returns what it printed, and its exit status."""
 
     def run(*arguments, cwd=tmp_path, env=None, check=True):
-        result = subprocess.run(
-            [sys.executable, '-W', 'ignore', *map(str, arguments)],
-            cwd=cwd,
-            env=env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        arguments = [*map(str, arguments)]
+        if Path(arguments[0]).parent.name == 'tools':
+            from forked import run_script
+
+            output = tmp_path_factory.mktemp('output') / 'output.txt'
+            result = run_script(arguments, cwd, env, output)
+        else:
+            result = subprocess.run(
+                [sys.executable, '-W', 'ignore', *arguments],
+                cwd=cwd,
+                env=env,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
         assert not check or result.returncode == 0, result.stdout[-6000:]
         return result
 

@@ -133,7 +133,7 @@ def test_rows_are_chosen_once_and_by_pattern():
 
 
 def test_every_detector_with_blocks_in_c2_has_a_backbone_of_its_paper():
-    found = {c: backbone_of(c) for c in choose(TABLES) if backbone_of(c)}
+    found = {c: b for c in choose(TABLES) if (b := backbone_of(c))}
     assert set(found) == {
         c for c in choose(TABLES) if '-c2-c5_fpn' in c and not c.startswith('sac')
     }
