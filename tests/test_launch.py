@@ -1,7 +1,9 @@
 """Training and testing from the command line, through our scripts and MMDetection's."""
 
+import copy
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +23,7 @@ from mmengine.config import Config
 from mmengine.model import PretrainedInit
 
 import prm_mmdet  # noqa: F401
-from prm_mmdet.launch import MissingInput, TrainRunner, check_data
+from prm_mmdet.launch import MissingInput, RunError, TrainRunner, check_data
 from prm_mmdet.launch.data_files import how_to_get_weights
 
 CONFIG = ROOT / 'configs' / 'demo' / 'mask-rcnn_r50-sac_fpn_demo.py'
@@ -93,6 +95,48 @@ def test_killed_in_the_middle_of_an_epoch(run_python, demo_options, tmp_path):
     assert f'resumed epoch: {reached}' in run_python(*command).stdout
     state = torch.load(work / f'epoch_{last}.pth', weights_only=True)['state_dict']
     assert all(v.isfinite().all() for v in state.values())
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('kind', ['missing', 'text', 'bad polygon'])
+def test_an_image_that_cannot_be_loaded_is_named(user_cfg, tmp_path, workers, kind):
+    cfg = copy.deepcopy(user_cfg)
+    shutil.copytree(cfg.train_dataloader.dataset.data_root, tmp_path / 'data')
+    loader = cfg.train_dataloader
+    loader.dataset.data_root = f'{tmp_path}/data/'
+    loader.num_workers = workers
+    loader = TrainRunner.build_dataloader(
+        dict(
+            loader, dataset=dict(type='RepeatDataset', times=2, dataset=loader.dataset)
+        )
+    )
+    inner = loader.dataset.dataset
+    inner.full_init()
+    image = inner.get_data_info(0)
+    if kind == 'bad polygon':
+        bad = [dict(image['instances'][0], mask=[['a'] * 6])]
+        inner.get_data_info = lambda index: dict(image, instances=bad)
+    elif kind == 'text':
+        Path(image['img_path']).write_text('no image')
+    else:
+        Path(image['img_path']).unlink()
+    with pytest.raises(RunError) as raised:
+        list(loader)
+    message = str(raised.value).rpartition('RunError: ')[2]
+    assert message.startswith(f'{image["img_path"]} (img_id {image["img_id"]}): Load')
+    assert 'check_data.py CONFIG --images' in message
+
+
+def test_another_failing_step_keeps_its_own_error(user_cfg):
+    dataset = dict(user_cfg.train_dataloader.dataset)
+    dataset['pipeline'] = [*dataset['pipeline'][:1], dict(type='Resize', scale=(0, 0))]
+    loader = TrainRunner.build_dataloader(
+        dict(user_cfg.train_dataloader, dataset=dataset)
+    )
+    with pytest.raises(RuntimeError, match=r'\(img_id \d+\): Resize failed') as raised:
+        next(iter(loader))
+    assert not isinstance(raised.value, RunError)
+    assert raised.value.__cause__ is not None
 
 
 def _train_for_ever():

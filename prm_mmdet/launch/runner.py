@@ -40,6 +40,7 @@ from .checkpoint_hook import (
 )
 from .data_files import MissingInput, check_data, how_to_get_weights
 from .guard_hook import TrainingGuard
+from .pipelines import name_images
 from .plugin_blocks import check_stages, plugin_blocks
 from .random_state import worker_seed
 from .resuming import (
@@ -128,8 +129,9 @@ class Runner(MMEngineRunner):
     ) -> DataLoader:
         """Build MMEngine's data loader. Its workers end with this process, and their
         seeds come from a generator of the loader: MMEngine's are the same in each
-        epoch."""
+        epoch. Its pipelines name the image on which they fail."""
         loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        name_images(loader.dataset)
         function = loader.worker_init_fn
         if isinstance(function, processes.StartWorker):
             return loader  # it was built before

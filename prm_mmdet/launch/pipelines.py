@@ -1,0 +1,59 @@
+"""Pipelines that name the image on which they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.dataset import BaseDataset, Compose
+
+from .run_errors import RunError
+
+
+class NamingPipeline(Compose):
+    """A data set's pipeline, whose errors name the image.
+
+    Raises:
+        RunError: A step that loads the image or its annotations fails.
+        RuntimeError: Another step fails. Its own error is the cause.
+    """
+
+    def __init__(self, pipeline: Compose) -> None:
+        self.transforms = pipeline.transforms
+
+    def __call__(self, data: dict) -> dict | None:
+        image = f'{data.get("img_path")} (img_id {data.get("img_id")})'
+        found: dict | None = data
+        for step in self.transforms:
+            name = type(step).__name__
+            try:
+                found = step(found)
+            except Exception as error:
+                text = f'{image}: {name} failed: {type(error).__name__}: {error}'
+                if name.startswith('Load'):
+                    raise RunError(
+                        f'{text}. Replace the file, or remove the image from the data '
+                        'set. To find all such images, run: python '
+                        'tools/check_data.py CONFIG --images'
+                    ) from error
+                raise RuntimeError(text) from error
+            if found is None:
+                return None
+        return found
+
+
+def name_images(dataset: Any) -> None:
+    """Let the pipelines of a data set, and of the data sets in it, name images."""
+    for inner in _innermost(dataset):
+        if type(inner.pipeline) is Compose:
+            inner.pipeline = NamingPipeline(inner.pipeline)
+
+
+def _innermost(dataset: Any) -> Iterator[BaseDataset]:
+    if isinstance(dataset, BaseDataset):
+        yield dataset
+        return
+    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', ()))]
+    for child in inner:
+        if child is not None:
+            yield from _innermost(child)
