@@ -89,15 +89,22 @@ def user_cfg(user_config):
 
 @pytest.fixture
 def run_python(tmp_path, tmp_path_factory):
-    """Run Python in another folder; returns what it printed, and its exit status."""
+    """Run Python in another folder; returns what it printed, and its exit status.
 
-    def run(*arguments, cwd=tmp_path, env=None, check=True):
+    Tools, and code with ``fork=True``, run in a process that has imported MMDetection,
+    but not this package.
+    """
+
+    def run(*arguments, cwd=tmp_path, env=None, check=True, fork=False):
         arguments = [*map(str, arguments)]
-        if Path(arguments[0]).parent.name == 'tools':
+        if fork or Path(arguments[0]).parent.name == 'tools':
             from forked import run_script
 
-            output = tmp_path_factory.mktemp('output') / 'output.txt'
-            result = run_script(arguments, cwd, env, output)
+            folder = tmp_path_factory.mktemp('run')
+            if arguments[0] == '-c':
+                (folder / 'code.py').write_text(arguments[1])
+                arguments[:2] = [str(folder / 'code.py')]
+            result = run_script(arguments, cwd, env, folder / 'output.txt')
         else:
             result = subprocess.run(
                 [sys.executable, '-W', 'ignore', *arguments],

@@ -38,6 +38,7 @@ def run_script(arguments, cwd, env, output):
 
 
 def _run(arguments, cwd, environment, output):
+    assert 'prm_mmdet' not in sys.modules
     with output.open('w') as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

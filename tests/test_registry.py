@@ -21,7 +21,8 @@ print(name, type(block).__module__)
 @pytest.mark.parametrize('block', ['PRM', 'LCT', 'SAC'])
 @pytest.mark.parametrize('scope', ['mmdet', 'mmengine'])
 def test_scoped_names_need_no_import(run_python, block, scope):
-    output = run_python('-c', BUILD.format(scope=scope, type=f'prm_mmdet.{block}'))
+    code = BUILD.format(scope=scope, type=f'prm_mmdet.{block}')
+    output = run_python('-c', code, fork=True)
     name = {'PRM': 'prm', 'LCT': 'lct', 'SAC': 'sac_block'}[block]
     expected = f'{name} prm_mmdet.plugins.{block.lower()}'
     assert output.stdout.splitlines()[-1] == expected

@@ -120,7 +120,7 @@ print(type(model).__name__, type(model.layer4_sac_block).__name__)
 
 
 def test_the_scoped_name_needs_no_import(run_python):
-    assert run_python('-c', BUILD).stdout.splitlines()[-1] == 'ResNet SAC'
+    assert run_python('-c', BUILD, fork=True).stdout.splitlines()[-1] == 'ResNet SAC'
 
 
 def test_classes_and_functions_are_types():

@@ -182,7 +182,7 @@ print(WEIGHT_INITIALIZERS.build(cfg).prefix)
 
 
 def test_the_scoped_name_needs_no_import(run_python):
-    assert run_python('-c', NO_IMPORT).stdout.splitlines()[-1] == 'y'
+    assert run_python('-c', NO_IMPORT, fork=True).stdout.splitlines()[-1] == 'y'
 
 
 @pytest.fixture
