@@ -8,6 +8,7 @@ import mmdet
 import pytest
 import torch
 from conftest import ROOT
+from mmdet.models import ResNet
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
@@ -64,6 +65,18 @@ def test_python_runs(code, tmp_path, monkeypatch):
         assert any(name.endswith(f'{block}_block') for name in names)
 
 
+def test_custom_keys_match_parameters():
+    [code] = [c for c in blocks(TEXTS['docs/faq.md'], 'python') if 'custom_keys' in c]
+    keys = Config.fromstring(code, '.py').optim_wrapper.paramwise_cfg.custom_keys
+    plugins = [
+        dict(cfg=dict(type=f'prm_mmdet.{block}', groups=4), position='after_conv3')
+        for block in ('PRM', 'LCT')
+    ]
+    names = [n for n, _ in ResNet(50, plugins=plugins).named_parameters()]
+    for key in keys:
+        assert any(key in f'backbone.{name}' for name in names), key
+
+
 def commands():
     """Each command line of the bash blocks: (page, words)."""
     for page, text in TEXTS.items():
@@ -93,6 +106,8 @@ def test_commands_exist():
                 source += ''.join(
                     path.read_text() for path in ROOT.glob('prm_mmdet/launch*/**/*.py')
                 )
+            if words[1] == 'tools/inspect_model.py':  # one of the two is required
+                assert {'--split', '--images'} & {*words}, where
             for option in (word for word in words if word.startswith('--')):
                 assert f"'{option}'" in source, f'{where}: no {option}'
             checked += 1

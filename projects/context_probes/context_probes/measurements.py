@@ -59,7 +59,7 @@ class ProbeMeasurements(Hook):
 
 def largest_magnitudes(model: torch.nn.Module, base: dict) -> dict[str, float]:
     """The largest magnitude of each parameter that the base lacks, by the parameter's
-    name in its block: 'alpha' for ``backbone.layer2.0.prm_block.alpha``."""
+    name in its block: 'alpha' for ``backbone.layer2.0.prm.alpha``."""
     largest: dict[str, float] = {}
     for name, parameter in model.named_parameters():
         if name not in base:
