@@ -21,7 +21,7 @@ from mmengine.config import DictAction
 from prm_mmdet import compat
 from prm_mmdet.comparison.blocks import NAMES, read_blocks
 from prm_mmdet.comparison.comparison_page import as_page, write_pictures
-from prm_mmdet.comparison.comparison_report import as_text, collect
+from prm_mmdet.comparison.comparison_report import as_markdown, collect
 from prm_mmdet.comparison.cost import costs_of
 from prm_mmdet.comparison.plan import make_comparison
 from prm_mmdet.comparison.plan_text import describe
@@ -210,7 +210,8 @@ def compare(args):
         words = [outcome.word for outcome in run_cells(cells, launch).values()]
     if any(word in UNFINISHED for word in words):
         print('when those runs have ended, the same command goes on and reports')
-    written = report(comparison, args.rounds)
+    settled = words and all(word in ('ok', 'finished before') for word in words)
+    written = report(comparison, args.rounds if settled else 0)
     return int('failed' in words or not (written or words))
 
 
@@ -221,12 +222,12 @@ def report(comparison, rounds):
         print(f'no run in {comparison.work_dir} has finished; there is no report yet')
         return False
     folder = comparison.work_dir
-    pictures = write_pictures(found, folder)
-    links = ''.join(f'\n![metric by epoch]({path.name})\n' for path in pictures)
+    write_pictures(found, folder)
     write_file(folder / 'report.json', json.dumps(found, indent=1) + '\n')
-    write_file(folder / 'report.md', as_text(found, markdown=True) + links)
+    write_file(folder / 'report.md', as_markdown(found))
     write_file(folder / 'report.html', as_page(found))
-    print(f'\n{as_text(found)}\nreport: {folder}/report.html, .md and .json')
+    print(f'\n{as_markdown(found, pictures=False)}')
+    print(f'report: {folder}/report.html, .md and .json')
     return True
 
 

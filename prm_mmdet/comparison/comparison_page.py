@@ -13,16 +13,18 @@ from matplotlib.ticker import MaxNLocator
 from ..files.atomic import write_file
 from ..inspection.figure_files import COLOURS, new_figure, png
 from .blocks import CONTROL
-from .comparison_report import notes, points, tables, title_of, unit_of
+from .comparison_report import picture_name, points, sections, unit_of
 
 _CONTROL_COLOUR = '#555555'
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto;
        padding: 0 1rem; color: #222; background: #fff; }
+h1, h2 { line-height: 1.2; overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { padding: 0.25rem 0.75rem; border-bottom: 1px solid #ddd; text-align: left;
          white-space: nowrap; }
 img { max-width: 100%; height: auto; }
+ul { padding-left: 1.25rem; }
 li { max-width: 50rem; }
 """
 
@@ -42,13 +44,13 @@ def draw(found: dict, lr: float | None) -> Figure:
         (entry, _CONTROL_COLOUR if entry['label'] == CONTROL else next(colours))
         for entry in entries
     ]
-    _curves(axes[0, 0], found, drawn)
-    _differences(axes[0, 1], found, drawn)
+    _curves(axes[0, 0], found['metric'], drawn)
+    _differences(axes[0, 1], found['metric'], drawn)
     return figure
 
 
-def _curves(axis: Axes, found: dict, drawn: list[tuple[dict, str]]) -> None:
-    metric, unit = found['metric'], 'epoch'
+def _curves(axis: Axes, metric: str, drawn: list[tuple[dict, str]]) -> None:
+    unit = 'epoch'
     for entry, colour in drawn:
         by_step: dict[int, list[float]] = {}
         for run in entry['runs']:
@@ -60,25 +62,23 @@ def _curves(axis: Axes, found: dict, drawn: list[tuple[dict, str]]) -> None:
         steps = sorted(by_step)
         means = [sum(by_step[step]) / len(by_step[step]) for step in steps]
         style = '--' if entry['label'] == CONTROL else '-'
-        axis.plot(steps, means, style, marker='o', ms=3, color=colour)
+        axis.plot(
+            steps, means, style, marker='o', ms=3, color=colour, label=entry['label']
+        )
         low = [min(by_step[step]) for step in steps]
         high = [max(by_step[step]) for step in steps]
         axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+        if len(steps) == 1:
+            axis.vlines(steps, low, high, color=colour, linewidth=1)
     axis.set_xlabel(unit)
     axis.set_ylabel(unit_of(metric))
     axis.set_title('mean, and range of the seeds', fontsize=10)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
-    axis.legend(
-        axis.lines,
-        [entry['label'] for entry, _ in drawn],
-        frameon=False,
-        fontsize=8,
-    )
+    axis.legend(frameon=False, fontsize=8)
 
 
-def _differences(axis: Axes, found: dict, drawn: list[tuple[dict, str]]) -> None:
-    metric = found['metric']
+def _differences(axis: Axes, metric: str, drawn: list[tuple[dict, str]]) -> None:
     names: list[str] = []
     for entry, colour in drawn:
         difference = entry['metrics'].get(metric, {}).get('difference')
@@ -86,11 +86,10 @@ def _differences(axis: Axes, found: dict, drawn: list[tuple[dict, str]]) -> None
             continue
         y = len(names)
         names.append(entry['label'])
-        mean = points(metric, difference['sample']['mean'])
-        axis.plot([mean], [y], 'o', color=colour)
+        axis.plot([points(metric, difference['mean'])], [y], 'o', color=colour)
         for name, width in (('interval', 3), ('corrected', 1)):
             if difference[name]:
-                ends = [points(metric, difference[name][k]) for k in ('low', 'high')]
+                ends = [points(metric, bound) for bound in difference[name]]
                 axis.plot(ends, [y, y], color=colour, linewidth=width)
     axis.axvline(0, color=_CONTROL_COLOUR, linestyle='--', linewidth=1)
     axis.set_yticks(range(len(names)), names, fontsize=8)
@@ -106,21 +105,22 @@ def as_page(found: dict) -> str:
     Args:
         found: From :func:`prm_mmdet.comparison.comparison_report.collect`.
     """
-    title = html.escape(title_of(found))
-    parts = [f'<h1>{title}</h1>']
-    for lr in dict.fromkeys(entry['lr'] for entry in found['entries']):
-        entries = [entry for entry in found['entries'] if entry['lr'] == lr]
-        if lr is not None:
-            parts.append(f'<h2>Learning rate {lr:g}</h2>')
-        verdicts = [entry['verdict'] for entry in entries if 'verdict' in entry]
-        parts.append(_list(verdicts))
-        picture = base64.b64encode(png(draw(found, lr))).decode()
-        alt = f'{unit_of(found["metric"])} by epoch, and differences to the control'
-        parts.append(
-            f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}">'
-        )
-        parts += [_table(rows) for rows in tables(found, entries)]
-    parts += ['<h2>How to read this</h2>', _list(notes(found))]
+    parts, title = [], ''
+    for kind, content in sections(found):
+        if kind == 'title':
+            title = html.escape(content)
+            parts.append(f'<h1>{title}</h1>')
+        elif kind == 'heading':
+            parts.append(f'<h2>{html.escape(content)}</h2>')
+        elif kind == 'sentences':
+            items = '\n'.join(f'<li>{html.escape(text)}</li>' for text in content)
+            parts.append(f'<ul>\n{items}\n</ul>')
+        elif kind == 'picture':
+            data = base64.b64encode(png(draw(found, content))).decode()
+            what = html.escape(f'{unit_of(found["metric"])} by step, and differences')
+            parts.append(f'<img alt="{what}" src="data:image/png;base64,{data}">')
+        else:
+            parts.append(_table(content))
     body = '\n'.join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -130,14 +130,7 @@ def as_page(found: dict) -> str:
     )
 
 
-def _list(sentences: list[str]) -> str:
-    items = '\n'.join(f'<li>{html.escape(text)}</li>' for text in sentences)
-    return f'<ul>\n{items}\n</ul>'
-
-
 def _table(rows: list[list[str]]) -> str:
-    if not rows:
-        return ''
     lines = []
     for i, row in enumerate(rows):
         tag = 'td' if i else 'th'
@@ -146,21 +139,13 @@ def _table(rows: list[list[str]]) -> str:
     return '<table>\n' + '\n'.join(lines) + '\n</table>'
 
 
-def picture_name(lr: float | None) -> str:
-    """Name of the picture's file for a learning rate."""
-    return 'report.png' if lr is None else f'report_lr{lr:g}.png'
-
-
-def write_pictures(found: dict, folder: Path) -> list[Path]:
+def write_pictures(found: dict, folder: Path) -> None:
     """Write the picture of each learning rate as a PNG file, for Markdown.
 
     Args:
         found: From :func:`prm_mmdet.comparison.comparison_report.collect`.
         folder: Where to.
     """
-    written = []
-    for lr in dict.fromkeys(entry['lr'] for entry in found['entries']):
-        path = folder / picture_name(lr)
-        write_file(path, png(draw(found, lr)))
-        written.append(path)
-    return written
+    for kind, content in sections(found):
+        if kind == 'picture':
+            write_file(folder / picture_name(content), png(draw(found, content)))

@@ -1,19 +1,23 @@
-"""What a comparison found: as data, as text for the terminal, and as Markdown."""
+"""What a comparison found: as data, and as Markdown, which terminals show well."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..experiments import read_record
 from .blocks import CONTROL
-from .intervals import Interval, Sample, paired_difference
-from .plan import Comparison, Variant
+from .intervals import paired_difference, sign, summary
+from .plan import Comparison, Variant, main_metric
 
 _PERCENT = ('AP', 'AR')  # metrics that are shares, shown times 100
 _LOWER_IS_BETTER = ('loss', 'error', 'MR')
+_SHORT = {'bbox_mAP': 'AP', 'segm_mAP': 'mask AP', 'mAP': 'AP'}
+#: What a report keeps of a record.
+_KEPT = ('metrics', 'evaluations', 'unit', 'step', 'seconds', 'measured')
 
 
 def collect(comparison: Comparison, cost: dict | None = None) -> dict:
@@ -24,38 +28,44 @@ def collect(comparison: Comparison, cost: dict | None = None) -> dict:
 
     Args:
         comparison: The comparison. Runs may be unfinished or missing.
-        cost: From :func:`prm_mmdet.comparison.cost.measure_costs`. Default: None.
+        cost: From :func:`prm_mmdet.comparison.cost.costs_of`. Default: None.
+
+    Raises:
+        ValueError: No finished run has the metric that the user chose.
     """
-    records = {
-        (variant.name, seed): _finished(comparison.cell_dir(variant, seed))
+    runs = {
+        variant.name: {
+            seed: _run(comparison.cell_dir(variant, seed)) for seed in comparison.seeds
+        }
         for variant in comparison.variants
-        for seed in comparison.seeds
     }
-    metrics = list(comparison.metrics) or sorted(
-        {name for record in records.values() for name in record.get('metrics', {})}
-    )
-    metric = comparison.metric or next(
-        (m for m in metrics if m.endswith('mAP')), next(iter(metrics), '')
-    )
-    compared = [v for v in comparison.variants if v.label != CONTROL]
+    each = [
+        run.get('metrics', {}) for by_seed in runs.values() for run in by_seed.values()
+    ]
+    metrics = list(dict.fromkeys(name for values in each for name in values))
+    metric = main_metric(comparison.metric, metrics)
+    blocks = [v for v in comparison.variants if v.label != CONTROL]
     entries = []
     for variant in comparison.variants:
-        control = next(
-            v for v in comparison.variants if v.label == CONTROL and v.lr == variant.lr
-        )
+        if variant.label == CONTROL:  # of the variants that follow, which have its rate
+            control = runs[variant.name]
+        own = runs[variant.name]
         entry = _described(variant)
-        entry['runs'] = [
-            _run(comparison, variant, seed, records[variant.name, seed])
-            for seed in comparison.seeds
-        ]
+        entry['runs'] = [dict(seed=seed, **run) for seed, run in own.items()]
         entry['metrics'] = {}
         for name in metrics:
-            own = _values(records, variant, comparison.seeds, name)
-            base = _values(records, control, comparison.seeds, name)
-            entry['metrics'][name] = _compared(
-                own, base, len(compared), variant is control
+            values = _values(own, name)
+            found = dict(
+                values=values, **(summary([*values.values()]) if values else {})
             )
-        if variant is not control:
+            if own is not control:
+                base = _values(control, name)
+                found['difference'] = paired_difference(values, base, len(blocks))
+            entry['metrics'][name] = found
+        if own is not control:
+            entry['other_data'] = [
+                seed for seed in own if _other_data(own[seed], control[seed])
+            ]
             entry['verdict'] = verdict(variant.label, metric, entry['metrics'])
             # The same network at another rate costs the same.
             if cost and variant.label in cost['blocks']:
@@ -67,82 +77,38 @@ def collect(comparison: Comparison, cost: dict | None = None) -> dict:
         seeds=comparison.seeds,
         metric=metric,
         metrics=metrics,
-        comparisons=len(compared),
+        comparisons=len(blocks),
         cost={k: v for k, v in cost.items() if k != 'blocks'} if cost else None,
-        other_data=_other_data(comparison, records),
         entries=entries,
     )
 
 
-def _finished(work_dir: Path) -> dict:
+def _run(work_dir: Path) -> dict:
     record = read_record(work_dir) or {}
-    return record if 'metrics' in record else {}
+    finished = 'metrics' in record
+    kept = {name: record[name] for name in _KEPT if finished and name in record}
+    return dict(work_dir=str(work_dir), finished=finished, **kept)
 
 
 def _described(variant: Variant) -> dict:
     entry: dict = dict(label=variant.label, name=variant.name, lr=variant.lr)
     if variant.placed:
-        entry.update(
-            where=variant.placed.where,
-            channels=variant.placed.channels,
-            chosen=variant.placed.chosen,
-        )
+        entry.update(where=variant.placed.where, chosen=variant.placed.chosen)
     if variant.rehearsed:
         entry.update(asdict(variant.rehearsed))
     return entry
 
 
-def _run(comparison: Comparison, variant: Variant, seed: int, record: dict) -> dict:
-    kept = ('metrics', 'evaluations', 'unit', 'step', 'seconds', 'measured')
-    return dict(
-        seed=seed,
-        work_dir=str(comparison.cell_dir(variant, seed)),
-        finished=bool(record),
-        **{name: record[name] for name in kept if name in record},
-    )
-
-
-def _values(
-    records: Mapping, variant: Variant, seeds: Sequence[int], name: str
-) -> dict[int, float]:
+def _values(runs: Mapping[int, dict], metric: str) -> dict[int, float]:
     """A metric by seed. COCO's -1 says that there are no such objects."""
-    found = {}
-    for seed in seeds:
-        value = records[variant.name, seed].get('metrics', {}).get(name)
-        if value is not None and math.isfinite(value) and value != -1:
-            found[seed] = value
-    return found
+    found = {seed: run.get('metrics', {}).get(metric, -1) for seed, run in runs.items()}
+    return {seed: v for seed, v in found.items() if math.isfinite(v) and v != -1}
 
 
-def _compared(
-    own: dict[int, float], base: dict[int, float], comparisons: int, is_control: bool
-) -> dict:
-    entry: dict = dict(values=own)
-    if own:
-        entry.update(asdict(Sample.of(list(own.values()))))
-    if not is_control:
-        difference = paired_difference(own, base, comparisons)
-        entry['difference'] = asdict(difference) if difference else None
-    return entry
-
-
-def _other_data(comparison: Comparison, records: Mapping) -> list[str]:
-    """Runs that saw other data than the control of their seed and rate."""
-    others = []
-    for variant in comparison.variants:
-        for seed in comparison.seeds:
-            control = next(
-                v
-                for v in comparison.variants
-                if v.label == CONTROL and v.lr == variant.lr
-            )
-            seen = [
-                records[v.name, seed].get('measured', {}).get('data_seen')
-                for v in (variant, control)
-            ]
-            if None not in seen and seen[0] != seen[1]:
-                others.append(f'{variant.name}, seed {seed}')
-    return others
+def _other_data(run: dict, control: dict) -> bool:
+    """Whether a run saw other data than the control of its seed."""
+    seen = [r.get('measured', {}).get('data_seen') for r in (run, control)]
+    return None not in seen and seen[0] != seen[1]
 
 
 def verdict(label: str, metric: str, metrics: Mapping[str, dict]) -> str:
@@ -153,171 +119,137 @@ def verdict(label: str, metric: str, metrics: Mapping[str, dict]) -> str:
         metric: Name of the metric that decides.
         metrics: By name, as :func:`collect` has them.
     """
-    found = metrics.get(metric) or {}
-    difference = found.get('difference')
+    difference = metrics.get(metric, {}).get('difference')
     if not difference:
         return f'{label}: no seed has both this block and the control yet.'
-    count = difference['sample']['count']
     unit = unit_of(metric)
-    mean = points(metric, difference['sample']['mean'])
+    mean = points(metric, difference['mean'])
     if difference['interval'] is None:
         return (
             f'{label}: {mean:+.1f} {unit} with one seed. One seed shows no interval, '
             'so that there is no verdict. Use at least two seeds.'
         )
-    interval = Interval(**difference['interval'])
-    low, high = (points(metric, bound) for bound in (interval.low, interval.high))
-    better = -1 if lower_is_better(metric) else 1
-    sign = interval.sign * better
-    if sign == 0:
+    low, high = (points(metric, bound) for bound in difference['interval'])
+    lower = any(word in metric.rpartition('/')[2] for word in _LOWER_IS_BETTER)
+    better = sign(difference['interval']) * (-1 if lower else 1)
+    if not better:
+        count = difference['count']
+        seeds = {2: 'two', 3: 'three', 4: 'four', 5: 'five'}.get(count, count)
         return (
-            f'{label}: no difference that {_in_words(count)} seeds can show '
+            f'{label}: no difference that {seeds} seeds can show '
             f'({mean:+.1f} {unit}, {low:+.1f} to {high:+.1f}).'
         )
-    if better > 0:
-        text = f'{label} {"gains" if sign > 0 else "loses"}'
-    else:
-        text = f'{label} {"improves by" if sign > 0 else "worsens by"}'
+    verbs = ('improves by', 'worsens by') if lower else ('gains', 'loses')
     if mean < 0:
         low, high = -high, -low
-    text += f' {abs(mean):.1f} {unit} ({low:.1f} to {high:.1f})'
-    if Interval(**difference['corrected']).sign == 0:
+    text = (
+        f'{label} {verbs[better < 0]} {abs(mean):.1f} {unit} ({low:.1f} to {high:.1f})'
+    )
+    if not sign(difference['corrected']):
         text += ', but not after the correction for several blocks'
     return f'{text}.'
 
 
-def _in_words(count: int) -> str:
-    return {2: 'two', 3: 'three', 4: 'four', 5: 'five'}.get(count, str(count))
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of a metric is the better one, by its name."""
-    name = metric.rpartition('/')[2]
-    return any(word in name for word in _LOWER_IS_BETTER)
-
-
 def points(metric: str, value: float) -> float:
     """A value as it is shown: shares such as AP times 100."""
-    return value * 100 if _is_share(metric) else value
+    name = metric.rpartition('/')[2]
+    return value * 100 if any(word in name for word in _PERCENT) else value
 
 
 def unit_of(metric: str) -> str:
-    """What a metric's shown values are, such as 'AP'."""
+    """A metric's name in tables and axes, such as 'AP' or 'mask AP_50'."""
     name = metric.rpartition('/')[2]
-    names = {'bbox_mAP': 'AP', 'segm_mAP': 'mask AP', 'mAP': 'AP'}
-    return names.get(
-        name, name.replace('bbox_mAP', 'AP').replace('segm_mAP', 'mask AP')
-    )
+    for long, short in _SHORT.items():
+        if name == long or name.startswith(f'{long}_'):
+            return short + name[len(long) :]
+    return name
 
 
-def _is_share(metric: str) -> bool:
-    return any(word in metric.rpartition('/')[2] for word in _PERCENT)
-
-
-# Text.
-
-
-def as_text(found: dict, markdown: bool = False) -> str:
-    """A report for the terminal, or as Markdown.
+def sections(found: dict) -> Iterator[tuple[str, Any]]:
+    """The parts of a report in order, as pairs of kind and content.
 
     Args:
         found: From :func:`collect`.
-        markdown: Whether tables and headings are Markdown's. Default: False.
+
+    Yields:
+        'title' and a text; 'heading' and a text; 'sentences' and a list of texts;
+        'picture' and a learning rate, or None for the config's; 'table' and rows of
+        texts, the header first.
     """
-    parts = [f'# {title_of(found)}' if markdown else title_of(found)]
+    yield 'title', f'Blocks compared on {Path(found["config"]).name}'
     for lr in dict.fromkeys(entry['lr'] for entry in found['entries']):
         entries = [entry for entry in found['entries'] if entry['lr'] == lr]
         if lr is not None:
-            parts.append(
-                f'## Learning rate {lr:g}' if markdown else f'learning rate {lr:g}'
-            )
-        verdicts = [entry['verdict'] for entry in entries if 'verdict' in entry]
-        parts.append('\n'.join(f'- {text}' if markdown else text for text in verdicts))
-        parts += [_table(rows, markdown) for rows in tables(found, entries)]
-    parts.append('\n'.join(f'- {n}' if markdown else f'* {n}' for n in notes(found)))
-    return '\n\n'.join(part for part in parts if part) + '\n'
+            yield 'heading', f'Learning rate {lr:g}'
+        yield 'sentences', [e['verdict'] for e in entries if 'verdict' in e]
+        yield 'picture', lr
+        yield 'table', _main_rows(found['metric'], entries)
+        if any('parameters' in entry or 'cost' in entry for entry in entries):
+            yield 'table', _cost_rows(entries)
+        if len(found['metrics']) > 1:
+            yield 'table', _metric_rows(found, entries)
+    yield 'heading', 'How to read this'
+    yield 'sentences', _notes(found)
 
 
-def title_of(found: dict) -> str:
-    """Title of a report."""
-    return f'Blocks compared on {Path(found["config"]).name}'
-
-
-def tables(found: dict, entries: list[dict]) -> list[list[list[str]]]:
-    """The tables of one learning rate, as rows of text, the first of them the header:
-    the main metric, all metrics, and costs. A table with nothing to show is empty."""
-    return [
-        _main_rows(found, entries),
-        _metric_rows(found, entries),
-        _cost_rows(entries),
-    ]
-
-
-def _main_rows(found: dict, entries: list[dict]) -> list[list[str]]:
-    metric = found['metric']
-    unit = unit_of(metric)
-    rows = [['block', f'{unit}, mean ± deviation', 'seeds', 'difference to control']]
-    rows[0] += ['95% interval', 'corrected interval']
+def _main_rows(metric: str, entries: list[dict]) -> list[list[str]]:
+    rows = [['block', f'{unit_of(metric)}, mean ± deviation', 'seeds']]
+    rows[0] += ['difference to control', '95% interval', 'corrected interval']
     for entry in entries:
         own = entry['metrics'].get(metric, {})
         row = [entry['label'], _mean(metric, own), str(own.get('count', 0))]
         difference = own.get('difference')
         if difference:
-            row.append(f'{points(metric, difference["sample"]["mean"]):+.1f}')
+            row.append(f'{points(metric, difference["mean"]):+.1f}')
             row += [_range(metric, difference[k]) for k in ('interval', 'corrected')]
-        else:
-            row += ['', '', '']
-        rows.append(row)
+        rows.append([*row, *[''] * (6 - len(row))])
     return rows
 
 
 def _metric_rows(found: dict, entries: list[dict]) -> list[list[str]]:
-    """The other metrics, with a row for each block."""
-    rows = [['metric', 'block', 'mean ± deviation', 'difference', '95% interval']]
+    """The other metrics: a column for each block, with the difference to the control
+    and its 95% interval."""
+    rows = [['metric', *(entry['label'] for entry in entries)]]
     for name in found['metrics']:
-        measured = [e for e in entries if 'mean' in e['metrics'].get(name, {})]
-        for entry in measured if name != found['metric'] else ():
-            own = entry['metrics'][name]
-            row = [name if entry is measured[0] else '', entry['label']]
-            row.append(_mean(name, own))
+        measured = [entry['metrics'][name] for entry in entries]
+        if name == found['metric'] or not any('mean' in own for own in measured):
+            continue
+        row = [name]
+        for own in measured:
+            text = _mean(name, own)
             difference = own.get('difference')
             if difference:
-                row.append(f'{points(name, difference["sample"]["mean"]):+.1f}')
-                row.append(_range(name, difference['interval']))
-            else:
-                row += ['', '']
-            rows.append(row)
-    return rows if len(rows) > 1 else []
+                text += f'; {points(name, difference["mean"]):+.1f}'
+                if difference['interval']:
+                    text += f' ({_range(name, difference["interval"])})'
+            row.append(text)
+        rows.append(row)
+    return rows
 
 
 def _cost_rows(entries: list[dict]) -> list[list[str]]:
-    if not any('parameters' in entry for entry in entries):
-        return []
     rows = [['block', 'parameters', 'multiply-adds']]
-    rows[0] += ['training step', 'inference', 'peak memory']
+    timed = any('cost' in entry for entry in entries)
+    if timed:
+        rows[0] += ['training step', 'inference', 'peak memory']
     for entry in entries:
-        if 'parameters' not in entry:
-            continue
-        row = [
-            entry['label'],
-            f'{entry["parameters"] / 1e6:.2f} M',
-            f'{entry["multiply_adds"] / 1e9:.2f} G',
-        ]
+        row = [entry['label'], '', '']
+        if 'parameters' in entry:
+            row[1] = f'{entry["parameters"] / 1e6:.2f} M'
+            row[2] = f'{entry["multiply_adds"] / 1e9:.2f} G'
         cost = entry.get('cost')
         if cost:
             for kind in ('step', 'inference'):
                 c = cost[kind]
                 row.append(f'x {c["median"]:.2f} ({c["low"]:.2f} to {c["high"]:.2f})')
             row.append(f'x {cost["memory"]:.2f}')
-        else:
-            row += ['1', '1', '1'] if entry['label'] == CONTROL else ['', '', '']
+        elif timed:
+            row += ['1' if entry['label'] == CONTROL else ''] * 3
         rows.append(row)
-    if not any('cost' in entry for entry in entries):
-        rows = [row[:3] for row in rows]
     return rows
 
 
-def notes(found: dict) -> list[str]:
+def _notes(found: dict) -> list[str]:
     """Sentences that a reader needs to judge the tables."""
     count, blocks = len(found['seeds']), found['comparisons']
     lines = [
@@ -346,19 +278,24 @@ def notes(found: dict) -> list[str]:
             'A gain over the checkpoint that the runs started from is no gain of a '
             'block: the control was trained further, too.'
         )
-    unfinished = [
+    entries = found['entries']
+    missing = [
         f'{entry["name"]}, seed {run["seed"]}'
-        for entry in found['entries']
+        for entry in entries
         for run in entry['runs']
         if not run['finished']
     ]
-    if unfinished:
-        lines.append(f'Not finished: {"; ".join(unfinished)}.')
-    if found['other_data']:
+    if missing:
+        lines.append(f'Not finished: {"; ".join(missing)}.')
+    others = [
+        f'{entry["name"]}, seed {seed}'
+        for entry in entries
+        for seed in entry.get('other_data', [])
+    ]
+    if others:
         lines.append(
             f'Other data than the control of the same seed was seen by: '
-            f'{"; ".join(found["other_data"])}. An interrupted run with data workers '
-            'can be the reason.'
+            f'{"; ".join(others)}. Do not trust their differences.'
         )
     if found['cost']:
         cost = found['cost']
@@ -380,22 +317,43 @@ def _mean(metric: str, own: dict) -> str:
     return text
 
 
-def _range(metric: str, interval: dict | None) -> str:
+def _range(metric: str, interval: list[float] | None) -> str:
     if interval is None:
         return 'none'
-    low, high = (points(metric, interval[k]) for k in ('low', 'high'))
+    low, high = (points(metric, bound) for bound in interval)
     return f'{low:+.1f} to {high:+.1f}'
 
 
-def _table(rows: list[list[str]], markdown: bool) -> str:
-    if not rows:
-        return ''
-    if markdown:
-        lines = ['| ' + ' | '.join(row) + ' |' for row in rows]
-        lines.insert(1, '|' + ' --- |' * len(rows[0]))
-        return '\n'.join(lines)
+def picture_name(lr: float | None) -> str:
+    """Name of the picture's file for a learning rate."""
+    return 'report.png' if lr is None else f'report_lr{lr:g}.png'
+
+
+def as_markdown(found: dict, pictures: bool = True) -> str:
+    """A report as Markdown with aligned tables.
+
+    Args:
+        found: From :func:`collect`.
+        pictures: Whether to link the pictures. Default: True.
+    """
+    parts = []
+    for kind, content in sections(found):
+        if kind == 'table':
+            parts.append(_table(content))
+        elif kind == 'sentences':
+            parts.append('\n'.join(f'- {text}' for text in content))
+        elif kind != 'picture':
+            parts.append(f'{"#" if kind == "title" else "##"} {content}')
+        elif pictures:
+            parts.append(f'![metric by step]({picture_name(content)})')
+    return '\n\n'.join(parts) + '\n'
+
+
+def _table(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return '\n'.join(
-        '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-        for row in rows
-    )
+    rule = ['-' * width for width in widths]
+    lines = [
+        ' | '.join(cell.ljust(width) for cell, width in zip(row, widths))
+        for row in (rows[0], rule, *rows[1:])
+    ]
+    return '\n'.join(f'| {line} |' for line in lines)

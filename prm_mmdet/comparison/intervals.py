@@ -4,84 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from scipy.stats import t as student
 
 CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A confidence interval, from ``low`` to ``high``."""
+def summary(values: Sequence[float]) -> dict:
+    """Mean, deviation and count of at least one value.
 
-    low: float
-    high: float
-
-    @property
-    def sign(self) -> int:
-        """1 if the whole interval is above zero, -1 if it is below, else 0."""
-        return (self.low > 0) - (self.high < 0)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Values of one metric over seeds.
-
-    Args:
-        mean: Their mean.
-        deviation: Their standard deviation with n - 1 in the denominator. None for
-            fewer than two values.
-        count: How many there are.
+    Returns:
+        ``mean``; ``deviation``, with n - 1 in the denominator, or None for one value;
+        ``count``.
     """
-
-    mean: float
-    deviation: float | None
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Sample:
-        """The sample of at least one value."""
-        count = len(values)
-        mean = math.fsum(values) / count
-        if count < 2:
-            return cls(mean, None, count)
+    count = len(values)
+    mean = math.fsum(values) / count
+    deviation = None
+    if count > 1:
         squares = math.fsum((value - mean) ** 2 for value in values)
-        return cls(mean, math.sqrt(squares / (count - 1)), count)
-
-    def interval(self, confidence: float = CONFIDENCE) -> Interval | None:
-        """Student's t interval of the mean. None for fewer than two values.
-
-        Args:
-            confidence: Its coverage if the values are drawn from one normal
-                distribution. Default: 0.95.
-        """
-        if self.deviation is None:
-            return None
-        quantile = student.ppf((1 + confidence) / 2, self.count - 1)
-        half = float(quantile) * self.deviation / math.sqrt(self.count)
-        return Interval(self.mean - half, self.mean + half)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A block's metric minus the control's, paired by seed.
-
-    Args:
-        sample: Of the differences, one a seed that both were trained with.
-        interval: Its 95% interval. None for fewer than two seeds.
-        corrected: Its interval after Bonferroni's correction, which holds for all
-            compared blocks at once with 95%. None for fewer than two seeds.
-    """
-
-    sample: Sample
-    interval: Interval | None
-    corrected: Interval | None
+        deviation = math.sqrt(squares / (count - 1))
+    return dict(mean=mean, deviation=deviation, count=count)
 
 
 def paired_difference(
     block: Mapping[int, float], control: Mapping[int, float], comparisons: int
-) -> Difference | None:
+) -> dict | None:
     """The difference between a block and the control over the seeds that both have.
 
     Args:
@@ -91,11 +38,30 @@ def paired_difference(
             corrected interval is one of confidence 1 - 0.05 / m (Bonferroni).
 
     Returns:
-        The difference, or None if no seed is in both.
+        What :func:`summary` returns for the differences, one a seed, with ``interval``
+        and ``corrected``: the 95% interval of the mean by Student's t, as [low, high],
+        and the interval that holds for all comparisons at once with 95%. Both are None
+        for one seed. None if no seed is in both.
     """
     seeds = sorted(block.keys() & control.keys())
     if not seeds:
         return None
-    sample = Sample.of([block[seed] - control[seed] for seed in seeds])
-    corrected = 1 - (1 - CONFIDENCE) / max(1, comparisons)
-    return Difference(sample, sample.interval(), sample.interval(corrected))
+    found = summary([block[seed] - control[seed] for seed in seeds])
+    error = 1 - CONFIDENCE
+    found['interval'] = _interval(found, error)
+    found['corrected'] = _interval(found, error / max(1, comparisons))
+    return found
+
+
+def _interval(found: dict, error: float) -> list[float] | None:
+    if found['deviation'] is None:
+        return None
+    quantile = float(student.ppf(1 - error / 2, found['count'] - 1))
+    half = quantile * found['deviation'] / math.sqrt(found['count'])
+    return [found['mean'] - half, found['mean'] + half]
+
+
+def sign(interval: Sequence[float]) -> int:
+    """1 if a whole interval is above zero, -1 if it is below, else 0."""
+    low, high = interval
+    return (low > 0) - (high < 0)

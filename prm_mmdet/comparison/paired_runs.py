@@ -8,6 +8,7 @@ import logging
 import random
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ class PairedRun(Hook):
       random values would otherwise shift all values that are drawn after them.
     - A loaded checkpoint keeps its function: see :func:`prm_mmdet.preserve`.
     - Before each iteration the states of Python's, NumPy's and PyTorch's random numbers
-      are set from the seed, the rank and the iteration. A run that was interrupted and
-      continued draws the same numbers as one that was not.
+      are set from the seed, the rank and the iteration, and in each data worker from
+      the epoch. A run that was interrupted and continued draws the same numbers as one
+      that was not, if workers are not persistent.
     - A checksum of all images and boxes is kept, and written to ``measured.json`` in
       the work dir at the end. Runs that saw the same data in the same order have the
       same checksum. It covers the images' names, every 16th row and column of the
@@ -67,6 +69,10 @@ class PairedRun(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._seed(runner, runner.iter)
+        # A loop that counts iterations stays in epoch 0, and draws all batches again
+        # when it continues.
+        numbers = [runner.seed, get_rank(), runner.epoch]
+        runner.train_dataloader.worker_init_fn = partial(_seed_worker, numbers)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
@@ -108,8 +114,15 @@ class PairedRun(Hook):
         model.load_state_dict(control.state_dict(), strict=False)
 
     def _seed(self, runner: Runner, iteration: int) -> None:
-        mixed = np.random.SeedSequence([runner.seed, get_rank(), iteration])
-        set_random_states(int(mixed.generate_state(1)[0]))
+        set_random_states(_mixed([runner.seed, get_rank(), iteration]))
+
+
+def _seed_worker(numbers: list[int], worker: int) -> None:
+    set_random_states(_mixed([*numbers, worker]))
+
+
+def _mixed(numbers: list[int]) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def set_random_states(seed: int) -> None:

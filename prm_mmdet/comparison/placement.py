@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ import torch
 from mmdet.models.backbones.resnet import BasicBlock
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
-from torch import nn
 
 from ..insertion import Plugged
 from ..insertion.channels import run_as_in_inference, tensors
@@ -50,14 +49,14 @@ class Placed:
     Args:
         model: The config of the whole detector.
         where: The place in words.
-        channels: Channels of each inserted block, by the name of its module.
+        count: How many blocks it has.
         chosen: Options that were fitted to the channels, other than the block's
             defaults.
     """
 
     model: dict
     where: str
-    channels: dict[str, int]
+    count: int
     chosen: dict
 
 
@@ -84,43 +83,28 @@ def place(model: dict, block: Block) -> Placed:
 
 
 def _placed(model: dict, block: Block) -> Placed:
-    backbone = _backbone(model)
-    insert, where = _way(model, backbone, block)
-    before = dict(_build(backbone).named_modules())
+    whole = copy.deepcopy(model)
+    holder = whole  # of the backbone: the detector, or what another model wraps
+    while 'backbone' not in holder and isinstance(holder.get('detector'), dict):
+        holder = holder['detector']
+    if not isinstance(holder.get('backbone'), dict):
+        raise ValueError(
+            "the config's model has no backbone, so that there is no place for a block"
+        )
+    backbone = holder['backbone']
+    entry, where = _place_in(holder, block)
     reader = dict(type='prm_mmdet.SAC', postfix=_POSTFIX)  # takes any channels
-    with_reader = _build(insert(reader)).named_modules()
-    sizes = [
+    channels = [
         module.in_channels
-        for name, module in with_reader
+        for name, module in _build(_with(backbone, reader, entry)).named_modules()
         if isinstance(module, SAC) and _POSTFIX in name
     ]
     options = {**_REQUIRED.get(block.type, {}), **block.options}
-    chosen = _fitted(block, options, sizes)
-    changed = insert(dict(type=block.type, **options, **chosen))
-    built = dict(_build(changed).named_modules())
-    names = _outermost([name for name in built if name not in before], built)
-    whole = copy.deepcopy(model)
-    _replace_backbone(whole, changed)
-    return Placed(whole, where, dict(zip(names, sizes)), chosen)
-
-
-def _backbone(model: dict) -> dict:
-    """Config of the backbone, of a detector or of one that another model wraps."""
-    backbone = model.get('backbone')
-    if isinstance(backbone, dict):
-        return backbone
-    if isinstance(model.get('detector'), dict):
-        return _backbone(model['detector'])
-    raise ValueError(
-        "the config's model has no backbone, so that there is no place for a block"
-    )
-
-
-def _replace_backbone(model: dict, backbone: dict) -> None:
-    if isinstance(model.get('backbone'), dict):
-        model['backbone'] = backbone
-    else:
-        _replace_backbone(model['detector'], backbone)
+    chosen = _fitted(block, options, channels)
+    cfg = dict(type=block.type, **options, **chosen)
+    holder['backbone'] = _with(backbone, cfg, entry)
+    _build(holder['backbone'])  # fails with options that do not fit
+    return Placed(whole, where, len(channels), chosen)
 
 
 def _build(backbone: dict) -> Any:
@@ -133,72 +117,47 @@ def _build(backbone: dict) -> Any:
             raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _way(
-    model: dict, backbone: dict, block: Block
-) -> tuple[Callable[[dict], dict], str]:
-    """How to put a plugin's config into the backbone's config, and where in words."""
-    plain = _build(backbone)
+def _with(backbone: dict, cfg: dict, entry: dict) -> dict:
+    """A backbone's config with a block: as one of its own plugins if the entry has a
+    position, else as one of Plugged's."""
+    changed = holder = copy.deepcopy(dict(backbone))
+    plugged = changed['type'] in _PLUGGED
+    if 'position' in entry and plugged:
+        holder = changed['model']
+    elif 'position' not in entry and not plugged:
+        changed = holder = dict(type=_PLUGGED[0], model=changed)
+    holder['plugins'] = [*(holder.get('plugins') or []), dict(cfg=cfg, **entry)]
+    return changed
+
+
+def _place_in(detector: dict, block: Block) -> tuple[dict, str]:
+    """Where a backbone gets a block: an entry of ``plugins`` without the block's own
+    config, and the place in words."""
+    plain = _build(detector['backbone'])
     name = type(plain).__name__
     if block.at is not None:
-        return _plugged(backbone, dict(at=block.at)), f'behind {block.at!r} of {name}'
+        return dict(at=block.at), f'behind {block.at!r} of {name}'
     layers = getattr(plain, 'block', None)
     if isinstance(layers, type) and issubclass(layers, BasicBlock):
-        return _at_known_place(backbone, name, _BEFORE_ADDITION, block.stages)
-    if _takes_plugins(plain):
-        stages = _chosen_stages(block.stages, plain.num_stages)
-        entry = dict(
-            stages=tuple(stage in stages for stage in _stage_names(plain.num_stages)),
-            position=block.position,
-        )
-        words = f'plugins of {name}: {block.position}, {_span(stages)}'
-        return _plugins(backbone, entry), words
-    if name in _KNOWN_PLACES:
-        return _at_known_place(backbone, name, _KNOWN_PLACES[name], block.stages)
-    return _behind_output_maps(model, backbone, plain, block.stages)
-
-
-def _takes_plugins(backbone: nn.Module) -> bool:
-    return hasattr(backbone, 'plugins') and hasattr(backbone, 'make_stage_plugins')
-
-
-def _plugins(backbone: dict, entry: dict) -> Callable[[dict], dict]:
-    def insert(cfg: dict) -> dict:
-        changed = copy.deepcopy(backbone)
-        inner = changed['model'] if changed['type'] in _PLUGGED else changed
-        inner['plugins'] = [*(inner.get('plugins') or []), dict(cfg=cfg, **entry)]
-        return changed
-
-    return insert
-
-
-def _plugged(backbone: dict, entry: dict) -> Callable[[dict], dict]:
-    def insert(cfg: dict) -> dict:
-        changed = copy.deepcopy(backbone)
-        if changed['type'] not in _PLUGGED:
-            changed = dict(type=_PLUGGED[0], model=changed, plugins=[])
-        changed['plugins'] = [*changed['plugins'], dict(cfg=cfg, **entry)]
-        return changed
-
-    return insert
-
-
-def _at_known_place(
-    backbone: dict,
-    name: str,
-    place: tuple[str, str | None],
-    chosen: Sequence[str] | None,
-) -> tuple[Callable[[dict], dict], str]:
-    pattern, blocks = place
-    stages = _chosen_stages(chosen, 4)
+        pattern, last = _BEFORE_ADDITION
+    elif hasattr(plain, 'plugins') and hasattr(plain, 'make_stage_plugins'):
+        names = [f'c{i + 2}' for i in range(plain.num_stages)]
+        stages = _chosen(block.stages, names, names[1:] or names)
+        flags = tuple(stage in stages for stage in names)
+        words = f'plugins of {name}: {block.position}, {", ".join(stages)}'
+        return dict(stages=flags, position=block.position), words
+    elif name in _KNOWN_PLACES:
+        pattern, last = _KNOWN_PLACES[name]
+    else:
+        return _behind_output_maps(detector, plain, block)
+    stages = _chosen(block.stages, ['c2', 'c3', 'c4', 'c5'], ['c3', 'c4', 'c5'])
     at = pattern.format(''.join(str(int(stage[1:]) - 1) for stage in stages))
-    entry = dict(at=at) if blocks is None else dict(at=at, blocks=blocks)
-    which = f'the {blocks} of {at!r}' if blocks else repr(at)
-    return _plugged(backbone, entry), f'behind {which} of {name}: {_span(stages)}'
+    entry = dict(at=at, blocks=last) if last else dict(at=at)
+    which = f'the {last} of {at!r}' if last else repr(at)
+    return entry, f'behind {which} of {name}: {", ".join(stages)}'
 
 
-def _behind_output_maps(
-    model: dict, backbone: dict, plain: Any, chosen: Sequence[str] | None
-) -> tuple[Callable[[dict], dict], str]:
+def _behind_output_maps(detector: dict, plain: Any, block: Block) -> tuple[dict, str]:
     name = type(plain).__name__
     size = 256
     try:
@@ -209,46 +168,31 @@ def _behind_output_maps(
             f'{name} cannot be run on an image of {size} x {size} pixels ({error}), so '
             'that its output maps are not known; name a module with --at'
         ) from error
-    maps = list(tensors(output))
-    strides = [size // max(1, m.shape[-2]) for m in maps]
-    stages = [f'c{stride.bit_length() - 1}' for stride in strides]
-    neck = model.get('neck') or {}
+    strides = [size // max(1, m.shape[-2]) for m in tensors(output)]
+    names = [f'c{stride.bit_length() - 1}' for stride in strides]
+    neck = detector.get('neck') or {}
     first = neck.get('start_level', 0) if isinstance(neck, dict) else 0
-    used = list(range(first, len(maps)))
-    if chosen is not None:
-        unknown = [stage for stage in chosen if stage not in stages]
-        if unknown:
-            raise ValueError(_no_stage(unknown[0], stages))
-        levels = [level for level in used if stages[level] in chosen]
-    else:
-        levels = [level for level in used if strides[level] >= 8] or used
+    used = range(first, len(names))
+    usual = [level for level in used if strides[level] >= 8] or used
+    stages = _chosen(block.stages, names, [names[level] for level in usual])
+    levels = [level for level in used if names[level] in stages]
     entry: dict = dict(at='')
-    if len(maps) > 1 and levels != list(range(len(maps))):
+    if len(levels) < len(names):
         entry['levels'] = levels
-    span = _span([stages[level] for level in levels])
-    return _plugged(backbone, entry), f'behind the output maps of {name}: {span}'
+    words = ', '.join(names[level] for level in levels)
+    return entry, f'behind the output maps of {name}: {words}'
 
 
-def _stage_names(count: int) -> list[str]:
-    return [f'c{i + 2}' for i in range(count)]
-
-
-def _chosen_stages(chosen: Sequence[str] | None, count: int) -> list[str]:
-    names = _stage_names(count)
-    if chosen is None:
-        return names[1:] or names
-    for stage in chosen:
+def _chosen(
+    stages: Sequence[str] | None, names: Sequence[str], default: Sequence[str]
+) -> Sequence[str]:
+    """The stages that a user chose, in the network's order, or else the default."""
+    for stage in stages or ():
         if stage not in names:
-            raise ValueError(_no_stage(stage, names))
-    return [name for name in names if name in chosen]
-
-
-def _no_stage(stage: str, names: Sequence[str]) -> str:
-    return f'there is no stage {stage!r}. Choose from {", ".join(names)}'
-
-
-def _span(stages: Sequence[str]) -> str:
-    return ', '.join(stages)
+            raise ValueError(
+                f'there is no stage {stage!r}. Choose from {", ".join(names)}'
+            )
+    return [name for name in names if name in stages] if stages else default
 
 
 def _fitted(block: Block, options: dict, channels: Sequence[int]) -> dict:
@@ -265,12 +209,3 @@ def _fitted(block: Block, options: dict, channels: Sequence[int]) -> dict:
         if common % d == 0 and min(channels) // d >= quotient
     ]
     return {name: fits[-1]} if fits and fits[-1] != default else {}
-
-
-def _outermost(names: Sequence[str], modules: dict[str, nn.Module]) -> list[str]:
-    """The names that are in no other, where lists of modules do not count."""
-    lists = (nn.ModuleList, nn.Identity)
-    own = [name for name in names if not isinstance(modules[name], lists)]
-    return [
-        name for name in own if not any(name.startswith(f'{other}.') for other in own)
-    ]

@@ -67,8 +67,7 @@ class Comparison:
         work_dir: Folder of all runs.
         variants: Control first, for each learning rate.
         seeds: Seeds of the runs.
-        metrics: Names of the evaluator's metrics. Empty without a rehearsal.
-        metric: The metric that the verdicts are about.
+        metric: The metric that the verdicts are about. None: :func:`main_metric`.
         load_from: Checkpoint that all runs start from, or None.
         partial: Whether that checkpoint may lack weights or hold more. Then the runs of
             one seed start from a file with its fitting weights and new values for the
@@ -82,8 +81,7 @@ class Comparison:
     work_dir: Path
     variants: list[Variant]
     seeds: list[int]
-    metrics: list[str] = field(default_factory=list)
-    metric: str = ''
+    metric: str | None = None
     load_from: str | None = None
     partial: bool = False
     warnings: list[str] = field(default_factory=list)
@@ -181,7 +179,8 @@ def make_comparison(
         changes.update(_shortened(cfg, epochs))
     changes.update(_for_all_runs(cfg, keep_checkpoints))
     rehearsal = Rehearsal(cfg, load_from, partial) if rehearse else None
-    metrics = rehearsal.metrics if rehearsal else []
+    if rehearsal:
+        metric = main_metric(metric, rehearsal.metrics)
     placed = [place(cfg.model, block) for block in blocks]
     shown = [
         _rehearsed(rehearsal, block, p) if rehearsal else None
@@ -191,7 +190,7 @@ def make_comparison(
     learning_rates: list[float | None] = [*rates] or [None]
     for lr in learning_rates:
         if lr is not None:
-            _at_rate(cfg, changes, lr)
+            _at_rate(cfg, changes, lr)  # raises if the config has no rate
         control = rehearsal.control if rehearsal else None
         variants.append(Variant(CONTROL, lr, cfg.model, None, control))
         variants += [
@@ -205,8 +204,7 @@ def make_comparison(
         work_dir=Path(work_dir),
         variants=variants,
         seeds=list(range(seeds)),
-        metrics=metrics,
-        metric=_main_metric(metric, metrics),
+        metric=metric,
         load_from=load_from,
         partial=partial,
         warnings=_warnings(cfg, changes, rehearsal.images, ranks) if rehearsal else [],
@@ -231,21 +229,34 @@ def _check_config(cfg: Config, path: str) -> None:
         raise ValueError(f'{path} has no val_evaluator, so that nothing is measured')
 
 
-def _main_metric(asked: str | None, metrics: Sequence[str]) -> str:
-    if asked is not None:
-        if metrics and asked not in metrics:
-            raise ValueError(
-                f'the evaluator gives no metric {asked!r}. It gives '
-                f'{", ".join(metrics)}'
-            )
-        return asked
-    return next((m for m in metrics if m.endswith('mAP')), next(iter(metrics), ''))
+def main_metric(chosen: str | None, metrics: Sequence[str]) -> str:
+    """The metric that verdicts are about: the chosen one, or else the first whose name
+    ends in 'mAP', or else the first.
+
+    Args:
+        chosen: What the user chose, or None.
+        metrics: Names that the evaluator gives. May be empty.
+
+    Raises:
+        ValueError: The evaluator does not give the chosen metric.
+    """
+    if chosen is None:
+        return next((m for m in metrics if m.endswith('mAP')), next(iter(metrics), ''))
+    if metrics and chosen not in metrics:
+        raise ValueError(
+            f'the evaluator gives no metric {chosen!r}. It gives {", ".join(metrics)}'
+        )
+    return chosen
 
 
 def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
     """Changes that every run gets, the control too."""
     hooks = [*(cfg.get('custom_hooks') or []), dict(type=_HOOK, control=cfg.model)]
-    changes: dict = {'custom_hooks': hooks}
+    # Workers that live for one epoch can be seeded again when a run continues.
+    changes: dict = {
+        'custom_hooks': hooks,
+        'train_dataloader.persistent_workers': False,
+    }
     if not keep_checkpoints and (cfg.get('default_hooks') or {}).get('checkpoint'):
         changes['default_hooks.checkpoint.max_keep_ckpts'] = 1
         changes['default_hooks.checkpoint.save_best'] = None

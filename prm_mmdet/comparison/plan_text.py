@@ -18,7 +18,8 @@ def describe(comparison: Comparison) -> str:
             train_cfg[key.partition('.')[2]] = value
     by_epoch = 'max_epochs' in train_cfg
     length = train_cfg['max_epochs' if by_epoch else 'max_iters']
-    unit = 'epochs' if by_epoch else 'iterations'
+    unit = 'epoch' if by_epoch else 'iteration'
+    unit += 's' if length > 1 else ''
     rates = list(dict.fromkeys(variant.lr for variant in comparison.variants))
     runs = len(comparison.variants) * len(comparison.seeds)
     start = comparison.load_from or "the config's own initial weights"
@@ -47,7 +48,7 @@ def describe(comparison: Comparison) -> str:
         work = shown.multiply_adds - control.multiply_adds
         lines.append(
             f'{variant.label}: {variant.placed.where}, '
-            f'{len(variant.placed.channels)} blocks; {size} '
+            f'{variant.placed.count} blocks; {size} '
             f'(+{more / control.parameters:.1%}, +{work / control.multiply_adds:.1%})'
         )
         for name, value in variant.placed.chosen.items():

@@ -21,6 +21,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner, set_random_seed
 from mmengine.structures import InstanceData
+from torch import nn
 
 from ..benchmark.measure import multiply_adds
 from ..files.checkpoints import compare_keys, read_state_dict, write_checkpoint
@@ -75,6 +76,7 @@ class Rehearsal:
         with _explained('the data of val_dataloader'):
             self._val, dataset = load_batch(cfg.val_dataloader, 1)
         model = build_model(cfg.model, self._device)
+        self._modules = {name for name, _ in model.named_modules()}
         with _explained('the weights that the model starts with'):
             model.init_weights()
         if self._weights is not None:
@@ -102,16 +104,31 @@ class Rehearsal:
         if self._weights is not None:
             weights = _fitting(self._weights, model)
             missing = model.load_state_dict(weights, strict=False).missing_keys
-            outcomes = preserve(model, _of_blocks(missing, placed))
+            ours = tuple(f'{name}.' for name in self._inserted(model))
+            outcomes = preserve(model, [k for k in missing if k.startswith(ours)])
             changed = [str(outcome) for outcome in outcomes if outcome.left]
             start = 'keeps what the network computes'
             if changed:
                 start = f'changes the network at step 0 ({len(changed)} blocks)'
         with _explained('a training step'):
             _train_step(model, self._train)
-        _check_gradients(model, placed)
+        _check_gradients(self._inserted(model))
         extra = self._feature_multiply_adds(model) - self._features
         return Rehearsed(_count(model), self._whole + extra, start, changed)
+
+    def _inserted(self, model: Any) -> dict[str, nn.Module]:
+        """The modules that the control lacks, without lists and their own parts."""
+        lists = (nn.ModuleList, nn.Identity)
+        new = {
+            name: module
+            for name, module in model.named_modules()
+            if name not in self._modules and not isinstance(module, lists)
+        }
+        return {
+            name: module
+            for name, module in new.items()
+            if not any(name.startswith(f'{other}.') for other in new)
+        }
 
     def _feature_multiply_adds(self, model: Any) -> int:
         """Of backbone and neck alone: the heads' depend on how many objects are found,
@@ -184,33 +201,20 @@ def _train_step(model: Any, batch: dict) -> None:
     loss.backward()
 
 
-def _check_gradients(model: Any, placed: Placed) -> None:
+def _check_gradients(blocks: dict[str, nn.Module]) -> None:
     """Raise ValueError if a block would not be trained."""
-    inside = _backbone_prefix(model)
-    for name in placed.channels:
-        block = model.get_submodule(f'{inside}{name}')
+    for name, block in blocks.items():
         parameters = list(block.parameters())
-        if not parameters:
-            continue
-        if not any(p.requires_grad for p in parameters):
+        if parameters and not any(p.requires_grad for p in parameters):
             raise ValueError(
                 f'{name} is in a frozen stage and would never be trained. Choose other '
                 'stages with --stages, or set frozen_stages=-1 in the config'
             )
-        if all(p.grad is None for p in parameters):
+        if parameters and all(p.grad is None for p in parameters):
             raise ValueError(
                 f'{name} gets no gradient: nothing uses its output. Choose other '
                 'stages with --stages, or another module with --at'
             )
-
-
-def _of_blocks(missing: list[str], placed: Placed) -> list[str]:
-    """Keys of inserted blocks among missing keys."""
-    return [k for k in missing if any(f'.{n}.' in f'.{k}' for n in placed.channels)]
-
-
-def _backbone_prefix(model: Any) -> str:
-    return 'backbone.' if hasattr(model, 'backbone') else 'student.backbone.'
 
 
 def _count(model: Any) -> int:

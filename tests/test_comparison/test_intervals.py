@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from prm_mmdet.comparison.comparison_report import verdict
-from prm_mmdet.comparison.intervals import Interval, Sample, paired_difference
+from prm_mmdet.comparison.intervals import paired_difference, sign, summary
 
 
 def coverage(quantile, freedom):
@@ -24,14 +24,18 @@ def coverage(quantile, freedom):
 
 
 @pytest.mark.parametrize('count', [2, 3, 5, 10])
-@pytest.mark.parametrize('confidence', [0.95, 0.99])
-def test_the_interval_is_students(count, confidence):
+@pytest.mark.parametrize('comparisons', [1, 5])
+def test_the_interval_is_students(count, comparisons):
     values = np.random.default_rng(count).normal(3, 2, count)
-    interval = Sample.of(list(values)).interval(confidence)
-    half = (interval.high - interval.low) / 2
-    quantile = half / (values.std(ddof=1) / math.sqrt(count))
-    assert (interval.high + interval.low) / 2 == pytest.approx(values.mean())
-    assert coverage(quantile, count - 1) == pytest.approx(confidence, abs=1e-8)
+    nothing = dict.fromkeys(range(count), 0.0)
+    low, high = paired_difference(dict(enumerate(values)), nothing, comparisons)[
+        'corrected'
+    ]
+    quantile = (high - low) / 2 / (values.std(ddof=1) / math.sqrt(count))
+    assert (high + low) / 2 == pytest.approx(values.mean())
+    assert coverage(quantile, count - 1) == pytest.approx(
+        1 - 0.05 / comparisons, abs=1e-8
+    )
 
 
 @pytest.mark.parametrize('comparisons', [1, 2, 5])
@@ -44,13 +48,11 @@ def test_paired_difference_is_scipys(comparisons):
     found = paired_difference(block, control, comparisons)
     test = stats.ttest_rel(list(block.values()), list(control.values()))
     for interval, confidence in (
-        (found.interval, 0.95),
-        (found.corrected, 1 - 0.05 / comparisons),
+        (found['interval'], 0.95),
+        (found['corrected'], 1 - 0.05 / comparisons),
     ):
         expected = test.confidence_interval(confidence)
-        assert (interval.low, interval.high) == pytest.approx(
-            (expected.low, expected.high), rel=1e-9
-        )
+        assert interval == pytest.approx([expected.low, expected.high], rel=1e-9)
 
 
 @pytest.mark.parametrize('seeds', [2, 3, 5])
@@ -63,7 +65,7 @@ def test_without_a_difference_one_interval_in_twenty_excludes_zero(seeds):
         found = paired_difference(
             dict(enumerate(block)), dict(enumerate(control)), comparisons=1
         )
-        excluded += found.interval.sign != 0
+        excluded += sign(found['interval']) != 0
     # 50 expected, standard deviation 6.9.
     assert 30 <= excluded <= 70
 
@@ -81,28 +83,33 @@ def test_the_corrected_intervals_hold_for_all_blocks_at_once():
             )
             for _ in range(5)
         ]
-        wrong += any(d.corrected.sign for d in differences)
+        wrong += any(sign(d['corrected']) for d in differences)
     assert wrong <= 40  # at most 25 expected, standard deviation 4.9
 
 
 def test_only_common_seeds_are_paired():
     found = paired_difference({0: 1.0, 1: 2.0, 3: 9.0}, {0: 0.5, 1: 1.0, 2: 9.0}, 1)
-    assert found.sample == Sample(0.75, pytest.approx(math.sqrt(0.125)), 2)
+    assert found['mean'] == 0.75
+    assert found['deviation'] == pytest.approx(math.sqrt(0.125))
+    assert found['count'] == 2
     assert paired_difference({0: 1.0}, {1: 1.0}, 1) is None
 
 
 def test_one_seed_gives_no_interval():
     found = paired_difference({0: 0.4}, {0: 0.3}, 1)
-    assert found.interval is None
-    assert found.corrected is None
+    assert found == dict(
+        mean=pytest.approx(0.1), deviation=None, count=1, interval=None, corrected=None
+    )
+
+
+def test_the_summary_of_values():
+    found = summary([1.0, 2.0, 6.0])
+    assert found == dict(mean=3.0, deviation=pytest.approx(math.sqrt(7)), count=3)
 
 
 def measured(low, high, corrected, metric='coco/bbox_mAP', count=3):
-    sample = dict(mean=(low + high) / 2, deviation=0.1, count=count)
     difference = dict(
-        sample=sample,
-        interval=dict(low=low, high=high),
-        corrected=dict(low=corrected[0], high=corrected[1]),
+        mean=(low + high) / 2, count=count, interval=[low, high], corrected=corrected
     )
     return {metric: dict(difference=difference)}
 
@@ -135,9 +142,7 @@ def test_the_verdict_of_a_metric_of_which_less_is_better():
 
 
 def test_one_seed_gives_no_verdict():
-    difference = dict(
-        sample=dict(mean=0.05, deviation=None, count=1), interval=None, corrected=None
-    )
+    difference = dict(mean=0.05, count=1, interval=None, corrected=None)
     text = verdict(
         'SAC', 'coco/bbox_mAP', {'coco/bbox_mAP': dict(difference=difference)}
     )
@@ -146,4 +151,4 @@ def test_one_seed_gives_no_verdict():
 
 
 def test_the_sign_of_an_interval():
-    assert [Interval(*ends).sign for ends in [(1, 2), (-1, 2), (-2, -1)]] == [1, 0, -1]
+    assert [sign(ends) for ends in [(1, 2), (-1, 2), (-2, -1)]] == [1, 0, -1]

@@ -141,9 +141,9 @@ def test_the_rehearsal_counts_and_names_metrics(rehearsal, user_cfg):
 
 def test_a_metric_that_the_evaluator_does_not_give(rehearsal):
     with pytest.raises(ValueError, match="no metric 'coco/box'"):
-        plan._main_metric('coco/box', rehearsal.metrics)
-    assert plan._main_metric(None, rehearsal.metrics) == 'coco/bbox_mAP'
-    assert plan._main_metric(None, ['accuracy/top1']) == 'accuracy/top1'
+        plan.main_metric('coco/box', rehearsal.metrics)
+    assert plan.main_metric(None, rehearsal.metrics) == 'coco/bbox_mAP'
+    assert plan.main_metric(None, ['accuracy/top1']) == 'accuracy/top1'
 
 
 def test_blocks_that_would_never_be_trained(user_cfg):
