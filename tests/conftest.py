@@ -87,6 +87,16 @@ def user_cfg(user_config):
     return Config.fromfile(user_config)
 
 
+@pytest.fixture(scope='module')
+def unformatted_configs():
+    """Writes configs without yapf's layout, which takes a second a detector."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            'mmengine.config.config.FormatCode', lambda text, **style: (text, True)
+        )
+        yield
+
+
 @pytest.fixture
 def run_python(tmp_path, tmp_path_factory):
     """Run Python in another folder; returns what it printed, and its exit status.

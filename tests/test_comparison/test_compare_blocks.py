@@ -1,36 +1,58 @@
 """The command line, with real trainings."""
 
 import json
+import logging
+import runpy
+import sys
+import warnings
 
-from prm_mmdet.config import config_path
+import pytest
+from conftest import ROOT
 
-TOOL = config_path('demo/mask-rcnn_r50_fpn_demo.py').split('configs/')[0]
-TOOL += 'tools/compare_blocks.py'
+pytestmark = pytest.mark.usefixtures('unformatted_configs')
 
 
-def test_a_comparison_from_another_folder(run_python, user_config, tmp_path):
-    command = [TOOL, user_config, '--blocks', 'SAC', '--seeds', 1, '--epochs', 1]
-    command += ['--rounds', 2, '--work-dir', tmp_path / 'runs']
-    plan = run_python(*command, '--dry-run').stdout
+@pytest.fixture
+def tool(monkeypatch, capsys, tmp_path):
+    """Runs the tool in another folder; returns its exit status and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')  # the tool sets it
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['compare_blocks.py', *map(str, arguments)])
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / 'tools/compare_blocks.py'), run_name='__main__')
+        return ended.value.code, capsys.readouterr().out
+
+    yield run
+    logging.disable(logging.NOTSET)
+
+
+def test_a_comparison(tool, user_config, tmp_path):
+    command = [user_config, '--blocks', 'SAC', '--seeds', 1, '--epochs', 1]
+    command += ['--rounds', 2, '--work-dir', 'runs']
+    status, plan = tool(*command, '--dry-run')
     assert 'SAC: plugins of ResNet: after_conv2, c3, c4, c5, 13 blocks' in plan
-    assert not (tmp_path / 'runs').exists()
-    first = run_python(*command).stdout
-    assert 'with one seed' in first
-    found = json.loads((tmp_path / 'runs' / 'report.json').read_text())
+    assert status == 0
+    folder = tmp_path / 'runs'
+    assert not folder.exists()
+    status, text = tool(*command)
+    assert 'with one seed' in text
+    assert status == 0
+    found = json.loads((folder / 'report.json').read_text())
     none, sac = found['entries']
     seen = [entry['runs'][0]['measured']['data_seen'] for entry in (none, sac)]
     assert seen[0] == seen[1]
     assert sac['cost']['step']['median'] > 0
-    assert len(list((tmp_path / 'runs').rglob('epoch_*.pth'))) == 2
-    assert (tmp_path / 'runs' / 'report.html').is_file()
-    assert (tmp_path / 'runs' / 'report.md').is_file()
-    again = run_python(*command).stdout
-    assert 'finished before' in again
-    assert 'none, seed 0: finished' in run_python(*command, '--list').stdout
+    assert len(list(folder.rglob('epoch_*.pth'))) == 2
+    assert (folder / 'report.html').is_file()
+    assert (folder / 'report.md').is_file()
+    assert 'finished before' in tool(*command)[1]
+    assert 'none, seed 0: finished' in tool(*command, '--list')[1]
+    other = tool(*command, '--report', '--metric', 'coco/box')[0]
+    assert "error: the evaluator gives no metric 'coco/box'" in other
 
 
-def test_mistakes_are_one_line(run_python, user_config):
-    result = run_python(TOOL, user_config, '--blocks', 'SACC', check=False)
-    assert result.returncode == 1
-    assert "error: --blocks: there is no block 'SACC'" in result.stdout
-    assert 'Traceback' not in result.stdout
+def test_mistakes_are_one_line(tool, user_config):
+    message, _ = tool(user_config, '--blocks', 'SACC')
+    assert message.startswith("error: --blocks: there is no block 'SACC'")

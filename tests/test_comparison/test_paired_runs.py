@@ -60,7 +60,7 @@ def seen(work_dir):
 
 
 @pytest.fixture(scope='module')
-def control(user_cfg, tmp_path_factory):
+def control(user_cfg, tmp_path_factory, unformatted_configs):
     work_dir = tmp_path_factory.mktemp('control')
     return work_dir, trained(user_cfg, work_dir, epochs=2)
 
@@ -85,10 +85,18 @@ def test_another_seed_sees_other_data(user_cfg, control, tmp_path):
     assert seen(tmp_path) != seen(control[0])
 
 
-def test_a_continued_run_is_equal_to_an_uninterrupted_one(user_cfg, control, tmp_path):
-    first = trained(user_cfg, tmp_path, epochs=1)
-    second = trained(user_cfg, tmp_path, epochs=2, resume=True)
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_continued_run_is_equal_to_an_uninterrupted_one(
+    user_cfg, control, tmp_path, workers
+):
+    cfg = copy.deepcopy(user_cfg)
+    cfg.train_dataloader.num_workers = workers
     folder, plain = control
+    if workers:
+        folder = tmp_path / 'uninterrupted'
+        plain = trained(cfg, folder, epochs=2)
+    first = trained(cfg, tmp_path, epochs=1)
+    second = trained(cfg, tmp_path, epochs=2, resume=True)
     assert seen(tmp_path) == seen(folder)
     assert first.drawn + second.drawn == plain.drawn
     torch.testing.assert_close(

@@ -1,6 +1,8 @@
 """Plans of comparisons, and what they refuse before the first run."""
 
 import copy
+import dataclasses
+import types
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from prm_mmdet.comparison import plan
 from prm_mmdet.comparison.blocks import read_blocks
 from prm_mmdet.comparison.placement import place
 from prm_mmdet.comparison.plan import make_comparison
-from prm_mmdet.comparison.rehearsal import Rehearsal, write_start
+from prm_mmdet.comparison.rehearsal import Rehearsal, Rehearsed, write_start
 from prm_mmdet.launch import MissingInput
+
+pytestmark = pytest.mark.usefixtures('unformatted_configs')
 
 SCHEDULE = dict(
     train_cfg=dict(max_epochs=12, val_interval=12),
@@ -71,6 +75,7 @@ def test_a_warm_up_that_outlasts_the_training_is_a_warning():
 
 
 def test_all_runs_share_everything_but_the_block(user_config, tmp_path):
+    before = user_config.read_bytes()
     found = comparison(user_config, tmp_path, 'SAC', 'PRM', epochs=1, rates=[1e-3])
     cells = found.cells()
     assert [cell.name for cell in cells[:3]] == [
@@ -94,12 +99,6 @@ def test_all_runs_share_everything_but_the_block(user_config, tmp_path):
     assert sac['model'].pop('backbone')['plugins']
     none['model'].pop('backbone')
     assert none == sac
-
-
-def test_the_users_config_is_not_written(user_config, tmp_path):
-    before = user_config.read_bytes()
-    for cell in comparison(user_config, tmp_path).cells():
-        cell.prepare()
     assert user_config.read_bytes() == before
 
 
@@ -146,12 +145,12 @@ def test_a_metric_that_the_evaluator_does_not_give(rehearsal):
     assert plan.main_metric(None, ['accuracy/top1']) == 'accuracy/top1'
 
 
-def test_blocks_that_would_never_be_trained(user_cfg):
+def test_blocks_that_would_never_be_trained(rehearsal, user_cfg):
     cfg = copy.deepcopy(user_cfg)
     cfg.model.backbone.frozen_stages = 2
     placed = place(cfg.model, read_blocks(['SAC'])[0])
     with pytest.raises(ValueError, match=r'layer2.0.sac_block is in a frozen stage'):
-        Rehearsal(cfg, None).block(placed)
+        rehearsal.block(placed)
 
 
 def test_blocks_whose_output_nothing_uses(rehearsal, user_cfg):
@@ -159,7 +158,7 @@ def test_blocks_whose_output_nothing_uses(rehearsal, user_cfg):
     cfg.model.neck.update(start_level=1, num_outs=5)
     block = read_blocks(['SAC'], at='')[0]  # also behind the unused first map
     with pytest.raises(ValueError, match='gets no gradient'):
-        Rehearsal(cfg, None).block(place(cfg.model, block))
+        rehearsal.block(place(cfg.model, block))
 
 
 def test_checkpoints(user_cfg, tmp_path):
@@ -191,9 +190,15 @@ def _one_weight(folder):
 
 
 def test_too_little_space(user_config, tmp_path, monkeypatch):
-    found = comparison(user_config, tmp_path, rehearse=True)
-    assert found.metric == 'coco/bbox_mAP'
-    usage = type('Usage', (), dict(free=10**6))
+    found = comparison(user_config, tmp_path)
+    found.variants[:] = [
+        dataclasses.replace(variant, rehearsed=Rehearsed(10**7, 1))
+        for variant in found.variants
+    ]
+    usage = types.SimpleNamespace(free=6e8)
     monkeypatch.setattr(plan.shutil, 'disk_usage', lambda path: usage)
-    with pytest.raises(ValueError, match=r'need 0\.\d GB, and .* has 0.0 GB left'):
+    # Two seeds of two variants, and one more file while it is written.
+    plan._check_space(found)
+    usage.free -= 1
+    with pytest.raises(ValueError, match=r'need 0\.6 GB, and .* has 0\.6 GB left'):
         plan._check_space(found)
