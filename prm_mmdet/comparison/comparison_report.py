@@ -265,7 +265,8 @@ def _notes(found: dict) -> list[str]:
     else:
         lines.append(
             f"The 95% interval is Student's t over {count} seeds. It assumes that the "
-            'differences are about normally distributed. Few seeds give wide intervals.'
+            'differences are about normally distributed, and includes the rounding of '
+            'the metrics. Few seeds give wide intervals.'
         )
         if blocks > 1:
             lines.append(

@@ -42,23 +42,38 @@ def paired_difference(
         and ``corrected``: the 95% interval of the mean by Student's t, as [low, high],
         and the interval that holds for all comparisons at once with 95%. Both are None
         for one seed. None if no seed is in both.
+
+    Evaluators round: CocoMetric to 0.001. Two equal rounded differences would give an
+    interval without width. So the intervals add the variance of rounding two numbers,
+    step**2 / 6, to the variance of the differences.
     """
     seeds = sorted(block.keys() & control.keys())
     if not seeds:
         return None
     found = summary([block[seed] - control[seed] for seed in seeds])
-    error = 1 - CONFIDENCE
-    found['interval'] = _interval(found, error)
-    found['corrected'] = _interval(found, error / max(1, comparisons))
+    found.update(interval=None, corrected=None)
+    if len(seeds) > 1:
+        step = _rounding([*block.values(), *control.values()])
+        deviation = math.hypot(found['deviation'], step / math.sqrt(6))
+        error = 1 - CONFIDENCE
+        for name, share in (
+            ('interval', error),
+            ('corrected', error / max(1, comparisons)),
+        ):
+            quantile = float(student.ppf(1 - share / 2, len(seeds) - 1))
+            half = quantile * deviation / math.sqrt(len(seeds))
+            found[name] = [found['mean'] - half, found['mean'] + half]
     return found
 
 
-def _interval(found: dict, error: float) -> list[float] | None:
-    if found['deviation'] is None:
-        return None
-    quantile = float(student.ppf(1 - error / 2, found['count'] - 1))
-    half = quantile * found['deviation'] / math.sqrt(found['count'])
-    return [found['mean'] - half, found['mean'] + half]
+def _rounding(values: Sequence[float]) -> float:
+    """The step that values were rounded to, or 0 if they have more digits."""
+    # Shares have at least three digits, percentages at least two.
+    fewest = 3 if max(map(abs, values)) <= 1 else 2
+    for digits in range(fewest, 5):
+        if all(math.isclose(v, round(v, digits), abs_tol=1e-9) for v in values):
+            return 10.0**-digits
+    return 0.0
 
 
 def sign(interval: Sequence[float]) -> int:

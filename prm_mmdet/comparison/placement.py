@@ -74,15 +74,7 @@ def place(model: dict, block: Block) -> Placed:
 
     Raises:
         ValueError: The detector has no backbone, or the block cannot be placed there.
-            The message names the block and the reason.
     """
-    try:
-        return _placed(model, block)
-    except ValueError as error:
-        raise ValueError(f'{block.label}: {error}') from error
-
-
-def _placed(model: dict, block: Block) -> Placed:
     whole = copy.deepcopy(model)
     holder = whole  # of the backbone: the detector, or what another model wraps
     while 'backbone' not in holder and isinstance(holder.get('detector'), dict):

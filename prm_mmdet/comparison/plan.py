@@ -31,15 +31,15 @@ class Variant:
     """The control or a block, at one learning rate, trained with every seed.
 
     Args:
-        label: The block's, or 'none' for the control.
         lr: The learning rate. None for the config's own.
+        label: The block's, or 'none' for the control.
         model: Config of the detector.
         placed: Where the block is. None for the control.
         rehearsed: What one step showed. None if there was no rehearsal.
     """
 
-    label: str
     lr: float | None
+    label: str
     model: dict
     placed: Placed | None = None
     rehearsed: Rehearsed | None = None
@@ -181,22 +181,20 @@ def make_comparison(
     rehearsal = Rehearsal(cfg, load_from, partial) if rehearse else None
     if rehearsal:
         metric = main_metric(metric, rehearsal.metrics)
-    placed = [place(cfg.model, block) for block in blocks]
-    shown = [
-        _rehearsed(rehearsal, block, p) if rehearsal else None
-        for block, p in zip(blocks, placed)
+    found: list[tuple] = [
+        (CONTROL, cfg.model, None, rehearsal.control if rehearsal else None)
     ]
-    variants = []
+    for block in blocks:
+        try:
+            placed = place(cfg.model, block)
+            shown = rehearsal.block(placed) if rehearsal else None
+        except ValueError as error:
+            raise ValueError(f'{block.label}: {error}') from error
+        found.append((block.label, placed.model, placed, shown))
     learning_rates: list[float | None] = [*rates] or [None]
-    for lr in learning_rates:
-        if lr is not None:
-            _at_rate(cfg, changes, lr)  # raises if the config has no rate
-        control = rehearsal.control if rehearsal else None
-        variants.append(Variant(CONTROL, lr, cfg.model, None, control))
-        variants += [
-            Variant(block.label, lr, p.model, p, r)
-            for block, p, r in zip(blocks, placed, shown)
-        ]
+    for lr in rates:
+        _at_rate(cfg, changes, lr)  # raises if the config has no rate
+    variants = [Variant(lr, *each) for lr in learning_rates for each in found]
     comparison = Comparison(
         config=config,
         cfg=cfg,
@@ -212,13 +210,6 @@ def make_comparison(
     if rehearse:
         _check_space(comparison)
     return comparison
-
-
-def _rehearsed(rehearsal: Rehearsal, block: Block, placed: Placed) -> Rehearsed:
-    try:
-        return rehearsal.block(placed)
-    except ValueError as error:
-        raise ValueError(f'{block.label}: {error}') from error
 
 
 def _check_config(cfg: Config, path: str) -> None:

@@ -70,6 +70,29 @@ def test_without_a_difference_one_interval_in_twenty_excludes_zero(seeds):
     assert 30 <= excluded <= 70
 
 
+@pytest.mark.parametrize('deviation', [0.0005, 0.001, 0.002])
+def test_rounded_metrics_exclude_zero_no_more_often(deviation):
+    generator = np.random.default_rng(2)
+    excluded = 0
+    for _ in range(1000):
+        values = generator.uniform(0.2, 0.6) + generator.normal(0, deviation, (2, 2))
+        control, block = np.round(values, 3)
+        found = paired_difference(
+            dict(enumerate(block)), dict(enumerate(control)), comparisons=1
+        )
+        excluded += sign(found['interval']) != 0
+    assert excluded <= 70  # about 110 if rounding is not heeded
+
+
+def test_equal_rounded_differences_have_an_interval():
+    found = paired_difference({0: 0.301, 1: 0.311}, {0: 0.3, 1: 0.31}, 1)
+    low, high = found['interval']
+    assert low < -0.002
+    assert high > 0.004
+    exact = paired_difference({0: 0.30123, 1: 0.31123}, {0: 0.30023, 1: 0.31023}, 1)
+    assert exact['interval'] == pytest.approx([0.001, 0.001])
+
+
 def test_the_corrected_intervals_hold_for_all_blocks_at_once():
     generator = np.random.default_rng(1)
     wrong = 0

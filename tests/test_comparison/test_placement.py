@@ -96,8 +96,8 @@ def test_groups_are_fitted_to_the_channels():
 @pytest.mark.parametrize(
     ('backbone', 'text', 'where', 'message'),
     [
-        (RESNET, 'PRM groups=7', {}, 'PRM groups=7: .*groups=7'),
-        (RESNET, 'SAC reduktion=2', {}, "SAC reduktion=2: .*'reduktion'"),
+        (RESNET, 'PRM groups=7', {}, 'groups=7'),
+        (RESNET, 'SAC reduktion=2', {}, "'reduktion'"),
         (RESNET, 'SAC', dict(stages=['c7']), "no stage 'c7'. Choose from c2, c3"),
         (RESNET, 'SAC', dict(at=r'layer9'), 'layer9'),
         (MOBILE, 'SAC', dict(stages=['c6']), "no stage 'c6'"),
