@@ -47,6 +47,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     cached: Any
     with contextlib.ExitStack() as stack:
         stack.enter_context(compat.plain_types_only())
+        # Without this, indices outside a sparse tensor would be written to memory.
+        stack.enter_context(torch.sparse.check_sparse_tensor_invariants())
         if '://' in str(path):
             load, source, cached = _load_with_mmengine, str(path), _download(str(path))
             cure = f'delete {cached}, so that it is downloaded again'

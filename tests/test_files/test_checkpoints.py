@@ -209,3 +209,34 @@ def test_a_training_checkpoint_is_read_after_permission_was_taken_back(tmp_path)
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
+
+
+class _Sparse:
+    """Pickled as a sparse tensor of two numbers."""
+
+    def __init__(self, layout, *indices, size=(2,)):
+        self.arguments = layout, (*indices, torch.ones(1), size, False)
+
+    def __reduce__(self):
+        return torch._utils._rebuild_sparse_tensor, self.arguments
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+@pytest.mark.parametrize(
+    'sparse',
+    [
+        _Sparse(torch.sparse_coo, torch.tensor([[10**6]])),
+        _Sparse(
+            torch.sparse_csr, torch.tensor([0, 1]), torch.tensor([10**6]), size=(1, 2)
+        ),
+    ],
+)
+def test_indices_outside_a_sparse_tensor_are_refused(tmp_path, sparse, zipped):
+    path = tmp_path / 'a.pth'
+    torch.save(dict(w=sparse), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r'a\.pth is damaged'):
+        read_checkpoint(path)
+    assert not torch.sparse.check_sparse_tensor_invariants.is_enabled()
+    whole = torch.eye(3).to_sparse()
+    torch.save(dict(w=whole), path, _use_new_zipfile_serialization=zipped)
+    assert torch.equal(read_checkpoint(path)['w'].to_dense(), torch.eye(3))
