@@ -23,7 +23,8 @@ h1, h2 { line-height: 1.2; overflow-wrap: anywhere; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 th, td { padding: 0.25rem 0.75rem; border-bottom: 1px solid #ddd; text-align: left;
          white-space: nowrap; }
-img { max-width: 100%; height: auto; }
+.picture { overflow-x: auto; }
+img { width: 100%; min-width: 44rem; }
 ul { padding-left: 1.25rem; }
 li { max-width: 50rem; }
 """
@@ -51,7 +52,7 @@ def draw(found: dict, lr: float | None) -> Figure:
 
 def _curves(axis: Axes, metric: str, drawn: list[tuple[dict, str]]) -> None:
     unit = 'epoch'
-    for entry, colour in drawn:
+    for number, (entry, colour) in enumerate(drawn):
         by_step: dict[int, list[float]] = {}
         for run in entry['runs']:
             unit = run.get('unit', unit)
@@ -61,19 +62,24 @@ def _curves(axis: Axes, metric: str, drawn: list[tuple[dict, str]]) -> None:
                     by_step.setdefault(evaluation['step'], []).append(value)
         steps = sorted(by_step)
         means = [sum(by_step[step]) / len(by_step[step]) for step in steps]
-        style = '--' if entry['label'] == CONTROL else '-'
-        axis.plot(
-            steps, means, style, marker='o', ms=3, color=colour, label=entry['label']
-        )
         low = [min(by_step[step]) for step in steps]
         high = [max(by_step[step]) for step in steps]
+        style = '--' if entry['label'] == CONTROL else '-'
+        label = entry['label']
+        if len(steps) == 1:  # side by side
+            axis.set_xlim(steps[0] - 0.5, steps[0] + 0.5)
+            axis.set_xticks(steps)
+            x = [steps[0] + 0.6 * ((number + 0.5) / len(drawn) - 0.5)]
+            axis.vlines(x, low, high, color=colour)
+            axis.plot(x, means, 'o', color=colour, label=label)
+            continue
+        axis.plot(steps, means, style, marker='o', ms=3, color=colour, label=label)
         axis.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
-        if len(steps) == 1:
-            axis.vlines(steps, low, high, color=colour, linewidth=1)
     axis.set_xlabel(unit)
     axis.set_ylabel(unit_of(metric))
     axis.set_title('mean, and range of the seeds', fontsize=10)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(axis.get_xticks()) > 1:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize=8)
 
@@ -118,7 +124,8 @@ def as_page(found: dict) -> str:
         elif kind == 'picture':
             data = base64.b64encode(png(draw(found, content))).decode()
             what = html.escape(f'{unit_of(found["metric"])} by step, and differences')
-            parts.append(f'<img alt="{what}" src="data:image/png;base64,{data}">')
+            image = f'<img alt="{what}" src="data:image/png;base64,{data}">'
+            parts.append(f'<div class="picture">{image}</div>')
         else:
             parts.append(_table(content))
     body = '\n'.join(parts)

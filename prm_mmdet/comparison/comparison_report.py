@@ -274,6 +274,12 @@ def _notes(found: dict) -> list[str]:
                 'it is. The corrected intervals (Bonferroni) hold for all of them at '
                 'once with 95%.'
             )
+    others = (len(found['metrics']) - 1) * blocks
+    if count > 1 and others:
+        lines.append(
+            f'The {others} intervals of the other metrics are not corrected. Without '
+            'any difference, one in twenty would exclude zero by chance.'
+        )
     if found['load_from']:
         lines.append(
             'A gain over the checkpoint that the runs started from is no gain of a '
@@ -288,15 +294,15 @@ def _notes(found: dict) -> list[str]:
     ]
     if missing:
         lines.append(f'Not finished: {"; ".join(missing)}.')
-    others = [
+    changed = [
         f'{entry["name"]}, seed {seed}'
         for entry in entries
         for seed in entry.get('other_data', [])
     ]
-    if others:
+    if changed:
         lines.append(
             f'Other data than the control of the same seed was seen by: '
-            f'{"; ".join(others)}. Do not trust their differences.'
+            f'{"; ".join(changed)}. Do not trust their differences.'
         )
     if found['cost']:
         cost = found['cost']

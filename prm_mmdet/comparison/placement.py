@@ -128,7 +128,7 @@ def _place_in(detector: dict, block: Block) -> tuple[dict, str]:
     plain = _build(detector['backbone'])
     name = type(plain).__name__
     if block.at is not None:
-        return dict(at=block.at), f'behind {block.at!r} of {name}'
+        return dict(at=block.at), f'behind {block.at or "the output maps"} of {name}'
     layers = getattr(plain, 'block', None)
     if isinstance(layers, type) and issubclass(layers, BasicBlock):
         pattern, last = _BEFORE_ADDITION
@@ -145,7 +145,7 @@ def _place_in(detector: dict, block: Block) -> tuple[dict, str]:
     stages = _chosen(block.stages, ['c2', 'c3', 'c4', 'c5'], ['c3', 'c4', 'c5'])
     at = pattern.format(''.join(str(int(stage[1:]) - 1) for stage in stages))
     entry = dict(at=at, blocks=last) if last else dict(at=at)
-    which = f'the {last} of {at!r}' if last else repr(at)
+    which = f'the {last} of {at}' if last else at
     return entry, f'behind {which} of {name}: {", ".join(stages)}'
 
 

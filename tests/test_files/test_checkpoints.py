@@ -11,6 +11,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from prm_mmdet.files.checkpoints import (
+    CheckpointError,
     compare_keys,
     read_checkpoint,
     read_state_dict,
