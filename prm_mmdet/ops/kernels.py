@@ -58,12 +58,18 @@ LIBRARY, UNAVAILABLE = _load()
 
 
 class Arguments(ctypes.Structure):
-    """A structure of kernels.cpp. Tensors become pointers, None becomes null."""
+    """A structure of a C++ file in csrc. Tensors, which must be contiguous, become
+    pointers, and None becomes null."""
 
     def __init__(self, **values: Tensor | float | None) -> None:
-        self.tensors = [v for v in values.values() if isinstance(v, Tensor)]
+        self.tensors: list[Tensor] = []
+        self.set(**values)
+
+    def set(self, **values: Tensor | float | None) -> None:
+        """Give fields their values. Tensors are kept alive as long as the structure."""
         for name, value in values.items():
             if isinstance(value, Tensor):
+                self.tensors.append(value)
                 value = value.data_ptr()
             setattr(self, name, value)
 

@@ -184,7 +184,7 @@ def sac_maps(
     b_theta: Tensor,
     softmax: bool = False,
 ) -> SACMaps:
-    """The attention maps (Eq. 2) and the weights of the contexts (Eq. 3) of SAC."""
+    """The attention maps (Eq. 2) and the weights of the contexts (Eq. 4) of SAC."""
     X = x.reshape(*x.shape[:2], -1)
     attention = _softmax(w_phi @ X + b_phi[:, None], 2)
     weights = w_theta @ X + b_theta[:, None]

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .kernels import LIBRARY, Arguments, from_kernel, to_kernel
 
-# Positions of one block. The features of a block should fit in a core's cache.
-_BLOCK, _BLOCK_OF_MANY_CHANNELS, _MANY_CHANNELS = 256, 128, 256
+# Positions of one block. A block's features should fit in the cache of a core. An odd
+# multiple of 16 spreads the rows of a block over all sets of the cache.
+_BLOCK = 176
 
 
 class _Arguments(Arguments):
@@ -28,9 +29,9 @@ class _Arguments(Arguments):
     ] + [
         (name, c_void_p)
         for name in (
-            *('x', 'gradient', 'result', 'w_maps', 'b_maps', 'w_transform'),
-            *('b_transform', 'log_sums', 'gathered', 'g_w_maps', 'g_b_maps'),
-            *('g_w_transform', 'g_b_transform', 'thread_scratch', 'scratch'),
+            *('x', 'gradient', 'result', 'w_maps', 'b_maps', 'b_transform'),
+            *('log_sums', 'gathered', 'mixing', 'g_mixing', 'g_contexts', 'centre'),
+            *('g_w_maps', 'g_b_maps', 'thread_scratch', 'scratch'),
         )
     ]
 
@@ -40,79 +41,88 @@ def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     denominators (B, K) and the contexts (B, K, C)."""
     *parameters, softmax, residual = inputs
     features = to_kernel(x)
-    batch, channels, height, width = x.shape
-    results, contexts = len(parameters[5]), len(parameters[1])
-    result = features.new_empty((batch, results, height, width))
-    kept = (
-        features.new_zeros((batch, contexts)),
-        features.new_zeros((batch, contexts, channels)),
-    )
-    _run('sac_forward', features, None, result, parameters, kept, {}, softmax, residual)
-    return (from_kernel(result, x), *kept)
+    w_transform = parameters[4].to(features.dtype)
+    k, d = len(parameters[1]), len(w_transform)
+    y = features.new_empty((len(x), d, *x.shape[2:]))
+    log_sums = features.new_zeros((len(x), k))
+    contexts = features.new_zeros((len(x), k, x.shape[1]))
+    if x.numel():
+        arguments = _arguments(features, parameters, softmax, residual)
+        arguments.set(result=y, log_sums=log_sums, gathered=contexts)
+        arguments.call('sac_contexts', features.dtype)
+        arguments.set(mixing=_mixing(w_transform, contexts))
+        arguments.call('sac_result', features.dtype)
+    return from_kernel(y, x), log_sums, contexts
 
 
 def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     """Takes y's gradient, what ``forward`` took with what it kept before the switches.
     Returns the gradients of x and of the six parameters."""
     *parameters, log_sums, contexts, softmax, residual = inputs
-    features = to_kernel(x)
-    result = torch.empty_like(features)
-    k, d = len(parameters[1]), len(parameters[5])
-
-    def sums(*size):
-        return x.new_zeros(size, dtype=torch.float64)
-
-    g = dict(
-        g_w_maps=sums(2 * k, x.shape[1]),
-        g_b_maps=sums(2 * k),
-        g_w_transform=sums(d, x.shape[1]),
-        g_b_transform=sums(d),
+    features, contexts = to_kernel(x), contexts.contiguous()
+    w_transform = parameters[4].to(features.dtype)
+    k, d = len(parameters[1]), len(w_transform)
+    g_x = torch.empty_like(features)
+    shares = features.new_zeros((len(x), d * k + d))
+    g_mixing, g_sums = shares[:, : d * k].unflatten(1, (d, k)), shares[:, d * k :]
+    g_w_maps = x.new_zeros((2 * k, x.shape[1]), dtype=torch.float64)
+    g_b_maps = x.new_zeros(2 * k, dtype=torch.float64)
+    if x.numel():
+        arguments = _arguments(features, parameters, softmax, residual)
+        arguments.set(
+            gradient=to_kernel(gradient.to(features.dtype)),
+            result=g_x,
+            log_sums=log_sums.contiguous(),
+            gathered=contexts,
+            g_mixing=shares,
+            g_w_maps=g_w_maps,
+            g_b_maps=g_b_maps,
+        )
+        arguments.call('sac_g_mixing', features.dtype)
+        g_contexts = (g_mixing.mT @ w_transform).contiguous()
+        centre = (g_contexts.double() * contexts).sum(2).to(features.dtype)
+        arguments.set(
+            mixing=_mixing(w_transform, contexts), g_contexts=g_contexts, centre=centre
+        )
+        arguments.call('sac_gradients', features.dtype)
+    gradients = (
+        *(g_w_maps[:k], g_b_maps[:k], g_w_maps[k:], g_b_maps[k:]),
+        *(torch.einsum('bdk,bkc->dc', g_mixing, contexts), g_sums.sum(0)),
     )
-    g_y, kept = to_kernel(gradient.to(features.dtype)), (log_sums, contexts)
-    _run('sac_backward', features, g_y, result, parameters, kept, g, softmax, residual)
-    (w_attention, w_weights), (b_attention, b_weights) = (
-        g[name].split(k) for name in ('g_w_maps', 'g_b_maps')
-    )
-    last = (g['g_w_transform'], g['g_b_transform'])
-    values = (w_attention, b_attention, w_weights, b_weights, *last)
     return (
-        from_kernel(result, x),
-        *(value.to(p.dtype, copy=True) for p, value in zip(parameters, values)),
+        from_kernel(g_x, x),
+        *(g.to(p.dtype, copy=True) for p, g in zip(parameters, gradients)),
     )
 
 
-def _run(name, x, gradient, result, parameters, kept, gradients, softmax, residual):
-    if x.numel() == 0:
-        return
+def _mixing(w_transform, contexts):
+    """What the weights mix in the re-associated Eq. 5, (B, D, K)."""
+    return (w_transform @ contexts.mT).contiguous()
+
+
+def _arguments(x, parameters, softmax, residual):
     batch, channels, height, width = x.shape
     w_attention, b_attention, w_weights, b_weights, w_transform, b_transform = (
         p.to(x.dtype) for p in parameters
     )
-    many = max(channels, len(w_transform)) > _MANY_CHANNELS
     arguments = _Arguments(
         batch=batch,
         channels=channels,
         results=len(w_transform),
         contexts=len(w_attention),
         positions=height * width,
-        block=_BLOCK_OF_MANY_CHANNELS if many else _BLOCK,
+        block=_BLOCK,
         softmax=softmax,
         residual=residual,
         threads=torch.get_num_threads(),
         x=x,
-        gradient=gradient,
-        result=result,
         w_maps=torch.cat([w_attention, w_weights]),
         b_maps=torch.cat([b_attention, b_weights]),
-        w_transform=w_transform.contiguous(),
         b_transform=b_transform.contiguous(),
-        log_sums=kept[0].contiguous(),
-        gathered=kept[1].contiguous(),
-        **gradients,
     )
     size = LIBRARY.sac_thread_scratch(byref(arguments))
-    thread_scratch = x.new_empty((arguments.threads, size))
-    scratch = x.new_empty(LIBRARY.sac_scratch(byref(arguments)))
-    arguments.thread_scratch = thread_scratch.data_ptr()
-    arguments.scratch = scratch.data_ptr()
-    arguments.call(name, x.dtype)
+    arguments.set(
+        thread_scratch=x.new_empty((arguments.threads, size)),
+        scratch=x.new_empty(LIBRARY.sac_scratch(byref(arguments))),
+    )
+    return arguments

@@ -2,6 +2,10 @@
 
 Source: D. Ruan, J. Wen, N. Zheng and M. Zheng, "Linear Context Transform Block",
 AAAI 2020.
+
+Choice where the paper differs from itself: the block has 2C parameters, a gain and a
+bias for each channel, as Eq. 4 and the parameters of the paper's tables have. The
+text counts C.
 """
 
 from __future__ import annotations

@@ -3,9 +3,15 @@
 Source: X. Ma and S. Fu, "Position-Aware Recalibration Module: Learning From Feature
 Semantics and Feature Position", IJCAI 2020.
 
-Departures and choices, where the paper and its published code differ or are silent:
-the standard deviation of Eq. 6 is the paper's biased one (the code divides by N - 1);
-the two axes of Eq. 5 become one number by their mean, as in the code.
+Choices where the paper is silent, or differs from its published code:
+
+- Eq. 5: ``theta`` and ``sigma`` (the paper's d) are shared by all groups. The mean of
+  the two axes is D, as in the code. ``sigma`` acts by its absolute value, and less than
+  1e-5 counts as 1e-5: Eq. 5 divides by it.
+- Eq. 6: The standard deviation is the paper's biased one. The code divides by N - 1.
+- Eq. 8: ``weight`` and ``bias`` also act without normalisation.
+- Initial values: ``alpha`` and ``weight`` 0, ``beta``, ``bias`` and ``sigma`` 1, and
+  ``theta`` uniform between 0 and 1.
 """
 
 from __future__ import annotations

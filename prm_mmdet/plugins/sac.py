@@ -3,12 +3,15 @@
 Source: D. Ruan, Y. Shi, J. Wen, N. Zheng and M. Zheng, "Spatially-Aware Context Neural
 Networks", IEEE Transactions on Image Processing 30, 2021.
 
-Departures and choices where the paper is silent: the last convolution of ``transform``
-starts at zero, so that a block put into a network starts as the identity, as GCNet's
-does; the hidden width of the bottleneck transform is GC's, C / 16, and its batch
-normalisation is a plain one, which a backbone's ``norm_eval`` keeps at its initial
-statistics unless they were trained before; the depth ablation keeps the residual
-connection of Eq. 5.
+Choices where the paper is silent:
+
+- All 1x1 convolutions have biases. Eqs. 3 to 5 show none.
+- The last convolution of ``transform`` starts at zero, as in GCNet: a fresh block is
+  the identity.
+- The bottleneck transform has GC's hidden width, C / 16, and a plain batch
+  normalisation. A backbone's ``norm_eval`` keeps its statistics: they are the initial
+  ones unless they were trained before.
+- The depth ablation keeps the residual connection of Eq. 5.
 """
 
 from __future__ import annotations

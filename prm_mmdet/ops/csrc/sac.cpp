@@ -1,8 +1,9 @@
 // SAC on the CPU, forward and backward, for float and double.
 //
-// All matrix products of SAC have a small side: K contexts, at most C / l. They are
-// bound by memory. A task is one block of positions of one sample. Its features fit in
-// the cache of a core, and all products of a phase read them from there.
+// All products with a map have a small side: K contexts, at most C / l. They are bound
+// by memory. A task is one block of positions of one sample. Its features fit in the
+// cache of a core, and all products of a phase read them from there. sac_cpp.py
+// multiplies matrices without positions between the phases.
 //
 // In the comments: B samples, C channels of x, D channels of y, K contexts, N positions,
 // P positions of a block. Block arrays have rows of P values; beyond the map's end, the
@@ -23,14 +24,15 @@ struct SAC {
   void *result;             // (B, D, N): y, or (B, C, N): the gradient of x
   const void *w_maps;       // (2K, C): of attention, then of the weights
   const void *b_maps;       // (2K,)
-  const void *w_transform;  // (D, C)
   const void *b_transform;  // (D,)
   void *log_sums;           // (B, K): logarithm of the attention's denominator
   void *gathered;           // (B, K, C): contexts
+  const void *mixing;       // (B, D, K): W contexts^T
+  void *g_mixing;           // (B, D * K + D): gradients of mixing, then sums of gradient
+  const void *g_contexts;   // (B, K, C)
+  const void *centre;       // (B, K): products of contexts and their gradients
   double *g_w_maps;         // (2K, C)
   double *g_b_maps;         // (2K,)
-  double *g_w_transform;    // (D, C)
-  double *g_b_transform;    // (D,)
   void *thread_scratch;     // (threads, sac_thread_scratch(...)) values
   void *scratch;            // (sac_scratch(...),) values
 };
@@ -112,9 +114,10 @@ INLINE void dot_tile(int64_t p, const T *a, const T *b, T *out, int64_t stride) 
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 2
     for (int c = 0; c < COLUMNS; ++c) {
-      T total = 0;
-      for (int64_t i = 0; i < SIZE; ++i) total += sum[r][c][i];
-      out[r * stride + c] = total;
+      V lanes = sum[r][c];
+      for (int64_t half = SIZE / 2; half; half /= 2)
+        for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+      out[r * stride + c] = lanes[0];
     }
 }
 
@@ -154,23 +157,6 @@ int64_t task_values(const SAC &s) {
   int64_t k = s.contexts;
   return 2 * k * s.block + 2 * k * (s.channels + 1) + s.results * (k + 1);
 }
-
-int64_t sample_values(const SAC &s) {
-  return s.contexts * (s.results + s.channels + 1);
-}
-
-// Arrays that the phases of a call hand on, per sample.
-template <class T>
-struct Sample {
-  T *mixing, *g_contexts, *centre;  // (D, K), (K, C), (K,)
-
-  Sample(const SAC &s, int64_t sample) {
-    mixing = static_cast<T *>(s.scratch) + s.batch * blocks(s) * task_values(s) +
-             sample * sample_values(s);
-    g_contexts = mixing + s.results * s.contexts;
-    centre = g_contexts + s.contexts * s.channels;
-  }
-};
 
 // One block of positions: its arrays that the phases hand on, and those of its thread.
 template <class T>
@@ -290,22 +276,6 @@ void gather_contexts(const SAC &s, int64_t sample) {
   }
 }
 
-// One row of W contexts^T, (D, K).
-template <class T>
-INLINE void mixing_row(const SAC &s, int64_t row) {
-  int64_t sample = row / s.results, d = row % s.results;
-  const T *w = static_cast<const T *>(s.w_transform) + d * s.channels;
-  const T *contexts =
-      static_cast<const T *>(s.gathered) + sample * s.contexts * s.channels;
-  T *mixing = Sample<T>(s, sample).mixing + d * s.contexts;
-  for (int64_t k = 0; k < s.contexts; ++k, contexts += s.channels) {
-    T sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t c = 0; c < s.channels; ++c) sum += w[c] * contexts[c];
-    mixing[k] = sum;
-  }
-}
-
 // y of the block (Eq. 5).
 template <class T>
 INLINE void result_block(const SAC &s, const Task<T> &t) {
@@ -317,8 +287,9 @@ INLINE void result_block(const SAC &s, const Task<T> &t) {
 #pragma omp simd
     for (int64_t i = 0; i < s.block; ++i) y[i] += bias[d];
   }
-  multiply(s.results, s.contexts, s.block, Sample<T>(s, t.sample).mixing, s.contexts, 1,
-           t.maps + s.contexts * s.block, t.results);
+  multiply(s.results, s.contexts, s.block,
+           static_cast<const T *>(s.mixing) + t.sample * s.results * s.contexts, s.contexts,
+           1, t.maps + s.contexts * s.block, t.results);
   t.write(s, t.results, s.results, s.result);
 }
 
@@ -338,50 +309,15 @@ INLINE void backward_block(const SAC &s, const Task<T> &t) {
   row_sums(s.results, s.block, t.results, t.g_sums);
 }
 
-// Sums the blocks' shares into the first block of each sample.
+// Sums the shares of a sample's blocks.
 template <class T>
 void sum_mixing(const SAC &s, int64_t sample) {
   int64_t first = sample * blocks(s), count = s.results * (s.contexts + 1);
-  T *total = Task<T>(s, first).g_mixing;
-  for (int64_t task = first + 1; task < first + blocks(s); ++task) {
+  T *total = static_cast<T *>(s.g_mixing) + sample * count;
+  for (int64_t task = first; task < first + blocks(s); ++task) {
     const T *share = Task<T>(s, task).g_mixing;
     for (int64_t i = 0; i < count; ++i) total[i] += share[i];
   }
-}
-
-// Gradients of one row of W, and of its bias.
-template <class T>
-INLINE void transform_gradients(const SAC &s, int64_t d) {
-  double *g_w = s.g_w_transform + d * s.channels;
-  for (int64_t sample = 0; sample < s.batch; ++sample) {
-    Task<T> first(s, sample * blocks(s));
-    s.g_b_transform[d] += first.g_sums[d];
-    const T *contexts =
-        static_cast<const T *>(s.gathered) + sample * s.contexts * s.channels;
-    for (int64_t k = 0; k < s.contexts; ++k, contexts += s.channels) {
-      double g = first.g_mixing[d * s.contexts + k];
-      for (int64_t c = 0; c < s.channels; ++c) g_w[c] += g * contexts[c];
-    }
-  }
-}
-
-// Gradient of one context of one sample, and its product with the context itself.
-template <class T>
-INLINE void context_gradient(const SAC &s, int64_t row) {
-  int64_t sample = row / s.contexts, k = row % s.contexts;
-  const T *g_mixing = Task<T>(s, sample * blocks(s)).g_mixing + k;
-  const T *w = static_cast<const T *>(s.w_transform);
-  const T *context = static_cast<const T *>(s.gathered) + row * s.channels;
-  Sample<T> arrays(s, sample);
-  T *g = arrays.g_contexts + k * s.channels;
-  std::fill(g, g + s.channels, T(0));
-  for (int64_t d = 0; d < s.results; ++d) {
-    T factor = g_mixing[d * s.contexts];
-    for (int64_t c = 0; c < s.channels; ++c) g[c] += factor * w[d * s.channels + c];
-  }
-  double along = 0;
-  for (int64_t c = 0; c < s.channels; ++c) along += double(g[c]) * context[c];
-  arrays.centre[k] = T(along);
 }
 
 // Gradient of x in the block, and the block's share of the gradients of both maps'
@@ -389,14 +325,16 @@ INLINE void context_gradient(const SAC &s, int64_t row) {
 template <class T>
 INLINE void gradient_block(const SAC &s, const Task<T> &t) {
   int64_t k = s.contexts, p = s.block;
-  Sample<T> arrays(s, t.sample);
+  const T *mixing = static_cast<const T *>(s.mixing) + t.sample * s.results * k;
+  const T *g_contexts = static_cast<const T *>(s.g_contexts) + t.sample * k * s.channels;
+  const T *centres = static_cast<const T *>(s.centre) + t.sample * k;
   t.read(s, s.x, s.channels, t.features);
   t.read(s, s.gradient, s.results, t.results);
   std::fill(t.g_maps, t.g_maps + 2 * k * p, T(0));
-  multiply(k, s.channels, p, arrays.g_contexts, s.channels, 1, t.features, t.g_maps);
-  multiply(k, s.results, p, arrays.mixing, 1, k, t.results, t.g_maps + k * p);
+  multiply(k, s.channels, p, g_contexts, s.channels, 1, t.features, t.g_maps);
+  multiply(k, s.results, p, mixing, 1, k, t.results, t.g_maps + k * p);
   for (int64_t m = 0; m < k; ++m) {
-    T *g = t.g_maps + m * p, centre = arrays.centre[m];
+    T *g = t.g_maps + m * p, centre = centres[m];
     const T *attention = t.maps + m * p;
 #pragma omp simd
     for (int64_t i = 0; i < p; ++i) g[i] = attention[i] * (g[i] - centre);
@@ -422,7 +360,7 @@ INLINE void gradient_block(const SAC &s, const Task<T> &t) {
     std::fill(gx, gx + s.channels * p, T(0));
   multiply(s.channels, 2 * k, p, static_cast<const T *>(s.w_maps), 1, s.channels, t.g_maps,
            gx);
-  multiply(s.channels, k, p, arrays.g_contexts, 1, s.channels, t.maps, gx);
+  multiply(s.channels, k, p, g_contexts, 1, s.channels, t.maps, gx);
   t.write(s, gx, s.channels, s.result);
 }
 
@@ -452,18 +390,11 @@ INLINE void map_gradients(const SAC &s, int64_t row) {
   EACH_PROCESSOR void forward_block_##T(const SAC &s, int64_t task, int64_t thread) {  \
     forward_block(s, Task<T>(s, task, thread));                                        \
   }                                                                                    \
-  EACH_PROCESSOR void mixing_row_##T(const SAC &s, int64_t row) { mixing_row<T>(s, row); } \
   EACH_PROCESSOR void result_block_##T(const SAC &s, int64_t task, int64_t thread) {   \
     result_block(s, Task<T>(s, task, thread));                                         \
   }                                                                                    \
   EACH_PROCESSOR void backward_block_##T(const SAC &s, int64_t task, int64_t thread) { \
     backward_block(s, Task<T>(s, task, thread));                                       \
-  }                                                                                    \
-  EACH_PROCESSOR void transform_gradients_##T(const SAC &s, int64_t d) {               \
-    transform_gradients<T>(s, d);                                                      \
-  }                                                                                    \
-  EACH_PROCESSOR void context_gradient_##T(const SAC &s, int64_t row) {                \
-    context_gradient<T>(s, row);                                                       \
   }                                                                                    \
   EACH_PROCESSOR void gradient_block_##T(const SAC &s, int64_t task, int64_t thread) { \
     gradient_block(s, Task<T>(s, task, thread));                                       \
@@ -480,32 +411,29 @@ extern "C" {
 
 int64_t sac_thread_scratch(const SAC *s) { return thread_values(*s); }
 
-int64_t sac_scratch(const SAC *s) {
-  return s->batch * (blocks(*s) * task_values(*s) + sample_values(*s));
-}
+int64_t sac_scratch(const SAC *s) { return s->batch * blocks(*s) * task_values(*s); }
 
-#define EACH(TASKS, CALL) \
-  for_each(TASKS, s.threads, [&](int64_t task, int64_t thread) { (void)thread; CALL; })
+#define EACH(TASKS, CALL)                                                 \
+  for_each(TASKS, s->threads, [&](int64_t task, int64_t thread) {         \
+    (void)thread;                                                         \
+    CALL;                                                                 \
+  })
 
-#define ENTRIES(NAME, T)                                              \
-  void sac_forward_##NAME(const SAC *pointer) {                       \
-    const SAC &s = *pointer;                                          \
-    int64_t tasks = s.batch * blocks(s);                              \
-    EACH(tasks, forward_block_##T(s, task, thread));                  \
-    EACH(s.batch, gather_contexts<T>(s, task));                       \
-    EACH(s.batch * s.results, mixing_row_##T(s, task));               \
-    EACH(tasks, result_block_##T(s, task, thread));                   \
-  }                                                                   \
-  void sac_backward_##NAME(const SAC *pointer) {                      \
-    const SAC &s = *pointer;                                          \
-    int64_t tasks = s.batch * blocks(s);                              \
-    EACH(s.batch * s.results, mixing_row_##T(s, task));               \
-    EACH(tasks, backward_block_##T(s, task, thread));                 \
-    EACH(s.batch, sum_mixing<T>(s, task));                            \
-    EACH(s.results, transform_gradients_##T(s, task));                \
-    EACH(s.batch * s.contexts, context_gradient_##T(s, task));        \
-    EACH(tasks, gradient_block_##T(s, task, thread));                 \
-    EACH(2 * s.contexts, map_gradients_##T(s, task));                 \
+#define ENTRIES(NAME, T)                                                  \
+  void sac_contexts_##NAME(const SAC *s) {                                \
+    EACH(s->batch * blocks(*s), forward_block_##T(*s, task, thread));     \
+    EACH(s->batch, gather_contexts<T>(*s, task));                         \
+  }                                                                       \
+  void sac_result_##NAME(const SAC *s) {                                  \
+    EACH(s->batch * blocks(*s), result_block_##T(*s, task, thread));      \
+  }                                                                       \
+  void sac_g_mixing_##NAME(const SAC *s) {                                \
+    EACH(s->batch * blocks(*s), backward_block_##T(*s, task, thread));    \
+    EACH(s->batch, sum_mixing<T>(*s, task));                              \
+  }                                                                       \
+  void sac_gradients_##NAME(const SAC *s) {                               \
+    EACH(s->batch * blocks(*s), gradient_block_##T(*s, task, thread));    \
+    EACH(2 * s->contexts, map_gradients_##T(*s, task));                   \
   }
 ENTRIES(float32, float)
 ENTRIES(float64, double)
