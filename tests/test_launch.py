@@ -25,6 +25,7 @@ from mmengine.model import PretrainedInit
 import prm_mmdet  # noqa: F401
 from prm_mmdet.launch import MissingInput, RunError, TrainRunner, check_data
 from prm_mmdet.launch.data_files import how_to_get_weights
+from prm_mmdet.launch.processes import StartWorker
 
 CONFIG = ROOT / 'configs' / 'demo' / 'mask-rcnn_r50-sac_fpn_demo.py'
 TOOLS = {'ours': ROOT / 'tools', 'mmdet': Path(mmdet.__file__).parent / '.mim/tools'}
@@ -170,6 +171,23 @@ def test_data_workers_end_with_their_training(number):
     os.kill(training, number)
     assert os.waitpid(training, 0)[1]
     assert not psutil.wait_procs(workers, timeout=10)[1], 'workers outlive a training'
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='the Linux kernel ends workers')
+def test_a_worker_ends_if_its_training_ended_before_it_began():
+    reading, writing = os.pipe()
+    training = os.fork()
+    if not training:
+        begin, parent = StartWorker(), os.getpid()
+        if not os.fork():
+            while os.getppid() == parent:
+                time.sleep(0.01)
+            begin(0)
+            os.write(writing, b'begun')
+        os._exit(0)
+    os.waitpid(training, 0)
+    os.close(writing)
+    assert not os.read(reading, 5)
 
 
 def test_missing_data_is_named_before_training(run_python, tmp_path):

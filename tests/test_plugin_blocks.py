@@ -45,6 +45,7 @@ def train(folder, model):
         train_dataloader=loader,
         train_cfg=dict(by_epoch=True, max_epochs=2),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+        default_scope='mmdet',
         experiment_name=folder.name,
     ).train()
     return next(folder.glob('*/*.log')).read_text()

@@ -48,11 +48,14 @@ class StartWorker:
     ) -> None:
         self.function = function
         self.quiet = quiet
-        self.parent = os.getpid()
+        self.parent: int | None = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # It is pickled for a worker that is not forked from this process.
+        return {**self.__dict__, 'parent': None}
 
     def __call__(self, worker: int) -> None:
-        if os.getppid() == self.parent:  # false under a fork server
-            end_with_parent(self.parent)
+        end_with_parent(self.parent or os.getppid())
         if self.quiet and worker:
             warnings.simplefilter('ignore')
         if self.function is not None:

@@ -44,7 +44,7 @@ def train(folder, model, **hook):
         train_cfg=dict(by_epoch=True, max_epochs=1),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
         custom_hooks=[dict(type='prm_mmdet.BlockStatisticsHook', **hook)],
-        default_scope='mmengine',
+        default_scope='mmdet',
         experiment_name=folder.name,
     )
     runner.train()
