@@ -1,4 +1,5 @@
-"""What the stack needs to work together. Each entry: the reason, and when it can go."""
+"""Workarounds for the packages that this package uses. Each docstring gives the reason,
+and the version that makes the workaround unnecessary."""
 
 import contextlib
 import functools
@@ -26,11 +27,12 @@ from .files.plain_pickle import NUMPY
 def allow_mmengine_checkpoints() -> None:
     """Let weights-only loading read the checkpoints that MMEngine writes.
 
-    torch >= 2.6 loads weights-only by default and then refuses the training history
-    (``HistoryBuffer``, NumPy arrays and scalars) in an MMEngine checkpoint. What is
-    allowed here holds plain numbers. Can go when the oldest supported MMEngine
-    allows it itself (0.10.7 does not; onedl-mmengine 0.10.12 does, for its own loading
-    functions, which take the permission back when they end: ask again before a load).
+    torch >= 2.6 loads weights-only by default. It then refuses the training history in
+    an MMEngine checkpoint: ``HistoryBuffer``, NumPy arrays and scalars. The types that
+    are allowed here hold plain numbers. This can be removed when the oldest supported
+    MMEngine allows these types itself. MMEngine 0.10.7 does not. onedl-mmengine 0.10.12
+    does, but only inside its own loading functions, which forbid the types again at
+    their end. Therefore call this function before each load.
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
@@ -88,9 +90,9 @@ def load_weights_only() -> None:
 
 
 def hide_known_warnings() -> None:
-    """Keep a command line free of what its user can do nothing about.
+    """Hide warnings that the user of a command line can do nothing about.
 
-    MMEngine 0.10.7 asks pkg_resources where MMDetection is with every config that it
+    MMEngine 0.10.7 asks pkg_resources for MMDetection's path with every config that it
     reads, and gets a warning each time.
     """
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -110,7 +112,7 @@ def _find_torchvision_weights_without_torchvision() -> None:
     """Let ``torchvision://resnet50`` name a download where torchvision is missing.
 
     MMEngine imports torchvision to learn the addresses that its own list holds too.
-    Can go when MMEngine reads that list by itself.
+    This can be removed when MMEngine reads its own list.
     """
     if importlib.util.find_spec('torchvision'):
         return
@@ -127,7 +129,8 @@ def _look_up_configs_once() -> None:
     """Let a process look up MMDetection and its metafiles once.
 
     For each ``mmdet::`` config in ``_base_``, MMEngine 0.10.7 parses 102 YAML files and
-    loads pkg_resources again. Both take 0.3 s. Can go when MMEngine keeps the results.
+    loads pkg_resources again. Both take 0.3 s. This can be removed when MMEngine keeps
+    the results.
     """
     for module, name in ((config_utils, 'load'), (config_module, 'is_installed')):
         if hasattr(module, name):

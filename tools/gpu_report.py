@@ -70,7 +70,7 @@ class Part:
 
 @dataclass
 class Result:
-    """What a part came to."""
+    """The result of a part."""
 
     name: str
     outcome: str

@@ -115,7 +115,7 @@ def forms(
         compiled: Whether to add the forms under torch.compile. Default: True.
     """
     if compiled:
-        torch._dynamo.reset()  # Each shape gets code of its own.
+        torch._dynamo.reset()  # torch.compile then makes separate code for this shape.
     x, *parameters = inputs(block, stage, setting)
     gradient = torch.randn_like(x)
     gate = torch.rand(*x.shape[:2], 1, 1, device=x.device, dtype=x.dtype)

@@ -14,9 +14,10 @@ from mmdet.utils import register_all_modules
 
 from .. import plugins
 
-#: Where a block is placed in a bottleneck unless the user chooses: as in its paper.
+#: Blocks that are placed after conv2 of a bottleneck, as in their paper. Other blocks
+#: are placed after conv3. The user can choose another position.
 _AFTER_CONV2 = ('SAC',)
-#: A convolution with changed output, not a plugin.
+#: SK replaces a convolution, so it cannot be inserted as a plugin.
 _NO_PLUGINS = ('SK',)
 NAMES = tuple(name for name in plugins.__all__ if name not in _NO_PLUGINS)
 CONTROL = 'none'
@@ -27,10 +28,10 @@ class Block:
     """A block to compare.
 
     Args:
-        label: Its name in tables: the text that the user wrote.
-        type: Its registered type.
-        options: Its constructor's arguments that the user chose.
-        position: 'after_conv1', 'after_conv2' or 'after_conv3', in a bottleneck.
+        label: Name in tables: the text that the user wrote.
+        type: Registered name of the block's class.
+        options: Arguments of the constructor that the user chose.
+        position: Place in a bottleneck: 'after_conv1', 'after_conv2' or 'after_conv3'.
         stages: Names such as 'c3', or None for the default.
         at: Regular expression for names of submodules, or None for the default.
     """
@@ -52,12 +53,15 @@ def read_blocks(
     """The blocks of a command line.
 
     Args:
-        texts: A name and options each, such as 'SAC reduction=16'. The options
-            'position', 'stages' (with commas) and 'at' choose where this block goes.
-        position: For all blocks without their own. Default: None, as in the block's
-            paper.
-        stages: For all blocks without their own. Default: None, all but the first.
-        at: For all blocks without their own. Default: None.
+        texts: One text for each block: its name and its options, such as 'SAC
+            reduction=16'. The options 'position', 'stages' (with commas) and 'at'
+            choose the place of this block.
+        position: Position of the blocks whose text has none. Default: None, the
+            position in the block's paper.
+        stages: Stages of the blocks whose text has none. Default: None, all stages but
+            the first.
+        at: Regular expression for the blocks whose text has none. Default: None, see
+            :func:`prm_mmdet.comparison.placement.place`.
 
     Raises:
         ValueError: A text cannot be read, names no registered block, or occurs twice.
@@ -102,7 +106,7 @@ def _read_block(
 
 
 def _value(text: str) -> Any:
-    """A Python literal, or else the text itself."""
+    """The value of a Python literal. If the text is no literal, the text itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""The report as one HTML page that holds its pictures, and the pictures."""
+"""The report of a comparison as one HTML page, and its pictures as PNG files."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ li { max-width: 50rem; }
 
 
 def draw(found: dict, lr: float | None) -> Figure:
-    """The main metric by epoch with the range of the seeds, and each block's difference
-    to the control with its intervals.
+    """Draw the results at one learning rate.
+
+    The left panel shows the main metric by epoch: the mean over the seeds and their
+    range. The right panel shows each block's difference to the control, with its
+    intervals.
 
     Args:
-        found: From :func:`prm_mmdet.comparison.comparison_report.collect`.
-        lr: The learning rate whose runs are drawn.
+        found: Result of :func:`prm_mmdet.comparison.comparison_report.collect`.
+        lr: The learning rate. None stands for the rate in the config.
     """
     entries = [entry for entry in found['entries'] if entry['lr'] == lr]
     figure, axes = new_figure(11, 4.2, ncols=2, width_ratios=[1.25, 1])
@@ -66,7 +69,7 @@ def _curves(axis: Axes, metric: str, drawn: list[tuple[dict, str]]) -> None:
         high = [max(by_step[step]) for step in steps]
         style = '--' if entry['label'] == CONTROL else '-'
         label = entry['label']
-        if len(steps) == 1:  # side by side
+        if len(steps) == 1:  # With a single step, the networks are drawn side by side.
             axis.set_xlim(steps[0] - 0.5, steps[0] + 0.5)
             axis.set_xticks(steps)
             x = [steps[0] + 0.6 * ((number + 0.5) / len(drawn) - 0.5)]
@@ -109,7 +112,7 @@ def as_page(found: dict) -> str:
     """The report as an HTML page that needs no other file.
 
     Args:
-        found: From :func:`prm_mmdet.comparison.comparison_report.collect`.
+        found: Result of :func:`prm_mmdet.comparison.comparison_report.collect`.
     """
     parts, title = [], ''
     for kind, content in sections(found):
@@ -147,11 +150,12 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def write_pictures(found: dict, folder: Path) -> None:
-    """Write the picture of each learning rate as a PNG file, for Markdown.
+    """Write one PNG file for each learning rate. The Markdown report links to these
+    files.
 
     Args:
-        found: From :func:`prm_mmdet.comparison.comparison_report.collect`.
-        folder: Where to.
+        found: Result of :func:`prm_mmdet.comparison.comparison_report.collect`.
+        folder: Folder of the files.
     """
     for kind, content in sections(found):
         if kind == 'picture':

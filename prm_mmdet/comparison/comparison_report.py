@@ -1,4 +1,5 @@
-"""What a comparison found: as data, and as Markdown, which terminals show well."""
+"""The results of a comparison: as data, and as Markdown that is readable in a
+terminal."""
 
 from __future__ import annotations
 
@@ -13,22 +14,22 @@ from .blocks import CONTROL
 from .intervals import paired_difference, sign, summary
 from .plan import Comparison, Variant, main_metric
 
-_PERCENT = ('AP', 'AR')  # metrics that are shares, shown times 100
+_PERCENT = ('AP', 'AR')  # A metric with one of these in its name is shown in percent.
 _LOWER_IS_BETTER = ('loss', 'error', 'MR')
 _SHORT = {'bbox_mAP': 'AP', 'segm_mAP': 'mask AP', 'mAP': 'AP'}
-#: What a report keeps of a record.
+#: Keys of a run's record that the report contains.
 _KEPT = ('metrics', 'evaluations', 'unit', 'step', 'seconds', 'measured')
 
 
 def collect(comparison: Comparison, cost: dict | None = None) -> dict:
-    """All that is known of a comparison, as JSON takes it.
+    """The results of a comparison, as data that can be written as JSON.
 
     Metrics are the evaluator's own numbers. A block's ``verdict`` follows from the 95%
     interval of its paired difference to the control.
 
     Args:
         comparison: The comparison. Runs may be unfinished or missing.
-        cost: From :func:`prm_mmdet.comparison.cost.costs_of`. Default: None.
+        cost: Result of :func:`prm_mmdet.comparison.cost.costs_of`. Default: None.
 
     Raises:
         ValueError: No finished run has the metric that the user chose.
@@ -47,7 +48,8 @@ def collect(comparison: Comparison, cost: dict | None = None) -> dict:
     blocks = [v for v in comparison.variants if v.label != CONTROL]
     entries = []
     for variant in comparison.variants:
-        if variant.label == CONTROL:  # of the variants that follow, which have its rate
+        # This control is for the variants after it, which have the same learning rate.
+        if variant.label == CONTROL:
             control = runs[variant.name]
         own = runs[variant.name]
         entry = _described(variant)
@@ -67,7 +69,7 @@ def collect(comparison: Comparison, cost: dict | None = None) -> dict:
                 seed for seed in own if _other_data(own[seed], control[seed])
             ]
             entry['verdict'] = verdict(variant.label, metric, entry['metrics'])
-            # The same network at another rate costs the same.
+            # The learning rate does not change the cost: it is measured at one rate.
             if cost and variant.label in cost['blocks']:
                 entry['cost'] = cost['blocks'][variant.label]
         entries.append(entry)
@@ -100,24 +102,25 @@ def _described(variant: Variant) -> dict:
 
 
 def _values(runs: Mapping[int, dict], metric: str) -> dict[int, float]:
-    """A metric by seed. COCO's -1 says that there are no such objects."""
+    """The values of a metric, by seed. COCO's -1 is left out: it means that the data
+    set has no such objects."""
     found = {seed: run.get('metrics', {}).get(metric, -1) for seed, run in runs.items()}
     return {seed: v for seed, v in found.items() if math.isfinite(v) and v != -1}
 
 
 def _other_data(run: dict, control: dict) -> bool:
-    """Whether a run saw other data than the control of its seed."""
+    """Whether a run was trained on other data than the control with the same seed."""
     seen = [r.get('measured', {}).get('data_seen') for r in (run, control)]
     return None not in seen and seen[0] != seen[1]
 
 
 def verdict(label: str, metric: str, metrics: Mapping[str, dict]) -> str:
-    """What the seeds show of a block, in a sentence.
+    """The verdict on a block, as one sentence.
 
     Args:
-        label: The block's.
-        metric: Name of the metric that decides.
-        metrics: By name, as :func:`collect` has them.
+        label: Name of the block.
+        metric: Name of the metric that decides the verdict.
+        metrics: Results by the name of the metric, as in an entry of :func:`collect`.
     """
     difference = metrics.get(metric, {}).get('difference')
     if not difference:
@@ -151,7 +154,8 @@ def verdict(label: str, metric: str, metrics: Mapping[str, dict]) -> str:
 
 
 def points(metric: str, value: float) -> float:
-    """A value as it is shown: shares such as AP times 100."""
+    """A value in the unit in which it is shown. Shares such as AP are multiplied by
+    100."""
     name = metric.rpartition('/')[2]
     return value * 100 if any(word in name for word in _PERCENT) else value
 
@@ -169,12 +173,12 @@ def sections(found: dict) -> Iterator[tuple[str, Any]]:
     """The parts of a report in order, as pairs of kind and content.
 
     Args:
-        found: From :func:`collect`.
+        found: Result of :func:`collect`.
 
     Yields:
         'title' and a text; 'heading' and a text; 'sentences' and a list of texts;
-        'picture' and a learning rate, or None for the config's; 'table' and rows of
-        texts, the header first.
+        'picture' and a learning rate, or None for the rate in the config; 'table' and
+        rows of texts, the header first.
     """
     yield 'title', f'Blocks compared on {Path(found["config"]).name}'
     for lr in dict.fromkeys(entry['lr'] for entry in found['entries']):
@@ -207,8 +211,8 @@ def _main_rows(metric: str, entries: list[dict]) -> list[list[str]]:
 
 
 def _metric_rows(found: dict, entries: list[dict]) -> list[list[str]]:
-    """The other metrics: a column for each block, with the difference to the control
-    and its 95% interval."""
+    """Rows of a table of all metrics but the main one, with a column for each block. A
+    cell has the mean, the difference to the control and its 95% interval."""
     rows = [['metric', *(entry['label'] for entry in entries)]]
     for name in found['metrics']:
         measured = [entry['metrics'][name] for entry in entries]
@@ -332,7 +336,7 @@ def _range(metric: str, interval: list[float] | None) -> str:
 
 
 def picture_name(lr: float | None) -> str:
-    """Name of the picture's file for a learning rate."""
+    """File name of the picture for a learning rate."""
     return 'report.png' if lr is None else f'report_lr{lr:g}.png'
 
 
@@ -340,7 +344,7 @@ def as_markdown(found: dict, pictures: bool = True) -> str:
     """A report as Markdown with aligned tables.
 
     Args:
-        found: From :func:`collect`.
+        found: Result of :func:`collect`.
         pictures: Whether to link the pictures. Default: True.
     """
     parts = []

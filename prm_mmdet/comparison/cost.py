@@ -25,25 +25,26 @@ def costs_of(comparison: Comparison, rounds: int) -> dict | None:
     """The costs of a comparison's blocks, measured once and kept in ``cost.json``.
 
     The control and one block take turns within each round, on the config's own batches
-    of real images, so that what else the machine does meets both. Networks run with the
-    weights of the first seed's last checkpoint: how many objects a network finds
-    decides what its heads cost.
+    of real images, so that other load on the machine slows both. Networks run with the
+    weights of the first seed's last checkpoint, because the cost of the heads depends
+    on the number of objects that the network finds.
 
     Args:
         comparison: The comparison.
-        rounds: Timings of each network. 0: only what ``cost.json`` has.
+        rounds: How often each network is timed. If 0, nothing is measured, and the
+            content of ``cost.json`` is returned.
 
     Returns:
-        ``device``, ``rounds`` and ``batches``, the images of a training batch and of a
-        test batch; and ``blocks``, by label: ``step`` and ``inference``, median and
-        quartiles of the ratio to the control, and ``memory``, the ratio of the peak
-        memory of a step. None if nothing was measured, or runs are missing.
+        A dict with ``device``, ``rounds``, ``batches`` (the number of images in a
+        training batch and in a test batch) and ``blocks``. ``blocks`` has three ratios
+        to the control for each label. ``step`` and ``inference`` are the median and the
+        quartiles of the ratio of times. ``memory`` is the ratio of the peak memory of a
+        training step. None if nothing was measured, or if runs are missing.
     """
     path = comparison.work_dir / 'cost.json'
     known = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
-    first = comparison.variants[
-        0
-    ].lr  # The same network at another rate costs the same.
+    # The learning rate does not change the cost: it is measured at one rate.
+    first = comparison.variants[0].lr
     variants = [v for v in comparison.variants if v.lr == first]
     if known and {v.label for v in variants} <= {CONTROL, *known['blocks']}:
         return known
@@ -64,7 +65,8 @@ def costs_of(comparison: Comparison, rounds: int) -> dict | None:
         functions = _functions(cfg, model, train, test)
         if variant.label == CONTROL:
             control = functions
-            control['step']()  # The first step also allocates the optimizer's numbers.
+            # The first step allocates the optimizer's state, which must not count.
+            control['step']()
             memory = peak_memory(control['step'], device)
             continue
         print(f'timing {variant.label} beside the control, {rounds} rounds', flush=True)
@@ -86,14 +88,15 @@ def costs_of(comparison: Comparison, rounds: int) -> dict | None:
 
 
 def _functions(cfg: Any, model: Any, train: dict, test: dict) -> dict[str, Callable]:
-    """A training step and inference of a network, as functions without arguments."""
+    """The functions to measure: a training step and inference, both without
+    arguments."""
     wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     for group in wrapper.param_groups:
-        group['lr'] = 0.0  # The weights stay what they are, at the same cost.
+        group['lr'] = 0.0  # The weights do not change, and a step costs the same.
 
     def step() -> None:
-        # Each step draws the same samples, and the same size in a training that varies
-        # the size of images.
+        # With the same random numbers, each step samples the same boxes. If the
+        # training varies the size of images, each step also uses the same size.
         set_random_states(0)
         model.train()
         model.train_step(copy.deepcopy(train), wrapper)

@@ -11,7 +11,7 @@ CONFIDENCE = 0.95
 
 
 def summary(values: Sequence[float]) -> dict:
-    """Mean, deviation and count of at least one value.
+    """Mean, standard deviation and count of at least one value.
 
     Returns:
         ``mean``; ``deviation``, with n - 1 in the denominator, or None for one value;
@@ -32,20 +32,21 @@ def paired_difference(
     """The difference between a block and the control over the seeds that both have.
 
     Args:
-        block: Metric by seed.
-        control: Metric by seed.
-        comparisons: Blocks that are compared with the control. With m blocks, each
-            corrected interval is one of confidence 1 - 0.05 / m (Bonferroni).
+        block: The block's metric, by seed.
+        control: The control's metric, by seed.
+        comparisons: Number of blocks that are compared with the control. With m blocks,
+            the corrected interval has the confidence 1 - 0.05 / m (Bonferroni).
 
     Returns:
-        What :func:`summary` returns for the differences, one a seed, with ``interval``
-        and ``corrected``: the 95% interval of the mean by Student's t, as [low, high],
-        and the interval that holds for all comparisons at once with 95%. Both are None
-        for one seed. None if no seed is in both.
+        The :func:`summary` of the differences (one for each seed), with two more
+        entries. ``interval`` is the 95% interval of the mean by Student's t, as
+        [low, high]. ``corrected`` is the wider interval that holds for all comparisons
+        at once with 95%. Both are None if there is one seed. The result is None if no
+        seed is in both arguments.
 
-    Evaluators round: CocoMetric to 0.001. Two equal rounded differences would give an
-    interval without width. So the intervals add the variance of rounding two numbers,
-    step**2 / 6, to the variance of the differences.
+    Evaluators round their values: CocoMetric rounds to 0.001. Two equal rounded
+    differences would give an interval without width. Therefore the variance of the
+    differences is increased by the variance of rounding two numbers, step**2 / 6.
     """
     seeds = sorted(block.keys() & control.keys())
     if not seeds:
@@ -67,8 +68,9 @@ def paired_difference(
 
 
 def _rounding(values: Sequence[float]) -> float:
-    """The step that values were rounded to, or 0 if they have more digits."""
-    # Shares have at least three digits, percentages at least two.
+    """The step to which all values were rounded, such as 0.001. It is 0 if a value has
+    more than four decimals."""
+    # Evaluators round shares to three decimals or more, and percentages to two or more.
     fewest = 3 if max(map(abs, values)) <= 1 else 2
     for digits in range(fewest, 5):
         if all(math.isclose(v, round(v, digits), abs_tol=1e-9) for v in values):

@@ -26,21 +26,23 @@ from ..files.atomic import write_file
 from ..insertion import preserve
 from ..registry import HOOKS
 
-_SEEN = 'prm_mmdet_data_seen'  # in the message hub, which checkpoints keep
-_PIXELS = 16  # every so many rows and columns enter the checksum
+_SEEN = 'prm_mmdet_data_seen'  # key in the message hub, which checkpoints contain
+_PIXELS = 16  # every 16th row and column is in the checksum
 
 
 @HOOKS.register_module()
 class PairedRun(Hook):
     """Gives all runs of one seed the same start, data and random numbers.
 
-    - Layers that the control has, too, start with the control's values. A block's own
-      random values would otherwise shift all values that are drawn after them.
-    - A loaded checkpoint keeps its function: see :func:`prm_mmdet.preserve`.
-    - Before each iteration the states of Python's, NumPy's and PyTorch's random numbers
-      are set from the seed, the rank and the iteration, and in each data worker from
-      the epoch. A run that was interrupted and continued draws the same numbers as one
-      that was not, if workers are not persistent.
+    - Layers that the control also has start with the control's values. Otherwise the
+      random values of a block would change all values that are drawn after them.
+    - If the runs start from a checkpoint, :func:`prm_mmdet.preserve` makes the network
+      compute the same as without a block, where it can.
+    - Before each iteration, the random numbers of Python, NumPy and PyTorch are seeded
+      from the seed, the rank and the iteration. At the start of an epoch, those of each
+      data worker are seeded from the seed, the rank, the epoch and the worker's number.
+      If workers are not persistent, a run that was interrupted and continued draws the
+      same numbers as an uninterrupted run.
     - A checksum of all images and boxes is kept, and written to ``measured.json`` in
       the work dir at the end. Runs that saw the same data in the same order have the
       same checksum. It covers the images' names, every 16th row and column of the
@@ -50,7 +52,7 @@ class PairedRun(Hook):
         control: Config of the model without a block.
     """
 
-    # After hooks that restore states of random numbers.
+    # This hook runs after hooks that restore random states, so that its seeds hold.
     priority = 'LOWEST'
 
     def __init__(self, control: dict):
@@ -69,8 +71,8 @@ class PairedRun(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._seed(runner, runner.iter)
-        # A loop that counts iterations stays in epoch 0, and draws all batches again
-        # when it continues.
+        # A loop that counts iterations stays in epoch 0. When it continues, it draws
+        # all earlier batches again.
         numbers = [runner.seed, get_rank(), runner.epoch]
         runner.train_dataloader.worker_init_fn = partial(_seed_worker, numbers)
 
@@ -90,7 +92,7 @@ class PairedRun(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        # With no workers, the next batch is drawn by this process before the next hook.
+        # Without data workers, this process draws the next batch before the next hook.
         self._seed(runner, runner.iter + 1)
 
     def after_val(self, runner: Runner) -> None:
@@ -133,7 +135,7 @@ def set_random_states(seed: int) -> None:
 
 
 def _parts(batch: Any) -> Iterator[bytes]:
-    """What a batch shows to the network, as bytes, in order."""
+    """The parts of a batch that the network sees, as bytes in a fixed order."""
     if isinstance(batch, dict):
         for key in sorted(batch):
             yield from _parts(batch[key])
@@ -152,5 +154,5 @@ def _parts(batch: Any) -> Iterator[bytes]:
         for name in ('gt_instances', 'gt_label'):
             if name in batch:
                 yield from _parts(dict(batch.get(name).items()))
-    elif hasattr(batch, 'tensor'):  # boxes with methods, as MMDetection wraps them
+    elif hasattr(batch, 'tensor'):  # MMDetection's classes for boxes
         yield from _parts(batch.tensor)

@@ -1,4 +1,4 @@
-"""Putting a block into any detector's config, where its paper recommends it."""
+"""Put a block into any detector's config, at the place that its paper recommends."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from ..insertion.channels import run_as_in_inference, tensors
 from ..plugins import SAC
 from .blocks import Block
 
-_PLUGGED = ('prm_mmdet.Plugged', Plugged)  # the type as text, and as a class
-#: Places in backbones that take no ``plugins``: the same places that this package's own
-#: configs use. ``{}`` stands for the digits of the stages, of which 1 is c2.
+_PLUGGED = ('prm_mmdet.Plugged', Plugged)  # the type in a config, as text or as class
+#: Places of blocks in backbones without a ``plugins`` argument, as in this package's
+#: own configs: a pattern of module names, and which matches get the block. ``{}`` is
+#: replaced by the digits of the stages. Digit 1 is c2.
 _KNOWN_PLACES = {
     'CSPNeXt': (r'stage[{}]\.\d+', 'last'),
     'CSPDarknet': (r'stage[{}]\.\d+', 'last'),
 }
-_BEFORE_ADDITION = (r'layer[{}]\.\d+\.bn2', None)  # of a ResNet of basic blocks
-#: Options that must divide the channels: name, the block's default, and the smallest
-#: allowed quotient.
+_BEFORE_ADDITION = (r'layer[{}]\.\d+\.bn2', None)  # in a ResNet of basic blocks
+#: Options that must divide the channels: the option's name, its default, and the
+#: smallest allowed value of channels / option.
 _DIVISORS = {
     'prm_mmdet.PRM': ('groups', 64, 1),
     'prm_mmdet.LCT': ('groups', 64, 2),
@@ -37,9 +38,9 @@ _DIVISORS = {
     'prm_mmdet.BAM': ('reduction', 16, 1),
     'prm_mmdet.DoubleAttention': ('reduction', 4, 1),
 }
-#: MMCV's class has no default for this argument. The papers' tables use 1 / 16.
+#: MMCV's ContextBlock has no default for this argument. The papers' tables use 1 / 16.
 _REQUIRED = {'prm_mmdet.GC': dict(ratio=1 / 16)}
-_POSTFIX = '_channels'  # of the SAC that only reads channels
+_POSTFIX = '_channels'  # marks the temporary SAC that reads the number of channels
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,9 @@ class Placed:
 
     Args:
         model: The config of the whole detector.
-        where: The place in words.
-        count: How many blocks it has.
-        chosen: Options that were fitted to the channels, other than the block's
-            defaults.
+        where: The place of the blocks, in words.
+        count: Number of blocks in the detector.
+        chosen: Options whose default does not fit the channels, with values that fit.
     """
 
     model: dict
@@ -61,7 +61,7 @@ class Placed:
 
 
 def place(model: dict, block: Block) -> Placed:
-    """Put a block into a detector's config. The config that is given stays as it is.
+    """Put a block into a detector's config. ``model`` itself does not change.
 
     A backbone that takes ``plugins`` gets the block at ``block.position`` in c3 and all
     deeper stages. A ResNet of basic blocks gets the block behind ``bn2``, before the
@@ -70,13 +70,15 @@ def place(model: dict, block: Block) -> Placed:
 
     Args:
         model: Config of a detector, with a ``backbone``.
-        block: What to insert, and where if the user chose.
+        block: The block to insert, and its place if the user chose one.
 
     Raises:
         ValueError: The detector has no backbone, or the block cannot be placed there.
     """
     whole = copy.deepcopy(model)
-    holder = whole  # of the backbone: the detector, or what another model wraps
+    # The config that contains the backbone: of the detector, or of a detector inside a
+    # wrapper.
+    holder = whole
     while 'backbone' not in holder and isinstance(holder.get('detector'), dict):
         holder = holder['detector']
     if not isinstance(holder.get('backbone'), dict):
@@ -85,7 +87,8 @@ def place(model: dict, block: Block) -> Placed:
         )
     backbone = holder['backbone']
     entry, where = _place_in(holder, block)
-    reader = dict(type='prm_mmdet.SAC', postfix=_POSTFIX)  # takes any channels
+    # SAC accepts any number of channels. It is inserted first, to read the channels.
+    reader = dict(type='prm_mmdet.SAC', postfix=_POSTFIX)
     channels = [
         module.in_channels
         for name, module in _build(_with(backbone, reader, entry)).named_modules()
@@ -95,23 +98,26 @@ def place(model: dict, block: Block) -> Placed:
     chosen = _fitted(block, options, channels)
     cfg = dict(type=block.type, **options, **chosen)
     holder['backbone'] = _with(backbone, cfg, entry)
-    _build(holder['backbone'])  # fails with options that do not fit
+    _build(holder['backbone'])  # Raises ValueError if the options do not fit.
     return Placed(whole, where, len(channels), chosen)
 
 
 def _build(backbone: dict) -> Any:
-    """A backbone without trained weights; random numbers outside stay as they are."""
+    """Build a backbone without trained weights. The caller's random state does not
+    change."""
     cfg = ConfigDict(copy.deepcopy(dict(backbone)))
     with torch.random.fork_rng([]):
         try:
             return MODELS.build(cfg)
-        except Exception as error:  # whatever a backbone raises on unfit plugins
+        # A backbone may raise any error if plugins do not fit.
+        except Exception as error:
             raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _with(backbone: dict, cfg: dict, entry: dict) -> dict:
-    """A backbone's config with a block: as one of its own plugins if the entry has a
-    position, else as one of Plugged's."""
+    """A backbone's config with a block in it. If the entry has a position, the block is
+    one of the backbone's ``plugins``. Otherwise it is one of the ``plugins`` of
+    Plugged."""
     changed = holder = copy.deepcopy(dict(backbone))
     plugged = changed['type'] in _PLUGGED
     if 'position' in entry and plugged:
@@ -123,8 +129,8 @@ def _with(backbone: dict, cfg: dict, entry: dict) -> dict:
 
 
 def _place_in(detector: dict, block: Block) -> tuple[dict, str]:
-    """Where a backbone gets a block: an entry of ``plugins`` without the block's own
-    config, and the place in words."""
+    """The place of a block in a backbone: an entry of ``plugins`` without its ``cfg``,
+    and the place in words."""
     plain = _build(detector['backbone'])
     name = type(plain).__name__
     if block.at is not None:
@@ -155,7 +161,8 @@ def _behind_output_maps(detector: dict, plain: Any, block: Block) -> tuple[dict,
     try:
         with torch.no_grad():
             output = run_as_in_inference(plain, torch.rand(1, 3, size, size))
-    except Exception as error:  # whatever a model raises on an unfit input
+    # A model may raise any error on an input that does not fit.
+    except Exception as error:
         raise ValueError(
             f'{name} cannot be run on an image of {size} x {size} pixels ({error}), so '
             'that its output maps are not known; name a module with --at'
@@ -188,7 +195,8 @@ def _chosen(
 
 
 def _fitted(block: Block, options: dict, channels: Sequence[int]) -> dict:
-    """A divisor of all channels where the block's default is none."""
+    """The option that has to divide all channels, if the block's default does not
+    divide them: {name: value}. Otherwise {}."""
     if block.type not in _DIVISORS or not channels:
         return {}
     name, default, quotient = _DIVISORS[block.type]

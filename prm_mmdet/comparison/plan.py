@@ -1,4 +1,4 @@
-"""From a command line to the runs of a comparison."""
+"""Plan the runs of a comparison from the options of a command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOOK = 'prm_mmdet.PairedRun'
 #: Keys of param_scheduler that count epochs, or iterations if by_epoch is False.
 _STEPS = ('begin', 'end', 'T_max', 'milestones', 'step_size', 'total_steps')
 _ABSOLUTE_RATES = ('eta_min',)
-_ENDLESS = 10**8  # MMEngine's 'end' of a scheduler without end is larger
+_ENDLESS = 10**8  # If a scheduler has no end, MMEngine sets a larger 'end'.
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Variant:
     """The control or a block, at one learning rate, trained with every seed.
 
     Args:
-        lr: The learning rate. None for the config's own.
-        label: The block's, or 'none' for the control.
+        lr: The learning rate. None stands for the rate in the config.
+        label: Name of the block, or 'none' for the control.
         model: Config of the detector.
-        placed: Where the block is. None for the control.
-        rehearsed: What one step showed. None if there was no rehearsal.
+        placed: The place of the block. None for the control.
+        rehearsed: Results of one step of the network. None if there was no rehearsal.
     """
 
     lr: float | None
@@ -57,22 +57,24 @@ class Variant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that is trained, and for what.
+    """All runs of a comparison, with the settings that they share.
 
     Args:
         config: The user's config file.
-        cfg: What the file resolves to, with the user's options.
-        changes: What differs from the file in all runs, as :func:`write_config` takes
-            changes.
+        cfg: The config in the file, with the user's options.
+        changes: Changes to the file that all runs share, in the form that
+            :func:`write_config` takes.
         work_dir: Folder of all runs.
-        variants: Control first, for each learning rate.
+        variants: The networks at each learning rate. At each rate, the control is
+            first.
         seeds: Seeds of the runs.
-        metric: The metric that the verdicts are about. None: :func:`main_metric`.
+        metric: The metric that decides the verdicts. Default: None, chosen by
+            :func:`main_metric`.
         load_from: Checkpoint that all runs start from, or None.
-        partial: Whether that checkpoint may lack weights or hold more. Then the runs of
-            one seed start from a file with its fitting weights and new values for the
-            missing weights.
-        warnings: What the user should know before the first run.
+        partial: Whether this checkpoint may lack weights or contain others. If so, the
+            runs of one seed start from a new file. The file has the weights that fit,
+            and initial values for the missing weights.
+        warnings: Texts that the user should read before the first run.
     """
 
     config: str
@@ -91,8 +93,8 @@ class Comparison:
         return self.work_dir / variant.folder / f'seed{seed}'
 
     def cells(self) -> list[Cell]:
-        """The runs: seed by seed, the control first, so that an unfinished comparison
-        already compares."""
+        """The runs in order: all networks with the first seed, then all with the next
+        seed. So even an unfinished comparison can compare networks."""
         return [
             self._cell(variant, seed)
             for seed in self.seeds
@@ -140,28 +142,31 @@ def make_comparison(
     ranks: int = 1,
     rehearse: bool = True,
 ) -> Comparison:
-    """Plan a comparison, and refuse what would fail later.
+    """Plan a comparison. Settings that would fail during the runs raise an error now.
 
     Args:
         config: The user's config file.
-        blocks: From :func:`read_blocks`.
-        seeds: How many seeds.
+        blocks: Result of :func:`read_blocks`.
+        seeds: Number of seeds.
         work_dir: Folder of all runs.
-        load_from: Checkpoint to start from. Default: None, the config's.
-        epochs: Epochs, or iterations for a config that counts these. The schedule is
-            shortened with the training. Default: None, the config's.
-        rates: Learning rates. Default: (), the config's alone.
-        metric: The metric that the verdicts are about. Default: None, the first metric
-            whose name ends in 'mAP', else the first.
-        options: Changes of the config, by dotted key. Default: None.
-        keep_checkpoints: Whether runs keep all checkpoints that the config asks for.
-            Default: False, only the last.
-        partial: Whether ``load_from`` may lack weights or hold more. Default: False.
+        load_from: Checkpoint to start from. Default: None, the checkpoint in the
+            config.
+        epochs: Length of the training in epochs, or in iterations if the config counts
+            iterations. The schedule is shortened in proportion. Default: None, the
+            length in the config.
+        rates: Learning rates. Default: (), only the rate in the config.
+        metric: The metric that decides the verdicts. Default: None, the first metric
+            whose name ends in 'mAP', else the first metric.
+        options: Changes to the config, by dotted key. Default: None.
+        keep_checkpoints: Whether runs keep checkpoints as the config says. Default:
+            False, they keep only the last checkpoint.
+        partial: Whether ``load_from`` may lack weights or contain others. Default:
+            False.
         ranks: Processes of each run. Default: 1.
-        rehearse: Whether one step of each network is run. Default: True.
+        rehearse: Whether one step of each network is run first. Default: True.
 
     Raises:
-        ValueError: Something does not fit. The message says what, and what to do.
+        ValueError: A setting does not fit. The message names it, and says what to do.
         MissingInput: Files of the data set are missing.
     """
     if seeds < 1:
@@ -193,7 +198,7 @@ def make_comparison(
         found.append((block.label, placed.model, placed, shown))
     learning_rates: list[float | None] = [*rates] or [None]
     for lr in rates:
-        _at_rate(cfg, changes, lr)  # raises if the config has no rate
+        _at_rate(cfg, changes, lr)  # Raises ValueError if the config has no rate.
     variants = [Variant(lr, *each) for lr in learning_rates for each in found]
     comparison = Comparison(
         config=config,
@@ -221,15 +226,17 @@ def _check_config(cfg: Config, path: str) -> None:
 
 
 def main_metric(chosen: str | None, metrics: Sequence[str]) -> str:
-    """The metric that verdicts are about: the chosen one, or else the first whose name
-    ends in 'mAP', or else the first.
+    """The metric that decides the verdicts.
+
+    This is the metric that the user chose. Otherwise it is the first metric whose name
+    ends in 'mAP', or the first metric if no name ends so.
 
     Args:
-        chosen: What the user chose, or None.
-        metrics: Names that the evaluator gives. May be empty.
+        chosen: The metric that the user chose, or None.
+        metrics: Names of the metrics that the evaluator reports. May be empty.
 
     Raises:
-        ValueError: The evaluator does not give the chosen metric.
+        ValueError: The evaluator does not report the chosen metric.
     """
     if chosen is None:
         return next((m for m in metrics if m.endswith('mAP')), next(iter(metrics), ''))
@@ -241,9 +248,9 @@ def main_metric(chosen: str | None, metrics: Sequence[str]) -> str:
 
 
 def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
-    """Changes that every run gets, the control too."""
+    """Changes to the config that every run gets, the control included."""
     hooks = [*(cfg.get('custom_hooks') or []), dict(type=_HOOK, control=cfg.model)]
-    # Workers that live for one epoch can be seeded again when a run continues.
+    # Data workers that end after each epoch can be seeded again when a run continues.
     changes: dict = {
         'custom_hooks': hooks,
         'train_dataloader.persistent_workers': False,
@@ -262,7 +269,8 @@ def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
 
 
 def _shortened(cfg: Config, steps: int) -> dict:
-    """Changes for a training of another length: schedules keep their proportions."""
+    """Changes to the config for a training of another length. Schedules change in
+    proportion."""
     if steps < 1:
         raise ValueError(f'--epochs must be at least 1, got {steps}')
     key = 'max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters'
@@ -280,7 +288,7 @@ def _shortened(cfg: Config, steps: int) -> dict:
             _scaled(s, factor) if s.get('by_epoch', True) == by_epoch else dict(s)
             for s in schedulers
         ]
-        # A part of the schedule may have no step left.
+        # After rounding, a part of the schedule may have no step left.
         changes['param_scheduler'] = [
             s for s in scaled if s.get('begin', 0) < s.get('end', _ENDLESS)
         ]
@@ -294,7 +302,7 @@ def _shortened(cfg: Config, steps: int) -> dict:
 
 
 def _scaled(scheduler: dict, factor: float) -> dict:
-    """A scheduler whose steps are a multiple of what they were."""
+    """A scheduler with its numbers of steps multiplied by a factor."""
 
     def scale(value: object) -> object:
         if isinstance(value, (list, tuple)):
@@ -307,7 +315,8 @@ def _scaled(scheduler: dict, factor: float) -> dict:
 
 
 def _at_rate(cfg: Config, changes: dict, lr: float) -> dict:
-    """Changes for another learning rate, which the schedule's absolute rates follow."""
+    """Changes to the config for another learning rate. Absolute rates in the schedule,
+    such as ``eta_min``, change by the same factor."""
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     own = optimizer.get('lr')
     if not isinstance(own, (int, float)):
@@ -326,7 +335,7 @@ def _at_rate(cfg: Config, changes: dict, lr: float) -> dict:
 
 
 def _warnings(cfg: Config, changes: dict, images: int, ranks: int) -> list[str]:
-    """A schedule by iteration that does not fit into the training."""
+    """A warning for each schedule by iteration that is too long for the training."""
     epochs = changes.get('train_cfg.max_epochs', cfg.train_cfg.get('max_epochs'))
     batch = cfg.train_dataloader.get('batch_size')
     if not epochs or not batch:
@@ -346,8 +355,8 @@ def _warnings(cfg: Config, changes: dict, images: int, ranks: int) -> list[str]:
 
 def _check_space(comparison: Comparison) -> None:
     """Raise ValueError if the disk cannot hold the checkpoints."""
-    # Weights, and two numbers a weight of AdamW. Each run keeps one file, and one more
-    # exists while it is written.
+    # 12 bytes for each parameter: the weight, and two numbers of AdamW. Each run keeps
+    # one file. One more file exists while it is written.
     sizes = [
         12 * variant.rehearsed.parameters
         for variant in comparison.variants

@@ -7,10 +7,11 @@ from .plan import Comparison
 
 
 def describe(comparison: Comparison) -> str:
-    """What goes where, what that costs, and what is trained.
+    """The plan of a comparison as text: its runs, and the place and size of each block.
 
     Args:
-        comparison: From :func:`prm_mmdet.comparison.plan.make_comparison`, rehearsed.
+        comparison: Result of :func:`prm_mmdet.comparison.plan.make_comparison` with
+            ``rehearse=True``.
     """
     train_cfg = {**comparison.cfg.train_cfg}
     for key, value in comparison.changes.items():

@@ -1,4 +1,4 @@
-"""One step of each compared network, run before the first training to show mistakes."""
+"""One step of each compared network, run before the first training to find mistakes."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ from ..files.checkpoints import compare_keys, read_state_dict, write_checkpoint
 from ..insertion import preserve
 from .placement import Placed
 
-_SAMPLERS = ('DefaultSampler', 'InfiniteSampler')  # work with any batch size
+_SAMPLERS = ('DefaultSampler', 'InfiniteSampler')  # they work with any batch size
 
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What one step of a network showed.
+    """Results of one step of a network.
 
     Args:
         parameters: Parameters of the whole network.
-        multiply_adds: Of inference on one image of the evaluation set.
-        start: What the inserted blocks do at step 0, in words.
-        changed: Blocks that change what a loaded network computes, as sentences.
+        multiply_adds: Multiply-adds of inference on one image of the evaluation set.
+        start: Effect of the inserted blocks before the first training step, in words.
+        changed: One sentence for each block that changes the outputs of the loaded
+            network.
     """
 
     parameters: int
@@ -52,18 +53,18 @@ class Rehearsal:
     """The networks of a comparison, each run once on real images.
 
     Args:
-        cfg: The control's whole config.
+        cfg: Complete config of the control.
         load_from: Checkpoint that all trainings start from, or None.
-        partial: Whether the checkpoint may lack weights or hold more.
+        partial: Whether the checkpoint may lack weights or contain others.
 
     Attributes:
-        control: What the step of the control showed, as :class:`Rehearsed`.
-        metrics: Names of all metrics that the config's evaluator gives.
+        control: Results of one step of the control.
+        metrics: Names of all metrics that the config's evaluator reports.
         images: Number of training images.
 
     Raises:
         ValueError: The data cannot be loaded, the checkpoint does not fit, or the
-            network or the evaluator fails. The message says which.
+            network or the evaluator fails. The message names the part that fails.
     """
 
     def __init__(self, cfg: Config, load_from: str | None, partial: bool = False):
@@ -91,13 +92,13 @@ class Rehearsal:
             self.metrics = _metric_names(cfg, model, self._val, dataset)
 
     def block(self, placed: Placed) -> Rehearsed:
-        """What one step of the network with a block shows.
+        """Results of one step of the network with a block.
 
         Args:
             placed: The network with the block.
 
         Raises:
-            ValueError: The step fails, or a block is not trained by it.
+            ValueError: The step fails, or a block gets no gradient.
         """
         model = build_model(placed.model, self._device)
         start, changed = 'initial values of its class', []
@@ -117,7 +118,8 @@ class Rehearsal:
         return Rehearsed(_count(model), self._whole + extra, start, changed)
 
     def _inserted(self, model: Any) -> dict[str, nn.Module]:
-        """The modules that the control lacks, without lists and their own parts."""
+        """The inserted blocks by name: modules that the control lacks. Lists of
+        modules, and modules inside a block, are left out."""
         lists = (nn.ModuleList, nn.Identity)
         new = {
             name: module
@@ -131,8 +133,8 @@ class Rehearsal:
         }
 
     def _feature_multiply_adds(self, model: Any) -> int:
-        """Of backbone and neck alone: the heads' depend on how many objects are found,
-        which differs between untrained networks."""
+        """Multiply-adds of backbone and neck. The heads are left out, because their
+        cost depends on the number of objects that an untrained network finds."""
         if not hasattr(model, 'extract_feat'):
             return self._multiply_adds(model, lambda: model.test_step(self._val))
         model.eval()
@@ -146,7 +148,7 @@ class Rehearsal:
 
 
 def build_model(model: dict, device: torch.device) -> Any:
-    """The network of a config, on a device, without trained weights."""
+    """Build the network of a config on a device, without trained weights."""
     built = MODELS.build(copy.deepcopy(model))
     if device.type == 'cpu':
         built = revert_sync_batchnorm(built)
@@ -154,7 +156,8 @@ def build_model(model: dict, device: torch.device) -> Any:
 
 
 def write_start(path: Path, model: dict, load_from: str, seed: int) -> None:
-    """Write a checkpoint that fits a model, from one that fits in part.
+    """Write a checkpoint with all weights of a model, from a checkpoint that fits in
+    part.
 
     Weights that the checkpoint lacks, or has in another shape, get initial values drawn
     with the seed. All runs of one seed then start from the same numbers.
@@ -162,7 +165,7 @@ def write_start(path: Path, model: dict, load_from: str, seed: int) -> None:
     Args:
         path: The file to write.
         model: Config of the model without a block.
-        load_from: The checkpoint.
+        load_from: The checkpoint that fits in part.
         seed: Seed of the initial values.
     """
     set_random_seed(seed)
@@ -174,12 +177,12 @@ def write_start(path: Path, model: dict, load_from: str, seed: int) -> None:
 
 
 def load_batch(loader: dict, batch_size: int | None = None) -> tuple[dict, Any]:
-    """The first batch of a data loader's config, and its data set.
+    """Build a data loader, and return its first batch and its data set.
 
     Args:
-        loader: The config.
-        batch_size: At most so many images, where the sampler works with any number.
-            Default: None, as in the config.
+        loader: Config of the data loader.
+        batch_size: Largest number of images, if the sampler works with any batch size.
+            Default: None, the batch size in the config.
     """
     loader = copy.deepcopy(loader)
     sampler = str(loader.get('sampler', {}).get('type', '')).rpartition('.')[2]
@@ -192,7 +195,8 @@ def load_batch(loader: dict, batch_size: int | None = None) -> tuple[dict, Any]:
 
 
 def _train_step(model: Any, batch: dict) -> None:
-    """Forward and backward of one training step."""
+    """Run forward and backward of one training step. Raise ValueError if the loss is
+    not finite."""
     model.train()
     data = model.data_preprocessor(copy.deepcopy(batch), True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
@@ -222,13 +226,14 @@ def _count(model: Any) -> int:
 
 
 def _fitting(weights: dict, model: Any) -> dict:
-    """The weights that have the shape of the model's."""
+    """The weights that the model has under the same name and in the same shape."""
     own = model.state_dict()
     return {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
 
 
 def _check_fit(path: str | None, weights: dict, model: Any, partial: bool) -> None:
-    """Raise ValueError unless a checkpoint holds a model's weights."""
+    """Raise ValueError unless a checkpoint holds a model's weights, or some of them if
+    ``partial`` is set."""
     own = model.state_dict()
     differences = compare_keys(weights, own)
     fits = len(own) - len(differences.missing) - len(differences.misshapen)
@@ -241,11 +246,13 @@ def _check_fit(path: str | None, weights: dict, model: Any, partial: bool) -> No
 
 
 def _metric_names(cfg: Config, model: Any, batch: dict, dataset: Any) -> list[str]:
-    """What the evaluator gives for one image with one made-up detection."""
+    """Names of the evaluator's metrics, found by evaluating one image with an invented
+    detection."""
     metrics = cfg.val_evaluator
     metrics = [dict(m) for m in (metrics if isinstance(metrics, list) else [metrics])]
     for metric in metrics:
-        metric.pop('outfile_prefix', None)  # no file of the user is overwritten
+        # Result files of the user must not be overwritten.
+        metric.pop('outfile_prefix', None)
     evaluator = Evaluator(metrics)
     evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
     model.eval()
@@ -263,7 +270,7 @@ def _metric_names(cfg: Config, model: Any, batch: dict, dataset: Any) -> list[st
 
 
 def _made_up(sample: Any) -> InstanceData:
-    """One detection in the middle of an image: an untrained network may find none."""
+    """One detection in the middle of an image. An untrained network may find none."""
     height, width = sample.ori_shape[:2]
     found = sample.pred_instances
     made = InstanceData(
@@ -279,12 +286,13 @@ def _made_up(sample: Any) -> InstanceData:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Raise whatever fails as ValueError that names what failed; print nothing."""
+    """Turn any error into a ValueError that begins with ``what``, and hide printed
+    text."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     except (URLError, FileNotFoundError) as error:
         raise ValueError(f'{what} cannot be read: {error}') from error
-    except Exception as error:  # whatever foreign code raises
+    except Exception as error:  # Code of other packages may raise any error.
         reason = str(error) or type(error).__name__
         raise ValueError(f'{what} failed: {reason}') from error

@@ -15,7 +15,8 @@ from numpy.random import Generator
 #: Kinds of shapes. The shape of a label is ``SHAPES[label % len(SHAPES)]``.
 SHAPES = ('circle', 'rectangle', 'triangle', 'star')
 
-MAX_TURN = math.radians(20)  # rotation of a shape to either side
+# A shape is rotated by at most this angle to the left or right, in radians.
+MAX_TURN = math.radians(20)
 # The hues of a class reach HUE_SPREAD / num_classes degrees to either side of their
 # centre: two classes share no hue. Both colour and shape show the class, so that
 # a small network learns it in minutes.

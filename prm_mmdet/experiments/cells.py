@@ -42,14 +42,15 @@ class Cell:
 
     @property
     def log(self) -> Path:
-        """File with all that the run's processes print."""
+        """File with the output of the run's processes."""
         return Path(self.work_dir, 'run.log')
 
 
 def write_config(
     path: str | Path, base: str | Path, changes: Mapping, seed: int | None = None
 ) -> None:
-    """Write a config file that holds all that another one resolves to, with changes.
+    """Write a complete config file: another config with all that it inherits, and
+    changes.
 
     The file depends on no other config, so that editing ``base`` changes no run that
     has begun.
@@ -70,10 +71,10 @@ def write_config(
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a cell has come.
+    """Progress of a cell.
 
     Args:
-        unit: 'epoch' or 'iteration'.
+        unit: Unit of the steps: 'epoch' or 'iteration'.
         steps: Length of the whole training, in epochs or iterations.
         reached: Step of the newest checkpoint, 0 if there is none.
         evaluated: Whether the trained model was evaluated.
@@ -103,7 +104,7 @@ class Progress:
 
 
 def progress(cell: Cell) -> Progress:
-    """How far a cell has come, from its checkpoints and logs.
+    """Find the progress of a cell from its checkpoints and logs.
 
     Args:
         cell: The cell.
@@ -118,17 +119,17 @@ def progress(cell: Cell) -> Progress:
     unit = 'epoch' if by_epoch else 'iteration'
     steps = train_cfg['max_epochs' if by_epoch else 'max_iters']
     reached = checkpoint.step if checkpoint else 0
-    # The name of a tested checkpoint may not contain its step.
+    # If the name of a tested checkpoint does not contain its step, the step is None.
     evaluated = bool(evaluations) and (
         evaluations[-1].step == steps
         or (evaluations[-1].step is None and reached == steps)
     )
     if checkpoint and reached < steps:
-        evaluated = False  # The evaluation belongs to an older training.
+        evaluated = False  # The evaluation belongs to an earlier training.
     return Progress(unit, steps, reached, evaluated, missing)
 
 
 def state(cell: Cell) -> str:
-    """How far a cell has come, in words: 'not begun', 'after epoch 3 of 12', 'not
-    evaluated', 'without FILE' or 'finished'."""
+    """Progress of a cell in words: 'not begun', 'after epoch 3 of 12', 'not evaluated',
+    'without FILE' or 'finished'."""
     return str(progress(cell))

@@ -1,4 +1,5 @@
-"""Command lines that train and evaluate cells: locally, under torchrun, by Slurm."""
+"""Command lines that train and evaluate cells (the runs of an experiment): locally,
+under torchrun or by Slurm."""
 
 from __future__ import annotations
 
@@ -20,13 +21,14 @@ from .cells import Cell, Progress
 
 @dataclass(frozen=True)
 class Launch:
-    """How cells are run.
+    """How the cells of an experiment are run.
 
     Args:
         launcher: 'none', 'torchrun' or 'slurm'.
-        ranks: Processes of a cell, one a GPU.
+        ranks: Number of processes of each cell. Each process uses one GPU.
         partition: Slurm's partition. Default: None, the cluster's default partition.
-        jobs: Cells that run at the same time on this machine. Slurm decides by itself.
+        jobs: Number of cells that run at the same time on this machine. With Slurm as
+            launcher, Slurm decides.
     """
 
     launcher: str = 'none'
@@ -46,12 +48,12 @@ def tool_path(name: str) -> str:
 
 
 def commands(cell: Cell, progress: Progress, launch: Launch) -> list[list[str]]:
-    """The commands that bring a cell to its end, to be run one after another.
+    """The commands that finish a cell. Run them one after another.
 
     Args:
         cell: The cell.
-        progress: How far it has come.
-        launch: How it is run: 'none' or 'torchrun'.
+        progress: Progress of the cell.
+        launch: How cells are run. The launcher is 'none' or 'torchrun'.
     """
     follow_up = [list(command) for command in cell.then]
     if progress.evaluated:
@@ -68,7 +70,7 @@ def commands(cell: Cell, progress: Progress, launch: Launch) -> list[list[str]]:
 
 def _task(cell: Cell, progress: Progress) -> list[str]:
     if progress.reached and progress.reached == progress.steps:
-        # train.py has nothing left to train, and so would not evaluate.
+        # train.py would have nothing left to train, and so would not evaluate.
         name = f'{"epoch" if progress.unit == "epoch" else "iter"}_{progress.reached}'
         checkpoint = str(Path(cell.work_dir, f'{name}.pth'))
         task = [tool_path('test.py'), cell.config, checkpoint]
@@ -76,8 +78,8 @@ def _task(cell: Cell, progress: Progress) -> list[str]:
     task = [tool_path('train.py'), cell.config, '--work-dir', str(cell.work_dir)]
     if cell.auto_scale_lr:
         task.append('--auto-scale-lr')
-    # Without a checkpoint, --resume starts a training. Slurm jobs always have --resume,
-    # because Slurm runs the same command again after it requeues a job.
+    # If there is no checkpoint, --resume starts the training. Slurm requires the flag
+    # in every command, because it repeats the same command after it requeues a job.
     return [*task, '--resume']
 
 
@@ -92,14 +94,14 @@ def sbatch(
 ) -> list[str]:
     """The command that submits a cell to Slurm.
 
-    ``GPUS_PER_NODE`` (8) and ``CPUS_PER_TASK`` (5) are taken from the environment, as
-    tools/slurm_train.sh does.
+    The environment variables ``GPUS_PER_NODE`` (default 8) and ``CPUS_PER_TASK``
+    (default 5) have the same meaning as for tools/slurm_train.sh.
 
     Args:
         cell: The cell.
-        progress: How far it has come.
-        launch: How it is run.
-        after: Numbers of the jobs that have to succeed before.
+        progress: Progress of the cell.
+        launch: How cells are run.
+        after: Ids of the Slurm jobs that must succeed before this job starts.
 
     Raises:
         ValueError: ``GPUS_PER_NODE`` is not a number above 0.
@@ -129,12 +131,12 @@ def sbatch(
 
 
 def queued_jobs(launch: Launch) -> dict[str, str]:
-    """Numbers of the user's waiting and running Slurm jobs, by name.
+    """Ids of the user's waiting and running Slurm jobs, by name.
 
-    If Slurm is not the launcher, there are none.
+    If Slurm is not the launcher, the result is empty.
 
     Raises:
-        OSError: Slurm cannot be asked.
+        OSError: ``squeue`` is missing or fails.
     """
     if launch.launcher != 'slurm':
         return {}
@@ -151,16 +153,16 @@ def queued_jobs(launch: Launch) -> dict[str, str]:
 
 
 def environment(cell: Cell, launch: Launch, slot: int = 0) -> dict[str, str]:
-    """Environment of a cell's processes.
+    """Environment variables of a cell's processes.
 
     If several cells run at the same time, each process has one thread, unless
     ``OMP_NUM_THREADS`` is set.
 
     Args:
         cell: The cell.
-        launch: How it is run.
-        slot: Number of the cell among those that run at the same time. Each slot has
-            GPUs of its own, as far as there are enough GPUs.
+        launch: How cells are run.
+        slot: Number of the cell among the cells that run at the same time, from 0. If
+            there are enough GPUs, each slot has its own GPUs.
     """
     env = {**os.environ, **cell.env}
     if launch.jobs > 1:

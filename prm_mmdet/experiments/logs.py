@@ -18,8 +18,8 @@ class Evaluation:
 
     Args:
         when: MMEngine's name of the run: the time at which the run began, as digits.
-        step: Epoch or iteration after which the model was evaluated. None if a test's
-            checkpoint has a name that does not contain it.
+        step: Epoch or iteration after which the model was evaluated. None for a test if
+            the name of its checkpoint does not contain the step.
         unit: What a step is, 'epoch' or 'iteration'.
         metrics: Finite numbers by the names that the evaluator gave them.
         test: Whether test.py made the evaluation.
@@ -44,7 +44,7 @@ class Checkpoint:
 def read_evaluations(work_dir: str | Path) -> list[Evaluation]:
     """The evaluations in MMEngine's logs, in the order in which their runs began.
 
-    A line that was cut short, and a value that is not a finite number, are left out.
+    Incomplete lines, and values that are not finite numbers, are left out.
 
     Args:
         work_dir: Folder of the runs. It may be missing.
@@ -86,10 +86,10 @@ def _lines(log: Path) -> Iterator[dict]:
 
 
 def _unit(step: int, trained: dict) -> str:
-    """Whether a step is an epoch or an iteration.
+    """Unit of an evaluation's step: 'epoch' or 'iteration'.
 
-    The number of epochs is smaller than the number of iterations in the last line that
-    the training logged before the step, unless an epoch is one iteration.
+    The log does not contain the unit. It is 'epoch' if the step is the epoch of the
+    last training line before it, or is smaller than the iteration of this line.
     """
     if not trained or step == trained.get('epoch') or step < trained['iter']:
         return 'epoch'
@@ -97,7 +97,8 @@ def _unit(step: int, trained: dict) -> str:
 
 
 def _tested_step(run: Path) -> tuple[int | None, str]:
-    """The step of a tested checkpoint, from the config that test.py saves."""
+    """Step and unit of the checkpoint that test.py evaluated, from the config that it
+    saved."""
     config = run / 'vis_data' / 'config.py'
     text = config.read_text(encoding='utf-8') if config.is_file() else ''
     found = re.search(r"^load_from = .*(epoch|iter)_(\d+)\.pth'", text, re.M)
@@ -110,18 +111,19 @@ _UNITS = {'epoch': 'epoch', 'iter': 'iteration'}
 
 
 def last_checkpoint(work_dir: str | Path) -> Checkpoint | None:
-    """The checkpoint that ``--resume`` goes on from, or None if there is none.
+    """The checkpoint from which ``--resume`` continues, or None if there is none.
 
     Args:
         work_dir: Folder of the runs.
     """
-    # MMEngine writes this file once the checkpoint that it names is whole.
+    # MMEngine writes this file after the checkpoint that the file names is complete.
     pointer = Path(work_dir, 'last_checkpoint')
     text = pointer.read_text(encoding='utf-8') if pointer.is_file() else ''
     found = re.search(r'(epoch|iter)_(\d+)\.pth$', text.strip())
     if not found:
         return None
-    # The folder may have been moved since: the path in the file is absolute.
+    # Only the name is used: the path in the file is absolute, and the folder may have
+    # been moved.
     path = Path(work_dir, found.group())
     return Checkpoint(path, _UNITS[found.group(1)], int(found.group(2)))
 
@@ -135,7 +137,8 @@ def reason_of_failure(text: str) -> str:
     Args:
         text: The output of the process and of its ranks.
     """
-    end = r'(?=^\[rank|^[EW]\d{4} |\Z)'  # output of other ranks and torchrun
+    # The message ends where the output of another rank or of torchrun begins.
+    end = r'(?=^\[rank|^[EW]\d{4} |\Z)'
     own_message = re.search(rf'^error: .*?{end}', text, re.M | re.S)
     first_to_fail = re.search(r'^(\[rank\d+\]: )Traceback', text, re.M)
     if own_message:

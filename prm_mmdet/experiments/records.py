@@ -18,14 +18,14 @@ from ..version import __version__
 from .cells import Cell
 from .logs import read_evaluations
 
-_SHOWN = 5  # changed settings in a message
+_SHOWN = 5  # number of changed settings that a message lists
 
 
 def read_record(work_dir: str | Path) -> dict | None:
     """The record in a work dir, or None if there is none.
 
-    A record has ``name``, ``config`` (the file), ``settings`` (what the config resolves
-    to, by dotted key, and how it was launched), ``versions``, ``begun`` and the
+    A record has ``name``, ``config`` (the file), ``settings`` (all values of the config
+    by dotted key, and the options of the launch), ``versions``, ``begun`` and the
     ``seconds`` of all its runs. The record of a finished cell also has ``ended``, the
     ``metrics`` of the last evaluation, its ``step`` and ``unit`` ('epoch' or
     'iteration'), and all ``evaluations`` in order. If a hook of the training wrote
@@ -54,12 +54,12 @@ def write_record(record: dict, work_dir: str | Path) -> None:
 
 
 def begin_record(cell: Cell, ranks: int, earlier: dict | None = None) -> dict:
-    """The record of a cell that starts, or goes on.
+    """The record of a cell that starts or continues.
 
     Args:
         cell: The cell.
-        ranks: Processes that train it.
-        earlier: The record that the work dir holds, if any.
+        ranks: Number of processes that train the cell.
+        earlier: The record in the work dir. Default: None, there is no record.
 
     Raises:
         ValueError: The earlier record was begun with other settings.
@@ -95,7 +95,7 @@ def begin_record(cell: Cell, ranks: int, earlier: dict | None = None) -> dict:
 
 
 def finish_record(record: dict, work_dir: str | Path) -> dict:
-    """The record of a finished cell, written into its work dir.
+    """Complete the record of a finished cell, and write it into the work dir.
 
     Args:
         record: Result of :func:`begin_record`.
@@ -103,7 +103,7 @@ def finish_record(record: dict, work_dir: str | Path) -> dict:
     """
     evaluations = read_evaluations(work_dir)
     last = evaluations[-1]
-    # Earlier tests in the folder may have tested other checkpoints.
+    # Earlier tests are left out: they may have evaluated other checkpoints.
     during = [e for e in evaluations if not e.test or e is last]
     by_step = {e.step: e.metrics for e in during if e.step is not None}
     record = dict(record, ended=_now(), unit=last.unit, step=last.step)
@@ -117,7 +117,7 @@ def finish_record(record: dict, work_dir: str | Path) -> dict:
 
 
 def _flat(node: object, key: str = '') -> dict:
-    """Values by dotted key."""
+    """The values in nested dicts and lists, by dotted key."""
     if not isinstance(node, (dict, list)) or not node:
         return {key: node}
     items = node.items() if isinstance(node, dict) else enumerate(node)

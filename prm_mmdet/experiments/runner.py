@@ -1,4 +1,5 @@
-"""Run the cells of an experiment, each once, also after interruptions."""
+"""Run each cell of an experiment once, even if the command is interrupted and
+repeated."""
 
 from __future__ import annotations
 
@@ -24,10 +25,11 @@ from .launchers import Launch, commands, environment, job_name, queued_jobs, sba
 from .logs import reason_of_failure
 from .records import begin_record, finish_record, read_record, write_record
 
-_GRACE = 60  # seconds for a process to end in order; torchrun takes half of them
+# Seconds that a process has to end after SIGTERM; torchrun waits half as long.
+_GRACE = 60
 
 
-#: Outcomes after which the cells that depend on a cell may start.
+#: Outcomes of a cell after which the cells that need it may start.
 WELL = ('ok', 'finished before', 'submitted', 'in the queue')
 
 
@@ -51,26 +53,26 @@ def run_cells(
 ) -> dict[str, Outcome]:
     """Run the cells of an experiment that are not finished, or submit them to Slurm.
 
-    A finished cell is skipped, an interrupted one goes on from its last checkpoint, and
-    one that was trained but not evaluated is evaluated. A cell that fails stops only
-    the cells that need it. Ctrl-C, SIGTERM and SIGHUP end the running cells; the same
-    call goes on later. On Linux running cells end with this process even if it is
-    killed.
+    A finished cell is skipped. An interrupted cell continues from its last checkpoint.
+    A cell that was trained but not evaluated is evaluated. If a cell fails, only the
+    cells that need it are left out. Ctrl-C, SIGTERM and SIGHUP end the running cells.
+    The same call continues them later. On Linux, running cells end with this process,
+    even if it is killed.
 
     Args:
-        cells: The cells, each after those that it needs.
+        cells: The cells. Each cell comes after the cells that it needs.
         launch: How cells are run. Default: ``Launch()``, one at a time.
-        on_record: Called with each finished cell and its record, also if the cell was
-            finished before. Default: nothing is called.
+        on_record: Function that is called with each finished cell and its record, even
+            if the cell was finished before this call. Default: it does nothing.
 
     Returns:
         The outcome of each cell, by name.
 
     Raises:
         KeyboardInterrupt: The run was interrupted, and all processes have ended.
-        OSError: Slurm is the launcher, and cannot be asked for its queue.
-        ValueError: Two cells have the same name or work dir, or a cell needs one that
-            does not come before it.
+        OSError: Slurm is the launcher, and ``squeue`` is missing or fails.
+        ValueError: Two cells have the same name or work dir, or a cell needs a cell
+            that does not come before it.
     """
     _check(cells)
     experiment = _Experiment(cells, launch or Launch(), on_record)
@@ -86,7 +88,7 @@ def run_cells(
 
 
 def plan(cells: Sequence[Cell], launch: Launch | None = None) -> str:
-    """What :func:`run_cells` would run, as comments and commands for a shell.
+    """The commands that :func:`run_cells` would run, as shell text with comments.
 
     Args:
         cells: The cells.
@@ -97,7 +99,7 @@ def plan(cells: Sequence[Cell], launch: Launch | None = None) -> str:
     lines, jobs = [], {}
     try:
         jobs = queued_jobs(launch)
-    except OSError as error:  # the commands can be shown all the same
+    except OSError as error:  # Without the queue, the commands can still be shown.
         lines.append(f'# {error}')
     for cell in cells:
         found = progress(cell)
@@ -135,7 +137,8 @@ def _interruptible() -> Iterator[None]:
     # Python can set signal handlers in the main thread only.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP.
+            # Under nohup, SIGHUP is ignored.
+            if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, signal.default_int_handler)
     try:
         yield
@@ -151,7 +154,7 @@ class _Experiment:
     """The state of :func:`run_cells`.
 
     A running cell is a generator. It yields while it waits for a process, and returns
-    the cell's outcome. To close it ends the process and frees the lock.
+    the cell's outcome. Closing the generator ends the process and releases the lock.
     """
 
     def __init__(
@@ -165,9 +168,10 @@ class _Experiment:
         self.on_record = on_record
         self.outcomes: dict[str, Outcome] = {}
         self.queue = queued_jobs(launch)
-        self.jobs: dict[str, str] = {}  # numbers of the cells' Slurm jobs, by name
-        self.processes: dict[Cell, tuple[int, subprocess.Popen]] = {}  # with slots
-        self.seconds: list[float] = []  # of the cells that this call has finished
+        self.jobs: dict[str, str] = {}  # ids of the Slurm jobs, by the cells' names
+        # Slot and process of each running cell.
+        self.processes: dict[Cell, tuple[int, subprocess.Popen]] = {}
+        self.seconds: list[float] = []  # durations of the cells that this call finished
 
     def run(self) -> None:
         waiting = list(self.cells)
@@ -207,7 +211,7 @@ class _Experiment:
         _say(f'[{number}/{len(self.cells)}] {cell.name}: {text}')
 
     def _settle(self, cell: Cell, steps: _Steps) -> bool:
-        """Let a cell go on, and return whether it has ended."""
+        """Run a cell until it waits again, and return whether it has ended."""
         try:
             next(steps)
             return False
@@ -215,11 +219,11 @@ class _Experiment:
             outcome = stop.value
         except FolderInUseError:
             outcome = Outcome('run by another process')
-        except Exception as error:  # Whatever failed, the next cells can still run.
+        except Exception as error:  # After any error, the next cells can still run.
             text = ''.join(traceback.format_exception_only(type(error), error))
             outcome = Outcome('failed', text.rstrip())
         self.outcomes[cell.name] = outcome
-        if outcome.word != 'ok':  # _run_here has reported an 'ok' with its figures.
+        if outcome.word != 'ok':  # _run_here prints 'ok' itself, with the metric.
             self._tell(cell, outcome.word + (outcome.reason and f': {outcome.reason}'))
         return True
 
@@ -234,7 +238,7 @@ class _Experiment:
             if cell.prepare:
                 cell.prepare()
             found = progress(cell)
-            # Before the first checkpoint, the settings may still change.
+            # Until the first checkpoint exists, the settings may change.
             earlier = read_record(cell.work_dir) if found.steps else None
             if not earlier and found.reached and not found.finished:
                 raise ValueError(
@@ -242,11 +246,13 @@ class _Experiment:
                     'finish it with that command, or move the folder away'
                 )
             ranks = self.launch.ranks
-            if found.finished and earlier:  # Any number of ranks may have trained it.
+            # It may have been trained on another number of ranks.
+            if found.finished and earlier:
                 ranks = earlier['settings']['--ranks']
             record = begin_record(cell, ranks, earlier)
             if found.finished:
-                # After a Slurm job, or a training by another command.
+                # The record is incomplete after a Slurm job, or after a training by
+                # another command.
                 if not earlier or 'ended' not in earlier:
                     earlier = finish_record(record, cell.work_dir)
                 self.on_record(cell, earlier)
@@ -317,7 +323,8 @@ class _Experiment:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment(cell, self.launch, slot),
-            start_new_session=True,  # else Ctrl-C would reach all processes at once
+            # Otherwise Ctrl-C would reach all processes at once.
+            start_new_session=True,
             preexec_fn=_end_with(os.getpid()) if sys.platform == 'linux' else None,
         )
         self.processes[cell] = slot, process
@@ -333,7 +340,8 @@ class _Experiment:
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                _signal_group(process, signal.SIGKILL)  # Children may outlive a crash.
+                # Child processes may outlive a crashed parent.
+                _signal_group(process, signal.SIGKILL)
 
 
 def _end_with(parent: int) -> Callable[[], None]:

@@ -39,8 +39,8 @@ def attach_plugins(
 ) -> nn.Module:
     """The same model, with plugins behind some of its submodules.
 
-    Each of these submodules then returns its output as the plugin changes it. Attach
-    plugins before you build an optimizer, a moving average or a distributed wrapper.
+    Each of these submodules then returns the plugin's output. Attach plugins before you
+    build an optimizer, a moving average or a distributed wrapper.
 
     Args:
         module: Any model, backbone or neck.
@@ -51,11 +51,12 @@ def attach_plugins(
               and ``postfix`` for its name, as in MMDetection's ``plugins``.
             - at (str): Regular expression that matches the whole name of each submodule
               to follow, as ``named_modules()`` has it; '' is the model itself.
-            - blocks (str | Sequence[int]): Which matches of a stage to follow: 'last',
-              or indices. A stage is all names that differ in the last number only, or
-              without a number, that have the same parent. Default: all.
-            - levels (Sequence[int]): If the submodule returns several maps, indices of
-              those that get a plugin. A plugin on a map that nothing uses is not
+            - blocks (str | Sequence[int]): Which matches in each stage get a plugin:
+              'last', or indices. Names that differ only in their last number form a
+              stage. Names without a number form a stage if they have the same parent.
+              Default: all.
+            - levels (Sequence[int]): Indices of the maps that get a plugin, if the
+              submodule returns several maps. A plugin on a map that nothing uses is not
               trained, and stops distributed training. Default: all.
         input_shape: Shape of the input on which the model is run to learn the channels:
             (C, H, W), or a list of shapes if the model takes several maps. Default:
@@ -88,14 +89,15 @@ def attach_plugins(
             f'module must not be a {type(module).__name__}, which would not '
             'synchronise the plugins; attach them to the model before you wrap it'
         )
-    model = getattr(module, '_orig_mod', module)  # the model in a compiled one
+    model = getattr(module, '_orig_mod', module)  # the model inside a compiled model
     read = read_specs(specs)
     probe = Probe(model, input_shape)
     plan = [planned for spec in read for planned in _planned(model, probe, spec)]
     _check_names(model, plan)
     _attach(model, plan)
     if 'torch._dynamo' in sys.modules:
-        torch._dynamo.reset()  # Code that is compiled already ignores new hooks.
+        # Code that is already compiled would ignore the new hooks.
+        torch._dynamo.reset()
     _keep_through_init_weights(model, {p.plugin: p.follows for p in plan})
     return module
 
@@ -146,7 +148,7 @@ class _Planned:
     holder: nn.Module  # the plugin becomes its submodule
     name: str
     plugin: nn.Module
-    channels_last: tuple[bool, ...]  # for each map
+    channels_last: tuple[bool, ...]  # for each map: whether it is (B, H, W, C)
 
 
 def _planned(model: nn.Module, probe: Probe, spec: Spec) -> Iterator[_Planned]:
@@ -185,10 +187,12 @@ def _listed(levels: Levels) -> tuple:
 def _holder(
     modules: dict[str, nn.Module], name: str, probe: Probe
 ) -> tuple[nn.Module, list[str]]:
-    """The module that a plugin becomes a submodule of, and the names from there.
+    """The module that gets the plugin as a submodule, and the prefix of the plugin's
+    name.
 
-    It is the module that the plugin follows. If that is a container, it is the nearest
-    module around the container.
+    This is the module that the plugin follows, and the prefix is empty. A container
+    cannot get the plugin. The nearest module around it gets the plugin, and the prefix
+    is the container's name there.
     """
     prefix: list[str] = []
     outer, around = name, f'{name}.' if name else ''
@@ -211,8 +215,8 @@ def _holder(
 
 
 def _last_in_containers(modules: dict[str, nn.Module], name: str) -> Iterator[str]:
-    """Names of a container's submodules. A container among them is replaced by its last
-    submodule, which returns the same for a Sequential."""
+    """Names of a container's submodules. A Sequential among them is replaced by its
+    last submodule, which returns the same output. Other containers are left out."""
     for child, _ in modules[name].named_children():
         inner = f'{name}.{child}' if name else child
         if not isinstance(modules.get(inner), _CONTAINERS):
@@ -280,7 +284,8 @@ def _attach(model: nn.Module, plan: list[_Planned]) -> None:
                 beside = None if p.holder is p.follows else p.plugin
                 hook = _RunPlugin(p.name, beside, p.channels_last)
                 handles.append(p.follows.register_forward_hook(hook))
-            model.train(model.training)  # It may freeze parts, with plugins in them.
+            # ``train`` may freeze parts of the model, and the plugins in them.
+            model.train(model.training)
     except BaseException:
         for handle in handles:
             handle.remove()
@@ -360,7 +365,8 @@ class _InitWeights:
 
     def __init__(self, module: Any):
         self.module = module
-        self.plugins: dict[nn.Module, nn.Module] = {}  # to the modules that they follow
+        # Each plugin, and the module that it follows.
+        self.plugins: dict[nn.Module, nn.Module] = {}
 
     def __call__(self) -> None:
         present = set(self.module.modules())
@@ -387,7 +393,8 @@ class _InitWeights:
                     m._is_init = False  # MMEngine's mark that init_weights has run
                 plugin.init_weights()
 
-        # Restored before a Pretrained checkpoint is loaded, or else at the end.
+        # A plugin's values are restored just before a Pretrained checkpoint is loaded,
+        # or else at the end.
         handles = [
             plugin._register_load_state_dict_pre_hook(
                 lambda *_, plugin=plugin: restore(plugin)

@@ -1,10 +1,10 @@
 """Blocks in trained weights, so that the network computes the same as without them.
 
 A fresh PRM or LCT multiplies its input by a constant, sigmoid(bias) = 0.73. The last
-norm or convolution before the block takes the inverse, channel by channel. A ReLU or a
-pooling between the two lets positive factors through. Whether they reach the block, and
-whether anything else uses the layer, is found by running the network with the layer
-scaled.
+norm or convolution before the block is multiplied by the inverse, channel by channel. A
+ReLU or a pooling between the two lets positive factors through. Whether they reach the
+block, and whether anything else uses the layer, is found by running the network with
+the layer scaled.
 """
 
 from __future__ import annotations
@@ -196,8 +196,8 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Step:
-    """A layer's name, by what to multiply its weight and bias, (C,), and the blocks
-    that this makes up for."""
+    """One change to a layer: its name, the factor of its weight and bias, (C,), and the
+    blocks whose gates the factor cancels."""
 
     layer: str
     factor: torch.Tensor
@@ -205,14 +205,16 @@ class _Step:
 
 
 class _Preservation:
-    """Scaling of layers for the blocks in a part of a module that can be run alone.
+    """Scales layers so that they cancel the gates of blocks, in one part of a module.
+
+    A part can be run alone, for example a detector's backbone.
 
     Args:
         module: The module.
-        missing: Names of its weights that were not loaded.
+        missing: Names of the module's weights that were not loaded.
         prefix: Prefix of the part's names, such as 'backbone.'.
         part: The part.
-        blocks: Its fresh blocks by name.
+        blocks: The part's fresh blocks, by name.
     """
 
     def __init__(
@@ -243,12 +245,13 @@ class _Preservation:
         for name, p in module.named_parameters(remove_duplicate=False):
             self.owners.setdefault(p, []).append(name)
         self.inputs: Inputs = ()
-        self.plain = _Run()  # with every gated block replaced by the identity
-        self.done: list[str] = []  # blocks that are made up for
+        self.plain = _Run()  # run in which the identity replaces every gated block
+        self.done: list[str] = []  # blocks whose gates are cancelled
         self._reached: dict[str, dict[str, bool | None]] = {}
 
     def run(self, input_shape: Sequence | None) -> list[Outcome]:
-        """Scale, verify, and say what was done about each block."""
+        """Scale layers, verify the outputs, and report what was done about each
+        block."""
         shapes = input_shapes(self.part, input_shape)
         self.inputs = example_inputs(self.part, shapes)
         others = {n: b for n, b in self.blocks.items() if n not in self.gates}
@@ -286,7 +289,8 @@ class _Preservation:
         return outcomes
 
     def _run(self, active: Sequence[str] = ()) -> _Run:
-        """Run the part with all gated blocks but the active ones as the identity."""
+        """Run the part. The identity replaces all gated blocks except the active
+        ones."""
         run = _Run()
         gated = {name: self.blocks[name] for name in self.gates}
 
@@ -301,7 +305,7 @@ class _Preservation:
             return hook
 
         def skip(name: str) -> Callable:
-            # A copy, since what follows may change it in place.
+            # The input is copied, because later layers may change it in place.
             return lambda module, args, output: args[0].clone()
 
         skipped = {name: block for name, block in gated.items() if name not in active}
@@ -362,11 +366,11 @@ class _Preservation:
     def _reached_by(
         self, layer: str, parameters: list[nn.Parameter]
     ) -> dict[str, bool | None]:
-        """For each block, whether its input scales with a layer: True if exactly so,
-        False if the layer does not reach the block, None if in another way.
+        """For each block, how its input changes if a layer is scaled. True: by the same
+        factor. False: not at all. None: in another way.
 
-        The factors are powers of two, which floating-point numbers take exactly. They
-        are large enough to be clipped by a ReLU6.
+        The factors are powers of two, which floating-point numbers multiply exactly.
+        They are so large that a ReLU6 would clip the scaled values.
         """
         width = _width(self.layers[layer])
         limit = 5 if parameters[0].dtype == torch.float16 else 16
@@ -402,14 +406,16 @@ class _Preservation:
                     yield _outcome(name, self.blocks[name], text, step.layer)
 
     def _ways(self, step: _Step) -> Iterator[list[_Step]]:
-        """Blocks behind one layer may be in a row, or side by side with equal gates."""
+        """Ways to scale one layer. The blocks behind it may follow one another, or may
+        be side by side with equal gates."""
         yield [step]
         gates = [self.gates[name] for name in step.blocks]
         if len(gates) > 1 and all(torch.equal(gate, gates[0]) for gate in gates):
             yield [_Step(step.layer, 1 / gates[0], step.blocks)]
 
     def _apply(self, steps: list[_Step]) -> bool:
-        """Scale layers if the outputs with the blocks are then those without."""
+        """Scale layers, and keep the change if the outputs with blocks equal those
+        without."""
         names = [name for step in steps for name in step.blocks]
         with contextlib.ExitStack() as undo:
             for step in steps:
@@ -428,7 +434,7 @@ class _Preservation:
         return True
 
     def _not_finite(self) -> str:
-        """In words, if the outputs are not finite, for a message."""
+        """Part of a message if the outputs are not finite, else ''."""
         if all(y.isfinite().all() for y in self.plain.outputs):
             return ''
         state = self.part.state_dict()
@@ -438,7 +444,8 @@ class _Preservation:
 
 
 class _Forget:
-    """Hook of a layer that was scaled for a block: loaded weights are not scaled."""
+    """Hook of a layer that was scaled for a block. If weights are loaded into the
+    layer, they are not scaled yet, so the block's mark is removed."""
 
     def __init__(self, block: nn.Module):
         self.block = block
@@ -499,11 +506,12 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 class _Effects:
-    """Whether blocks return their input: pairs of hooks for :func:`_hooks_on`."""
+    """Records whether blocks return their input. Its methods make hooks for
+    :func:`_hooks_on`."""
 
     def __init__(self) -> None:
         self.inputs: dict[str, torch.Tensor | None] = {}
-        self.identity: dict[str, list[bool]] = {}  # for each call of a block
+        self.identity: dict[str, list[bool]] = {}  # one value for each call of a block
 
     def before(self, name: str) -> Callable:
         def hook(block: nn.Module, args: Any) -> None:
@@ -528,7 +536,8 @@ def _hooks_on(
     before: Callable | None = None,
     after: Callable | None = None,
 ) -> Iterator[None]:
-    """Forward hooks, made for each module's name, as long as the context lasts."""
+    """Add forward hooks inside a ``with`` statement. ``before`` and ``after`` make the
+    hook of a module from its name."""
     handles = []
     for name, module in modules.items():
         if before is not None:

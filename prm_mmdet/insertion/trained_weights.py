@@ -98,7 +98,7 @@ class Adapted:
     Attributes:
         outcomes (list[Outcome]): What was done about each block, see :func:`preserve`.
         part (str): What the checkpoint is of, 'network' or 'backbone'.
-        others (list[str]): Keys that are not of that part, kept unseen.
+        others (list[str]): Keys of other parts, which are copied without a check.
         rounding (str): The checkpoint's type, 'float16' say, if scaled weights were
             rounded to it; else ''.
     """
@@ -128,14 +128,15 @@ def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
     model without blocks. ``load_from`` and ``Pretrained`` take the result.
 
     Args:
-        cfg (Config): A whole config, whose model has the blocks.
+        cfg (Config): A complete config, whose model has the blocks.
         source (str): The checkpoint, as ``init_cfg`` names them: of the detector, or of
             its backbone, with or without ``backbone.`` before its keys. Keys of a
             classifier on such a backbone are kept as they are.
         out (str): File to write, with the weights alone.
 
     Returns:
-        Adapted: What was done. As a string: whether the network computes what it did.
+        Adapted: What was done. Its string reports whether the network computes the same
+        as before.
 
     Raises:
         OSError: A file cannot be read or written.
@@ -148,8 +149,9 @@ def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
     weights = read_state_dict(source)
     register_all_modules()
     with torch.random.fork_rng([]):
-        torch.manual_seed(0)  # PRM's theta is random: the same file each time
-        model = MODELS.build(copy.deepcopy(cfg.model))  # DETR changes its config
+        # PRM's theta is random. With a fixed seed, the file is the same each time.
+        torch.manual_seed(0)
+        model = MODELS.build(copy.deepcopy(cfg.model))  # DETR changes the config.
         plain = MODELS.build(_without_plugins(cfg.model))
     own, prefix = dict(weights), _backbone_prefix(weights, plain)
     if prefix is None:
@@ -185,8 +187,7 @@ def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
 
 
 def _backbone_prefix(weights, plain):
-    """What a backbone's keys begin with in weights of a backbone; None for weights of
-    the whole model."""
+    """Key prefix if the weights are a backbone's, else None. The prefix may be ''."""
     inside = [k for k in plain.state_dict() if k.startswith('backbone.')]
     others = set(plain.state_dict()) - set(inside)
     if not inside or any(k in others for k in weights):
@@ -213,7 +214,8 @@ def _check_keys(
     plain: dict[str, torch.Tensor],
     with_blocks: dict[str, torch.Tensor],
 ) -> None:
-    """Raise ValueError unless weights are a model's, its blocks alone missing."""
+    """Raise ValueError unless the weights fit the model, with only its blocks
+    missing."""
     found = compare_keys(weights, with_blocks)
     differences = replace(found, missing=compare_keys(weights, plain).missing)
     if differences:

@@ -98,22 +98,26 @@ def _uncompiled():
 class Record:
     """What :func:`capture` recorded of one block.
 
-    A context is the mean over positions, (C,), in float64, averaged over images.
+    ``context_in`` and ``context_out`` are the means of the block's input and output
+    over positions, (C,), in float64. They are averaged over images.
     """
 
     name: str
     block: Any  # the nn.Module
     images: int = 0
-    stage: str | None = None  # 'c4' at stride 16
+    stage: str | None = None  # by the stride: 'c4' at stride 16
     context_in: MaybeArray = None
     context_out: MaybeArray = None
-    channel_gate: MaybeArray = None  # (C,), averaged over images
+    channel_gate: MaybeArray = None  # gate of each channel, (C,), averaged over images
     gates: dict[str, Moments] = field(default_factory=dict)
     contexts: int = 0  # number of contexts K, 0 for a block without contexts
-    added: float = 0.0  # sqrt(sum |Z - X|^2 / sum |X|^2), 0 for a block that gates
-    # Histograms of cosines over COSINE_BINS, with softmax (True) and without (False).
+    # For a block that adds to its input X and returns Z: sqrt(sum |Z - X|^2 / sum
+    # |X|^2). For a block that multiplies its input by a gate: 0.
+    added: float = 0.0
+    # Histograms of the cosine between the weights of the contexts at two positions,
+    # over COSINE_BINS: after a softmax over the contexts (True) and without it (False).
     cosines: dict[bool, np.ndarray] = field(default_factory=dict)
-    maps: list[Maps] = field(default_factory=list)  # of the images kept
+    maps: list[Maps] = field(default_factory=list)  # maps of the first images
 
     @property
     def kind(self) -> str | None:
@@ -126,10 +130,10 @@ class Maps:
     """What a block computed at the positions of one image, as NumPy arrays."""
 
     grid: Grid
-    query: MaybeArray = None  # (g, 2), row and column
-    encoding: MaybeArray = None  # (h, w)
-    attention: MaybeArray = None  # (K, h, w)
-    # For a block that adds to its input, lengths over channels, (h, w):
+    query: MaybeArray = None  # row and column of each group's query point, (g, 2)
+    encoding: MaybeArray = None  # position encoding D, averaged over groups, (h, w)
+    attention: MaybeArray = None  # attention maps of the K contexts, (K, h, w)
+    # For a block that adds to its input X and returns Z, lengths over channels, (h, w):
     norm_in: MaybeArray = None  # |X|
     norm_added: MaybeArray = None  # |Z - X|
 
@@ -167,7 +171,7 @@ class Moments:
 
 
 class _Observer:
-    """A forward hook that fills a record."""
+    """A forward hook that fills the record of a block."""
 
     def __init__(
         self, record: Record, records: list[Record], grids: Grids, images: int
@@ -226,7 +230,8 @@ class _Observer:
         setattr(self.record, name, (before * seen + total) / (seen + count))
 
     def _compare(self, weights):
-        """Add cosines between positions' weights (B, K, N) to the histograms."""
+        """Add cosines between the weights of the contexts at two positions to the
+        histograms. ``weights`` is (B, K, N) for K contexts and N positions."""
         step = math.ceil(weights.shape[2] / _POSITIONS)
         weights = weights[:, :, ::step]
         self.record.contexts = weights.shape[1]

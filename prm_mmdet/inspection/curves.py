@@ -15,7 +15,7 @@ _LINES = tuple(COLOURS[i] for i in (4, 5, 2, 6, 0, 1))
 _STYLES = ('-', '--', '-.', ':')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 
-_TWO_COLUMNS = 36  # A legend with longer labels has one column.
+_TWO_COLUMNS = 36  # If a label has more letters, the legend has one column.
 
 
 def read_curve(work_dir: Union[str, Path], metric: str) -> tuple[dict[int, float], str]:
@@ -106,7 +106,8 @@ def draw_curves(
         handlelength=3,
         frameon=False,
     )
-    # Matplotlib would hide labels of lines that begin with an underscore.
+    # If a line has a label that begins with an underscore, Matplotlib leaves it out of
+    # the legend. So the labels are set in the legend itself.
     for text, label in zip(legend.get_texts(), curves):
         text.set(text=label, parse_math=False)
     save_png(figure, out)

@@ -61,7 +61,8 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=dpi, facecolor='white')
-    picture = Image.open(buffer).convert('RGB')  # The file is a quarter smaller.
+    # Without transparency, the file is a quarter smaller.
+    picture = Image.open(buffer).convert('RGB')
     buffer = io.BytesIO()
     picture.save(buffer, 'PNG', optimize=True)
     return buffer.getvalue()

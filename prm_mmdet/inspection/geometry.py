@@ -14,10 +14,10 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the positions of a map are in the network's input.
+    """The pixels of the network's input at which the positions of a map are centred.
 
-    Index i is the pixel ``stride * i + offset``, for (rows, columns). The centre of a
-    pixel has integer coordinates.
+    Index i is centred on pixel ``stride * i + offset``. Both have a number for rows and
+    a number for columns. The centre of a pixel has integer coordinates.
     """
 
     stride: tuple[float, float]
@@ -30,17 +30,17 @@ class Grid:
 
 
 class Grids:
-    """The :class:`Grid` of each map in a model, inside a ``with`` statement::
+    """Finds the :class:`Grid` of each map in a model, inside a ``with`` statement::
 
         with Grids(model) as grids:
             model(images)
-            grids.of((25, 42))
+            grids.of((25, 42))  # the grid of maps with 25 rows and 42 columns
 
     The offset of a map is computed from the kernels, paddings and dilations of the
-    strided layers before it. For example, a 3x3 convolution with padding 1 and stride
-    2 is centred on pixels 0, 2, 4, ... A patch embedding without padding is centred on
-    the middles of its patches. If a map's size comes from another operation (slicing,
-    patch merging), its positions are taken as equal cells that cover the input.
+    strided layers before it. For example, a 3x3 convolution with padding 1 and stride 2
+    is centred on pixels 0, 2, 4, ... A patch embedding without padding is centred on
+    the centres of its patches. If a map's size comes from another operation (slicing,
+    patch merging), its positions are assumed to be equal cells that cover the input.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -94,7 +94,7 @@ class Grids:
             return
         grid, size = self.of(first(inputs, keywords).shape[2:]), tuple(output.shape[2:])
         if size in self._known:
-            return  # A shortcut has the grid of the path beside it.
+            return  # A shortcut has the same grid as the path beside it.
         axes = zip(*(_pair(getattr(layer, name)) for name in _ATTRIBUTES))
         dilations = _pair(getattr(layer, 'dilation', 1))
         stride, offset = [], []

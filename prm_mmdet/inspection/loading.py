@@ -30,7 +30,7 @@ def load_model(
     """Build a config's model for inference.
 
     Args:
-        cfg: A whole config of a detector or a classifier.
+        cfg: A complete config of a detector or a classifier.
         checkpoint: File with the model's weights. Default: None, random weights with a
             fixed seed.
         device: Device of the model. Default: 'cpu'.
@@ -79,7 +79,7 @@ class Images:
     """Images from files or from a data set. The images to be drawn come first.
 
     Args:
-        cfg: A whole config, whose test pipeline prepares files.
+        cfg: A complete config, whose test pipeline prepares files.
         paths: Image files, and folders of image files.
         split: 'val' or 'test', to use the images of this data set instead.
         num: Number of images to use, evenly spaced. Default: None, all.
@@ -117,7 +117,8 @@ class Images:
         if not self._sources:
             where = ', '.join(map(str, paths)) if split is None else f'the {split} set'
             raise ValueError(f'there are no images in {where}')
-        # If its folder is missing, a data set of image classes has no class names.
+        # A data set of image classes reads their names from its folder, which may be
+        # missing.
         numbers = range(cfg.model.get('num_classes', 0))
         self.classes = metainfo.get('classes') or [f'class {i}' for i in numbers]
         picks = spread(len(self._sources), num or len(self._sources))
@@ -129,7 +130,7 @@ class Images:
         return len(self._order)
 
     def data(self, index: int) -> dict:
-        """Input of ``test_step`` for one image."""
+        """The input of ``test_step`` for one image."""
         source = self._sources[self._order[index]]
         self.pixels(index)  # Raises ValueError if the file is not an image.
         with reported(f'the test pipeline fails on {self.path(index)}'):

@@ -31,7 +31,7 @@ dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
 class Entry:
     """A figure on the page."""
 
-    name: str  # of its PNG file, without the suffix
+    name: str  # name of its PNG file, without .png
     heading: str
     caption: str
     figure: Figure

@@ -24,7 +24,7 @@ from ..files.plain_pickle import load_plain_pickle
 from .figure_files import COLOURS, check_png, new_figure, row_heights, save_png
 from .style import class_name
 
-PANEL = 3.2  # inches
+PANEL = 3.2  # width of a panel, in inches
 
 
 class Instance(NamedTuple):
@@ -33,7 +33,7 @@ class Instance(NamedTuple):
     box: tuple[float, float, float, float]  # x, y, width, height in pixels
     mask: np.ndarray | None  # (H, W)
     label: int
-    text: str  # its class, and score or remark
+    text: str  # text at the box: the class, and the score or a remark
 
 
 def draw_predictions(

@@ -25,14 +25,18 @@ from ..plugins.sac import is_plain
 
 @dataclass
 class Quantities:
-    """Quantities of a batch. What a block does not have is None or empty."""
+    """Quantities of a block for a batch. A quantity that the block lacks is None or
+    empty."""
 
-    gates: dict[str, Tensor] = field(default_factory=dict)  # (B, ...), in (0, 1)
-    channel_gate: Tensor | None = None  # (B, C), if a gate has a value a channel
+    # Gates by name, (B, ...), values from 0 to 1.
+    gates: dict[str, Tensor] = field(default_factory=dict)
+    # Gate of each channel, (B, C), if all positions have the same gate.
+    channel_gate: Tensor | None = None
     query: Tensor | None = None  # (B, g, 2), row and column of PRM's query points
     encoding: Tensor | None = None  # (B, H, W), mean of PRM's D over the groups
-    attention: Tensor | None = None  # (B, K, H, W), sums to 1 over positions
-    weights: Tensor | None = None  # (B, K, N), of the contexts, before softmax
+    attention: Tensor | None = None  # attention maps, (B, K, H, W), each with sum 1
+    # Weights of the K contexts at each position, (B, K, N), before softmax.
+    weights: Tensor | None = None
 
 
 def quantities(block: nn.Module, x: Tensor) -> Quantities:
@@ -40,7 +44,7 @@ def quantities(block: nn.Module, x: Tensor) -> Quantities:
 
     The block does not change, and neither do its running statistics. In training,
     synchronised batch normalisation uses the statistics of this rank's batch. If the
-    batch has one value a channel, it uses the running statistics.
+    batch has one value for each channel, it uses the running statistics.
 
     Args:
         block: A block, for which :func:`kind` is not None.
@@ -217,7 +221,8 @@ def _local_statistics(block):
 
 
 def _normalise(norm, x):
-    # With synchronised ranks, a rank's batch may have a single value a channel.
+    # With synchronised ranks, a rank's batch may have one value for each channel. It
+    # has no variance, so the running statistics are used.
     one = x.numel() == x.shape[1]
     running = (norm.running_mean, norm.running_var) if one else (None, None)
     return batch_norm(

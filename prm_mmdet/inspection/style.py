@@ -112,7 +112,8 @@ def colour_bar(
     )
     bar: Any = figure.colorbar(drawn, **place)
     bar.solids.set(alpha=1)
-    if location == 'right':  # An inch holds about 14 letters.
+    # An inch holds about 14 letters, so a long label is broken into lines.
+    if location == 'right':
         rows = {axis.get_subplotspec().rowspan.start for axis in np.ravel(axes)}
         ratios = np.ravel(axes)[0].get_gridspec().get_height_ratios()
         share = sum(ratios[row] for row in rows) / sum(ratios)

@@ -24,7 +24,7 @@ from ..files.atomic import write_file
 from .data_files import datasets_of, is_local
 from .run_errors import RunError
 
-#: Pixels above which an image takes minutes and gigabytes.
+#: Images with more pixels take minutes and gigabytes to process.
 LARGE = 50_000_000
 
 # Texts of the faults that make a run useless or crash later.
@@ -45,7 +45,7 @@ _REFUSED = {
     'another order': 'the classes are in another order than in',
     'nothing to learn': 'no image has an object that can be learned or found',
 }
-# Faults of a whole file: their number means nothing.
+# Faults of a whole file. Their number of cases has no meaning.
 _WHOLE_FILE = (
     'not readable',
     'classes are a text',
@@ -129,13 +129,16 @@ class _Source:
 
     Attributes:
         path: The file.
-        folder: Folder of the images (COCO), or that their paths start from (VOC).
-        coco: Whether it is COCO's JSON, and not a list of Pascal VOC's XML files.
+        folder: Folder of the images (COCO), or the folder that contains ``subfolders``
+            (VOC).
+        coco: Whether the file is COCO's JSON. If not, it is a list of Pascal VOC's XML
+            files.
         classes: Names of the classes.
         trained: Whether a training uses it.
         scored: Whether an evaluation compares predictions with it.
         masks: Whether masks are used.
-        by_name: Whether classes are chosen by name. LVIS and Objects365 take all.
+        by_name: Whether the data set keeps only the classes that the config names. LVIS
+            and Objects365 keep all classes.
         subfolders: Folders of images and of annotations inside ``folder`` (VOC).
     """
 
@@ -153,11 +156,11 @@ class _Source:
 def check_annotations(cfg: Config, *phases: str) -> None:
     """Read the annotations of a config's data sets once, and report their faults.
 
-    COCO's JSON files and Pascal VOC's XML files are read; other formats are not. A JSON
-    file whose size and time did not change since the last check is not read again.
+    Only COCO's JSON files and Pascal VOC's XML files are read. A JSON file whose size
+    and time did not change since the last check is not read again.
 
     Args:
-        cfg: A whole config.
+        cfg: A complete config.
         phases: One or more of 'train', 'val' and 'test'.
 
     Raises:
@@ -181,11 +184,12 @@ def find_faults(cfg: Config, *phases: str) -> Iterator[Faults]:
     """Find the faults in the annotations of a config's data sets.
 
     Args:
-        cfg: A whole config.
+        cfg: A complete config.
         phases: One or more of 'train', 'val' and 'test'.
 
     Yields:
-        The faults of each annotation file, without any if there are none.
+        One :class:`Faults` for each annotation file. It is empty if the file has no
+        faults.
     """
     first: dict[Any, Faults] = {}
     for source in dict.fromkeys(_sources(cfg, *phases)):
@@ -225,14 +229,16 @@ def _sources(cfg: Config, *phases: str) -> Iterator[_Source]:
 
 
 def _source(dataset: dict, trained: bool, scored: bool, masks: bool) -> _Source | None:
-    """What a data set's config reads, or None if it cannot be checked."""
+    """The annotation file that a data set's config names, or None if it cannot be
+    checked."""
     name, root = dataset.get('ann_file'), dataset.get('data_root') or ''
     kind: Any = dataset.get('type')
     if isinstance(kind, str):
         with contextlib.suppress(KeyError, RuntimeError, ImportError):
             kind = DATASETS.get(kind)
     coco, voc = (
-        # A class that reads its own entries may allow what MMDetection does not.
+        # A class with its own parse_data_info may accept entries that MMDetection does
+        # not accept.
         getattr(kind, 'parse_data_info', None) is known.parse_data_info
         for known in (CocoDataset, XMLDataset)
     )
@@ -267,7 +273,7 @@ def image_files(
     """Find the images of a config's data sets.
 
     Args:
-        cfg: A whole config.
+        cfg: A complete config.
         phases: One or more of 'train', 'val' and 'test'.
 
     Yields:
@@ -302,7 +308,8 @@ def _cached(source: _Source) -> Faults:
     """The faults of a COCO file, from the cache if the file did not change."""
     status = os.stat(source.path)
     key = [os.path.abspath(source.path), status.st_mtime_ns, status.st_size]
-    key += [source, Path(__file__).read_bytes()]  # rules change with this file
+    # A change of this file may change the rules.
+    key += [source, Path(__file__).read_bytes()]
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     cache = Path(home, 'prm_mmdet', 'annotations', f'{name}.json')
@@ -310,7 +317,7 @@ def _cached(source: _Source) -> Faults:
         known = json.loads(cache.read_text(encoding='utf-8'))
         return Faults(**{**known, 'counts': Counter(known['counts'])})
     faults = _coco(source)
-    with contextlib.suppress(OSError):  # the cache only saves time
+    with contextlib.suppress(OSError):  # The cache only saves time.
         write_file(cache, json.dumps(vars(faults)))
     return faults
 
@@ -322,7 +329,7 @@ def _coco(source: _Source) -> Faults:
         content = _read_json(source.path)
         for name in ('images', 'categories', 'annotations'):
             if name == 'annotations' and name not in content and not source.trained:
-                faults.add('no annotations')  # such as COCO's test-dev
+                faults.add('no annotations')  # For example, COCO's test-dev has none.
             elif not isinstance(content[name], list):
                 raise TypeError(f'{name!r} is no list')
         names = _read_categories(faults, content['categories'])
@@ -397,7 +404,7 @@ def _read_images(
         try:
             number, width, height = image['id'], image['width'], image['height']
             twice = number in sizes
-            # Both are numbers, not texts that could be read as numbers.
+            # The comparisons raise TypeError if an entry is a text.
             if not (0 < width < math.inf and 0 < height < math.inf):
                 raise ValueError(f'width {width} and height {height}')
             if named and not isinstance(image['file_name'], str):
@@ -420,7 +427,8 @@ def _read_objects(
     names: dict[Any, str],
     source: _Source,
 ) -> set:
-    """Count the faults of objects; ids of the images that have a usable object."""
+    """Count the faults of objects. Return the ids of the images with a usable
+    object."""
     full, ids = set(), set()
     classes = set(source.classes or names.values())
     wanted = {category for category, name in names.items() if name in classes}
@@ -455,7 +463,8 @@ def _fault_of(
     names: dict[Any, str],
     masks: bool,
 ) -> str:
-    """Name of an object's fault, or ''. Wrong entries raise one of ``_WRONG``."""
+    """Name of an object's fault, or '' if it has none. Malformed entries raise one of
+    ``_WRONG``."""
     if thing['image_id'] not in images:
         return 'unknown images'
     if thing['category_id'] not in names:

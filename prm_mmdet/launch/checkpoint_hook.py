@@ -1,4 +1,5 @@
-"""MMEngine's CheckpointHook, with an order of writing that no kill can harm."""
+"""MMEngine's CheckpointHook, in an order of steps that is safe against a kill at any
+time."""
 
 from __future__ import annotations
 
@@ -25,18 +26,19 @@ class SafeCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook and its arguments. :class:`.TrainRunner` uses it in
     place of MMEngine's.
 
-    - An older checkpoint is removed after the newer one is written. MMEngine removes it
-      before, so that a kill in between leaves none.
+    - An older checkpoint is removed after the newer one is written. MMEngine removes
+      the older one first. A kill in between would leave no checkpoint.
     - Weights that are not finite are not saved.
     - The file holds plain numbers, texts and tensors, which every weights-only loader
       reads, and the state of the random generators of each rank.
-    - Only files of this run's own folder are removed, whatever a checkpoint that is
-      resumed from names.
+    - Only files in this run's own folder are removed, even if the resumed checkpoint
+      names other files.
     """
 
     def before_train(self, runner: Runner) -> None:
         self._step: int | None = None
-        # These entries came from the checkpoint. They name files to be removed.
+        # These entries come from the resumed checkpoint. They name files that will be
+        # removed, so only files in this run's folder are allowed.
         info = runner.message_hub.runtime_info
         for key in [key for key in info if key.startswith('best_ckpt')]:
             name = os.path.basename(f'{info[key]}')
@@ -80,7 +82,8 @@ class SafeCheckpointHook(CheckpointHook):
                 checkpoint[key] = _plain(checkpoint[key])
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        if step != self._step:  # else the file is written again, after validation
+        # After validation, MMEngine writes the same step again. The random states stay.
+        if step != self._step:
             self._step, self._random_states = step, all_gather_object(random_state())
         with self._removing_afterwards():
             super()._save_checkpoint_with_step(runner, step, meta)
@@ -111,7 +114,7 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 class _RemovesLater:
-    """A file backend that notes what it is asked to remove."""
+    """A file backend that removes no files, but records which ones to remove."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -128,8 +131,9 @@ class _RemovesLater:
 
 
 def _plain(value: Any) -> Any:
-    """The same with plain numbers in place of NumPy's, and histories as dicts of
-    tensors. Objects of other types become None: no weights-only loader reads them."""
+    """A copy of a value in plain types. NumPy's numbers become Python's, and histories
+    become dicts of tensors. Objects of other types become None, because no weights-only
+    loader reads them."""
     if isinstance(value, HistoryBuffer):
         values, counts = (torch.from_numpy(np.array(part)) for part in value.data)
         return dict(history=values, counts=counts)
@@ -148,7 +152,7 @@ def restore_histories(message_hub: dict) -> None:
     """Turn the dicts that :class:`SafeCheckpointHook` wrote into MMEngine's histories.
 
     Args:
-        message_hub: The entry of this name in a checkpoint. It is changed in place.
+        message_hub: The entry ``message_hub`` of a checkpoint. It is changed in place.
     """
     scalars = message_hub['log_scalars']
     for name, value in scalars.items():
@@ -158,8 +162,8 @@ def restore_histories(message_hub: dict) -> None:
 
 
 def random_state_of_rank(checkpoint: dict, world_size: int) -> dict[str, Any] | None:
-    """This rank's random state in a checkpoint, or None if another number of ranks
-    wrote the checkpoint, or none is in it."""
+    """This rank's random state in a checkpoint. None if the checkpoint has no random
+    states, or if another number of ranks wrote it."""
     states = checkpoint.get('random_states')
     if isinstance(states, list) and len(states) == world_size:
         return states[get_rank()]

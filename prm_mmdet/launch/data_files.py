@@ -1,4 +1,4 @@
-"""The files that a config names: whether they are there, and how to get them."""
+"""The files that a config names: whether they exist, and how to get them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ def check_data(cfg: Config, *phases: str) -> None:
     """Look for the files that a config's data sets need.
 
     Args:
-        cfg (Config): A whole config.
-        phases (str): Of 'train', 'val' and 'test'.
+        cfg (Config): A complete config.
+        phases (str): One or more of 'train', 'val' and 'test'.
 
     Raises:
-        MissingInput: Names each missing file and how to point to the right place.
+        MissingInput: Files are missing. The message names each file, and the settings
+            that change its place.
     """
-    missing = []  # (path, setting that would change it)
+    missing = []  # pairs of a path and the setting that changes it
     classifies = False
     for phase in phases:
         loader = cfg.get(f'{phase}_dataloader') or {}
@@ -83,7 +84,8 @@ def _missing(path: str, key: str, node: dict) -> list[tuple[str, str]]:
 
 
 def datasets_of(key: str, node: dict) -> Iterator[tuple[str, dict]]:
-    """Every data set below a data loader, wrapped ones included: (key, cfg) pairs."""
+    """Every data set in a data loader's config, also inside wrappers: (key, cfg)
+    pairs."""
     if 'ann_file' in node or 'data_prefix' in node:
         yield key, node
     inner = [('dataset', node.get('dataset'))]
@@ -116,7 +118,8 @@ def how_to_get_weights(cfg: Config, error: Exception) -> str:
 def _pretrained(key: str, node: Any) -> Iterator[tuple[str, str]]:
     """Every checkpoint that an ``init_cfg`` below a config names: (key, name) pairs."""
     for name, inner in dicts_in(key, node):
-        if isinstance(inner.get('checkpoint'), str):  # its type is a name or a class
+        # The type is not checked: it may be a name or a class.
+        if isinstance(inner.get('checkpoint'), str):
             yield f'{name}.checkpoint', inner['checkpoint']
 
 

@@ -1,4 +1,4 @@
-"""A hook that stops a training that diverged, and completes a resumed one."""
+"""A hook that stops a diverged training, and makes a resumed training exact."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .plugin_blocks import GradientWatch
 from .random_state import CallAfter, random_state, set_random_state, worker_seed
 from .run_errors import DivergedError
 
-#: Mixed precision skips a step whose gradients overflow. So many such steps in a row
-#: lower the loss scale by 2**50: then it is not the scale.
+#: Mixed precision skips a step whose gradients overflow, and halves the loss scale. If
+#: this many steps are skipped in a row, the loss scale is not the cause.
 MAX_SKIPPED_STEPS = 50
 
 
@@ -29,9 +29,11 @@ class TrainingGuard(Hook):
     """Watch a training. :class:`.TrainRunner` adds this hook by itself.
 
     - If the loss is NaN or infinite, the training stops. In mixed precision it stops
-      after 50 such steps in a row, since a loss scale that is too large heals itself.
-    - The workers' seeds depend on the epoch alone, and validation draws no random
-      numbers of the training. So a resumed training equals an uninterrupted one.
+      after 50 such steps in a row, because mixed precision itself corrects a loss scale
+      that is too large.
+    - The seeds of data workers depend only on the seed, the rank and the epoch.
+      Validation does not change the random state of the training. So a resumed training
+      equals an uninterrupted one.
     - If the training was killed after an epoch was saved and before its validation
       ended, this validation runs first.
     - If a plugin block gets no gradient in the first iteration, a warning names it.
@@ -120,7 +122,8 @@ class TrainingGuard(Hook):
 
 
 def _steps(runner: Runner) -> int:
-    """Epochs, or iterations in a loop that counts iterations, that are trained."""
+    """Number of finished epochs, or of finished iterations if the loop counts
+    iterations."""
     return runner.epoch if _by_epoch(runner) else runner.iter
 
 
@@ -133,7 +136,7 @@ def _unit(runner: Runner) -> str:
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Whether the loop validates after the step that was resumed from."""
+    """Whether the loop has to validate after the step of the resumed checkpoint."""
     loop, steps = runner.train_loop, _steps(runner)
     loop._decide_current_val_interval()
     last = loop.max_epochs if _by_epoch(runner) else loop.max_iters
@@ -146,8 +149,8 @@ def _record(runner: Runner) -> Path:
 
 
 def _validated(runner: Runner) -> int | None:
-    """The last step whose validation has ended: 0 if none has. None if the run was
-    started without this hook, or elsewhere, and so nothing is known."""
+    """The last step whose validation has ended, or 0 if none has ended. None if it is
+    not known, because the run began without this hook or in another folder."""
     try:
         return int(_record(runner).read_text())
     except (OSError, ValueError):

@@ -43,7 +43,8 @@ class NamingPipeline(Compose):
 
 
 def name_images(dataset: Any) -> None:
-    """Let the pipelines of a data set, and of the data sets in it, name images."""
+    """Make the pipelines of a data set, and of data sets inside it, name the image in
+    errors."""
     for inner in _innermost(dataset):
         if type(inner.pipeline) is Compose:
             inner.pipeline = NamingPipeline(inner.pipeline)

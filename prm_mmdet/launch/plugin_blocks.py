@@ -19,7 +19,7 @@ from .run_errors import RunError
 
 def plugin_blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Return the plugin blocks in a model by their names."""
-    # MMCV's ConvModule has an abbreviation, too, but is a usual layer.
+    # Plugins have an abbreviation. MMCV's ConvModule also has one, but is no plugin.
     return {
         name: module
         for name, module in model.named_modules()
@@ -31,10 +31,10 @@ def check_stages(cfg: Config) -> None:
     """Check that a ResNet's ``plugins`` have one entry of ``stages`` for each stage.
 
     Args:
-        cfg: A whole config.
+        cfg: A complete config.
 
     Raises:
-        RunError: A plugin has another number of entries.
+        RunError: ``stages`` of a plugin has another number of entries.
     """
     for name, node in dicts_in('model', cfg.get('model')):
         kind: Any = node.get('type')
@@ -55,10 +55,10 @@ def check_stages(cfg: Config) -> None:
 
 
 class GradientWatch:
-    """Notes which plugin blocks of a model get a gradient.
+    """Records which plugin blocks of a model get a gradient.
 
     Args:
-        model: The model, also in a wrapper for distributed training.
+        model: The model, or its wrapper for distributed training.
     """
 
     def __init__(self, model: Any) -> None:
@@ -83,10 +83,10 @@ class GradientWatch:
         return hook
 
     def finish(self) -> Iterator[str]:
-        """Stop watching.
+        """Stop recording gradients, and report the blocks that are not trained.
 
         Yields:
-            A warning about blocks without a gradient, and one about frozen blocks.
+            A warning if blocks got no gradient, and a warning if blocks are frozen.
         """
         for handle in self._handles:
             handle.remove()

@@ -14,10 +14,11 @@ _PR_SET_PDEATHSIG = 1  # from Linux's <sys/prctl.h>
 
 
 def end_with_parent(parent: int) -> None:
-    """Let the kernel end this process when its parent ends, however it ends.
+    """Let the kernel end this process when its parent ends, even if the parent is
+    killed.
 
-    Without this, data workers of a killed training stay alive and wait forever. Only
-    Linux can do it; elsewhere nothing happens.
+    Without this, data workers of a killed training stay alive and wait forever. On
+    systems other than Linux, this function does nothing.
 
     Args:
         parent: Process id of the parent. If it has ended already, this process ends.
@@ -36,10 +37,11 @@ def end_with_torchrun() -> None:
 
 
 class StartWorker:
-    """Function that each worker of a data loader begins with.
+    """Function that each worker of a data loader calls first.
 
     Args:
-        function: The loader's own function, which is called too. Default: None.
+        function: The loader's own ``worker_init_fn``, which is called next. Default:
+            None.
         quiet: Whether all workers but the first hide warnings. Default: False.
     """
 
@@ -51,7 +53,8 @@ class StartWorker:
         self.parent: int | None = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        # It is pickled for a worker that is not forked from this process.
+        # Python pickles this object for workers that are not forked from this process.
+        # Their parent may be another process.
         return {**self.__dict__, 'parent': None}
 
     def __call__(self, worker: int) -> None:

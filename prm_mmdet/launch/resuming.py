@@ -18,31 +18,32 @@ _RUN_ID = re.compile('[0-9a-f]{32}')
 
 
 def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | None:
-    """Find the newest whole checkpoint of a work dir.
+    """Find the newest undamaged checkpoint of a work dir.
 
-    ``last_checkpoint`` names it. A file of this name in the run's own folder is taken
-    before the path that is written there, since the work dir may be a copy. If that
-    file is damaged or missing, the newest older one is taken, and the log says so.
+    The file ``last_checkpoint`` contains the path of the newest checkpoint. If
+    ``folder`` has a file of the same name, this file is used, because the work dir may
+    be a copy. If the file is damaged or missing, the newest older checkpoint in
+    ``folder`` is used, and the log reports it.
 
     Args:
         work_dir: Folder with ``last_checkpoint``.
-        folder: Folder of the checkpoints, most often ``work_dir`` too.
-        rename: Whether to rename damaged files to ``<name>.damaged``, once a whole one
-            is found. Default: True.
+        folder: Folder of the checkpoints. It is usually ``work_dir``.
+        rename: Whether to rename damaged files to ``<name>.damaged`` after an undamaged
+            checkpoint is found. Default: True.
 
     Returns:
-        Path of the checkpoint. None if the folder has no checkpoint: then the training
-        starts.
+        Path of the checkpoint. None if there is no checkpoint, and the training has to
+        start from the beginning.
 
     Raises:
-        RunError: There are checkpoints, and none is whole; or all are of an earlier
-            training in this folder than the last one; or ``last_checkpoint`` names a
-            file of another folder alone.
+        RunError: All checkpoints are damaged, or all belong to an earlier training in
+            this folder. Or ``last_checkpoint`` names a file in another folder, and
+            ``folder`` has no checkpoint.
     """
     pointer = os.path.join(work_dir, 'last_checkpoint')
     named, why = _read_pointer(pointer)
     if '://' in named:
-        return named  # not on a local disk
+        return named  # A checkpoint that is not on a local disk is not checked.
     own = os.path.join(folder, os.path.basename(named)) if named else ''
     older = _numbered(folder)
     if named and not os.path.exists(own):
@@ -90,8 +91,8 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
 
 
 def read_run_id(work_dir: str) -> str | None:
-    """Return the mark of the training that was last started in a work dir, or None if
-    no :class:`.TrainRunner` was."""
+    """Return the id of the training that was last started in a work dir. None if no
+    :class:`.TrainRunner` has started one."""
     try:
         with open(_run_id_file(work_dir), encoding='ascii') as file:
             found = file.read(100).strip()
@@ -101,13 +102,13 @@ def read_run_id(work_dir: str) -> str | None:
 
 
 def write_run_id(work_dir: str, run_id: str | None) -> None:
-    """Note which training goes on in a work dir. Checkpoints with another mark are of
-    an earlier training.
+    """Record the id of the training in a work dir. Checkpoints with another id belong
+    to an earlier training.
 
     Args:
         work_dir: The folder.
-        run_id: The training's mark. None if it is not known: then all checkpoints in
-            the folder count as this training's.
+        run_id: Id of the training. If it is None, the id is not known, and all
+            checkpoints in the folder count as this training's.
     """
     if run_id is not None:
         write_file(_run_id_file(work_dir), f'{run_id}\n')
@@ -116,7 +117,7 @@ def write_run_id(work_dir: str, run_id: str | None) -> None:
 
 
 def run_id_of(checkpoint: dict) -> str | None:
-    """Return the mark of the training that wrote a checkpoint, or None."""
+    """Return the id of the training that wrote a checkpoint, or None."""
     found = checkpoint['meta'].get('run_id')
     return found if isinstance(found, str) and _RUN_ID.fullmatch(found) else None
 
@@ -126,7 +127,8 @@ def _run_id_file(work_dir: str) -> str:
 
 
 def _read_pointer(path: str) -> tuple[str, str]:
-    """What ``last_checkpoint`` names, '' if nothing, and why."""
+    """The path in ``last_checkpoint`` and ''. If there is no path, '' and the
+    reason."""
     try:
         with open(path, encoding='utf-8') as file:
             named = file.read(4096).strip()
@@ -153,8 +155,8 @@ def _numbered(folder: str) -> list[str]:
 
 
 def _candidates(own: str, older: list[str], limit: int | None) -> Iterator[str]:
-    """What may be resumed from, best first. A number above that of last_checkpoint is
-    of an earlier training in the same folder."""
+    """The checkpoints to try, best first. A number above the one of ``last_checkpoint``
+    belongs to an earlier training in the same folder, and is left out."""
     if own and os.path.exists(own):
         yield own
     for path in older:
@@ -164,7 +166,7 @@ def _candidates(own: str, older: list[str], limit: int | None) -> Iterator[str]:
 
 
 def check_training_state(checkpoint: Any, path: str) -> None:
-    """Raise RunError unless a training can resume from what a checkpoint holds."""
+    """Raise RunError unless a checkpoint has the state that a training resumes from."""
     held = checkpoint if isinstance(checkpoint, dict) else {}
     meta, hub = held.get('meta'), held.get('message_hub')
     counted = isinstance(meta, dict) and all(

@@ -1,4 +1,4 @@
-"""MMEngine's Runner, with checks of what it reads, and exact resuming."""
+"""MMEngine's Runner with checks of its input files, and with exact resuming."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from .resuming import (
 )
 from .run_errors import RunError
 
-#: What a test ends with, by the metrics' names.
+#: Metrics that a test prints at its end, with their titles.
 HEADLINES = {
     'coco/bbox_mAP': 'box AP',
     'coco/segm_mAP': 'mask AP',
@@ -64,8 +64,9 @@ class Runner(MMEngineRunner):
     """MMEngine's Runner that checks data and weights first, and trains on CPU ranks.
 
     Attributes:
-        allow_partial: Whether weights may lack some of the model's, or hold others.
-            The command line sets it with ``--allow-partial``. Default: False.
+        allow_partial: Whether loaded weights may be incomplete, or contain weights that
+            the model does not have. The command line sets it with ``--allow-partial``.
+            Default: False.
         auto_resume: Whether a training continues from the newest checkpoint in its work
             dir. Without a checkpoint it starts, from ``load_from`` if the config has
             one. The command line sets it with ``--resume``. Default: False.
@@ -105,13 +106,13 @@ class Runner(MMEngineRunner):
             raise RunError(f'pre-trained weights cannot be used: {error}') from error
 
     def setup_env(self, env_cfg: dict) -> None:
-        # MMEngine's launcher selects a CUDA device; it leaves an open group alone.
+        # MMEngine's launcher would select a CUDA device, unless a process group exists.
         if self._launcher == 'pytorch' and not torch.cuda.is_available():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        # MMEngine's default wrapper names a CUDA device.
+        # MMEngine's default wrapper requires a CUDA device.
         if self.distributed and not torch.cuda.is_available():
             model_wrapper_cfg = model_wrapper_cfg or dict(
                 type='MMDistributedDataParallel',
@@ -127,14 +128,14 @@ class Runner(MMEngineRunner):
         seed: int | None = None,
         diff_rank_seed: bool = False,
     ) -> DataLoader:
-        """Build MMEngine's data loader. Its workers end with this process, and their
-        seeds come from a generator of the loader: MMEngine's are the same in each
-        epoch. Its pipelines name the image on which they fail."""
+        """Build MMEngine's data loader, with three changes. Its workers end with this
+        process. Their seeds come from the loader's generator, because MMEngine's seeds
+        are the same in each epoch. An error in a pipeline names the image."""
         loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         name_images(loader.dataset)
         function = loader.worker_init_fn
         if isinstance(function, processes.StartWorker):
-            return loader  # it was built before
+            return loader  # An earlier call has prepared this loader.
         quiet = False
         if getattr(function, 'func', None) is worker_init_fn:
             quiet = function.keywords.get('disable_subprocess_warning', False)
@@ -152,22 +153,22 @@ class Runner(MMEngineRunner):
         strict: bool = False,
         revise_keys: Sequence[tuple[str, str]] = ((r'^module\.', ''),),
     ) -> dict:
-        """Load weights, which must be those of the model.
+        """Load the weights of the model from a checkpoint.
 
         Args:
             filename: File, address or name, as for :func:`.read_checkpoint`.
             map_location: Ignored: weights are read to the CPU and copied to the model.
-            strict: Ignored, see below.
-            revise_keys: Pairs of a pattern in keys and its replacement.
+            strict: Ignored. Weights that do not fit raise RunError.
+            revise_keys: Pairs of a regular expression for keys and its replacement.
 
         Returns:
             The checkpoint.
 
         Raises:
-            RunError: The file cannot be used, or its weights are not the model's. A
-                training that starts from weights (``load_from``) may lack plugin
-                blocks and layers of another number of classes. ``allow_partial``
-                accepts any difference.
+            RunError: The file cannot be used, or its weights do not fit the model. If a
+                training starts from weights (``load_from``), plugin blocks may be
+                missing, and layers may be for another number of classes.
+                ``allow_partial`` accepts any difference.
         """
         try:
             checkpoint = read_checkpoint(filename)
@@ -176,7 +177,7 @@ class Runner(MMEngineRunner):
             raise RunError(f'{filename} cannot be loaded: {error}') from error
         if self._resuming:
             check_training_state(checkpoint, filename)
-            # MMEngine would execute this text: Config.fromstring.
+            # MMEngine would run this text as Python code, in Config.fromstring.
             checkpoint['meta'].pop('config', None)
             restore_histories(checkpoint['message_hub'])
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
@@ -193,7 +194,8 @@ class Runner(MMEngineRunner):
     def _judge(
         self, filename: str, model: nn.Module, differences: KeyDifferences
     ) -> None:
-        """Raise RunError if weights with these differences must not be used."""
+        """Raise RunError if weights that differ from the model in this way must not be
+        used."""
         if self.allow_partial:
             self.logger.warning(
                 f'--allow-partial: {filename} differs from the model: {differences}. '
@@ -219,8 +221,8 @@ class Runner(MMEngineRunner):
 def _load(
     model: nn.Module, checkpoint: dict, revise_keys: Sequence[tuple[str, str]]
 ) -> KeyDifferences:
-    """Load a checkpoint as MMEngine does, and return what does not fit. Models may
-    rename keys while they load, so the keys are compared then."""
+    """Load a checkpoint as MMEngine does, and return the keys that do not fit. The keys
+    are compared during loading, because models may rename them."""
     found: dict[str, list[str]] = {}
     misshapen: list[str] = []
 
@@ -254,8 +256,8 @@ def _load(
 def _expected_at_start(
     model: nn.Module, differences: KeyDifferences
 ) -> tuple[KeyDifferences, list[str]]:
-    """What is left of the differences without those that are usual where a training
-    starts from weights, and notes about the usual ones."""
+    """The unexpected differences, and notes about the expected ones. If a training
+    starts from weights, new blocks and another number of classes are expected."""
     modules = dict(model.named_modules())
     blocks = tuple(f'{name}.' for name in plugin_blocks(model))
     fresh = [key for key in differences.missing if key.startswith(blocks)]
@@ -285,17 +287,18 @@ def _expected_at_start(
 
 
 def _num_classes(module: nn.Module) -> Any:
-    """A head's number of classes. MMEngine's modules raise where it is missing."""
+    """A module's ``num_classes``, or None. MMEngine's modules raise an error if the
+    attribute is missing."""
     return vars(module).get('num_classes')
 
 
 class TrainRunner(Runner):
-    """The Runner of train.py. It holds its work dir until it is deleted.
+    """The Runner of train.py. It locks its work dir until the training ends.
 
     Attributes:
-        run_id: Mark of the training, which its checkpoints hold. None if the training
-            continues from a checkpoint without a mark.
-        resumed_from: Checkpoint that it continues from, or None.
+        run_id: Id of the training, which its checkpoints contain. None if the training
+            continues from a checkpoint without an id.
+        resumed_from: Checkpoint from which the training continues, or None.
         resumed_random_state: This rank's random state in that checkpoint, or None.
     """
 
@@ -325,7 +328,7 @@ class TrainRunner(Runner):
         if cfg.get('resume') and cfg.get('randomness', {}).get('seed') is None:
             seed = _seed_of(cfg.load_from)
             if seed is not None:
-                # Data loaders are built with the seed before MMEngine resumes it.
+                # Data loaders are built before MMEngine restores the seed.
                 cfg.randomness = dict(cfg.get('randomness', {}), seed=seed)
         run_id = None if cfg.get('resume') else uuid.uuid4().hex
         if first and run_id:
@@ -342,8 +345,8 @@ class TrainRunner(Runner):
             self._lock = None
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        # Workers that live on keep the random numbers of the epochs before, which a
-        # resumed training cannot know. New workers take a fraction of a second.
+        # Persistent workers keep random states from earlier epochs, which a checkpoint
+        # does not contain. Starting new workers takes a fraction of a second.
         loader: Any = vars(self)['_train_dataloader']
         if isinstance(loader, dict):
             self._train_dataloader = dict(loader, persistent_workers=False)
@@ -368,7 +371,7 @@ class TrainRunner(Runner):
         self.register_hook(TrainingGuard())
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume as MMEngine does, with the random state too. Nothing in the file is
+        """Resume as MMEngine does, and restore the random state. Nothing in the file is
         executed.
 
         Raises:
@@ -379,7 +382,7 @@ class TrainRunner(Runner):
             super().resume(filename, *args, **kwargs)
         except RunError:
             raise
-        except Exception as error:  # what a wrong state raises depends on its part
+        except Exception as error:  # A state that does not fit may raise any error.
             raise RunError(
                 f'{filename} cannot be resumed from: {type(error).__name__}: {error}. '
                 'Use the config that it was trained with, or start from its weights: '
@@ -412,11 +415,12 @@ class TrainRunner(Runner):
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Save a checkpoint as MMEngine does, on a local disk whole or not at all.
+        """Save a checkpoint as MMEngine does. On a local disk, the file is never
+        incomplete.
 
         Raises:
-            RunError: The file cannot be written; the message names the space that is
-                free and the space that is needed.
+            RunError: The file cannot be written. The message names the free and the
+                needed space.
         """
         if '://' in f'{out_dir}' or kwargs.get('backend_args') or (args and args[0]):
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
@@ -456,7 +460,7 @@ def _seed_of(filename: str) -> int | None:
         meta = read_checkpoint(filename)['meta']
         return meta['seed'] if type(meta['seed']) is int else None
     except (CheckpointError, OSError, KeyError, TypeError):
-        return None  # resume() says what is wrong
+        return None  # resume() reports the error.
 
 
 def _size(state: Any) -> int:

@@ -1,7 +1,7 @@
 """MMDetection's train.py and test.py, run with this package's Runner.
 
-The scripts are MMDetection's own, found in the installed package, so that their flags
-and habits are the ones users know. Only the Runner that they build is replaced.
+The scripts are MMDetection's own, found in the installed package, so that users find
+the flags and the behaviour that they know. Only the Runner that they build is replaced.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run_tool(name: str) -> None:
     runner = {'train.py': TrainRunner, 'test.py': TestRunner}[name]
 
     class Parser(argparse.ArgumentParser):
-        """The script's own parser, and one flag more."""
+        """The script's own parser with one more flag, ``--allow-partial``."""
 
         def parse_args(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore
             self.add_argument(
@@ -85,15 +85,16 @@ def run_tool(name: str) -> None:
 
 
 def _stop(message: str) -> NoReturn:
-    """End with an error: every rank ends, and the first one says why."""
-    # PyTorch puts the traceback of a data worker before the message.
+    """Exit with an error. Every rank exits, and rank 0 prints the message."""
+    # For an error in a data worker, PyTorch adds a traceback before the message.
     message = message.rpartition('RunError: ')[2].strip()
     raise SystemExit(f'\nerror: {message}' if processes.rank() == 0 else 1) from None
 
 
 def _leave() -> None:
-    """End a CPU rank without finalising the interpreter: a thread of gloo that frees
-    the last collective's tensor meanwhile aborts the process (seen in torch 2.13)."""
+    """Exit a CPU rank without finalising Python. During finalisation, a thread of gloo
+    may free the tensor of the last collective operation. This aborts the process (seen
+    in torch 2.13)."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -25,7 +25,7 @@ from .triton_launch import (
     wide,
 )
 
-# Elements of a block, and the warps that work on them.
+# Elements that a program handles at a time, and the program's warps.
 _BLOCK = 4096
 _WARPS = 8
 # Channels of a block in channels_last: a cache line of float32.
@@ -35,14 +35,14 @@ _CHANNELS = 256
 
 
 class _Sizes(NamedTuple):
-    """The numbers that all kernels get."""
+    """The numbers that all kernels get. All maps have the same strides."""
 
-    stride_c: int  # elements between neighbouring channels, of every map
-    stride_n: int  # elements between neighbouring positions, of every map
+    stride_c: int  # stride of the channels, in elements
+    stride_n: int  # stride of the positions, in elements
     B: int  # samples
     C: int  # channels
     N: int  # positions
-    M: int  # channels that a program of the middle launch takes: those of one group
+    M: int  # channels in one program of the middle launch: those of one group
     P: int  # programs that share the positions of a block of channels
 
 
@@ -51,7 +51,7 @@ class _Plan(NamedTuple):
 
     BLOCK_C: tl.constexpr  # channels in a block
     BLOCK_N: tl.constexpr  # positions in a block
-    BLOCK_M: tl.constexpr  # M, rounded up to a power of two
+    BLOCK_M: tl.constexpr  # M of _Sizes, rounded up to a power of two
     EPS: tl.constexpr  # added to the variance
     NORMALIZED: tl.constexpr  # whether Eqs. 2 and 3 are applied
     WIDE: tl.constexpr  # whether offsets within a sample need 64 bits
@@ -65,7 +65,7 @@ def forward(
     eps: float,
     normalization: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the output and what backward keeps.
+    """Compute the output, and the tensor that is kept for backward.
 
     Returns:
         tuple[Tensor]: y (B, C, H, W) and the channels' means (B, C).
@@ -185,9 +185,9 @@ def _address(tensor, sample, c, n, s, p):
 def _sum_kernel(
     x,  # features, (B, C, H, W), any floating dtype, dense
     factor,  # gradient of y, shape and strides of x; None: sum x alone
-    shares,  # each program's sums, (B, C, P), float64 for float64, else float32
-    s,  # _Sizes
-    p,  # _Plan
+    shares,  # sums of each program, (B, C, P), float64 if x is float64, else float32
+    s,  # sizes and strides, as _Sizes
+    p,  # compile-time constants, as _Plan
 ):
     slab, share = tl.program_id(0) // s.P, tl.program_id(0) % s.P
     sample, c, channel, exists = _channels(slab, s, p)
@@ -211,8 +211,8 @@ def _scale_kernel(
     gain,  # (B, C), dtype of _sum_kernel's shares
     shift,  # (B, C), dtype of gain; None: no shift
     result,  # x * gain + shift, shape, dtype and strides of x
-    s,  # _Sizes
-    p,  # _Plan
+    s,  # sizes and strides, as _Sizes
+    p,  # compile-time constants, as _Plan
 ):
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     blocks = tl.cdiv(s.N, p.BLOCK_N)
@@ -234,8 +234,8 @@ def _gate_kernel(
     bias,  # (C,), any floating dtype; None: no transform
     mean,  # mean of x over positions, written here, (B, C), dtype of shares
     gate,  # sigmoid of Eq. 5, written here, (B, C), dtype of shares
-    s,  # _Sizes
-    p,  # _Plan
+    s,  # sizes and strides, as _Sizes
+    p,  # compile-time constants, as _Plan
 ):
     groups = tl.cdiv(s.C, s.M)
     sample, group = tl.program_id(0) // groups, tl.program_id(0) % groups
@@ -251,7 +251,7 @@ def _gate_kernel(
 
 @triton.jit
 def _gate_gradient_kernel(
-    shares,  # sums of x times the gradient of y, as in _gate_kernel
+    shares,  # sums of x times the gradient of y, otherwise as in _gate_kernel
     weight,  # as in _gate_kernel
     bias,  # as in _gate_kernel
     mean,  # mean of x over positions, (B, C), dtype of shares
@@ -259,8 +259,8 @@ def _gate_gradient_kernel(
     shift,  # added to the product, written here, (B, C), dtype of shares
     g_weight,  # gradient of weight, written here, (C,); empty without transform
     g_bias,  # gradient of bias, written here, (C,); empty without transform
-    s,  # _Sizes
-    p,  # _Plan
+    s,  # sizes and strides, as _Sizes
+    p,  # compile-time constants, as _Plan
 ):
     c, inside = _group(tl.program_id(0), s, p)
     acc = shares.dtype.element_ty
@@ -274,12 +274,12 @@ def _gate_gradient_kernel(
             context, inverse = _normalize(context, inside, s, p)
         value, gain = _gate(context, weight, bias, c, inside)
         tl.store(gate + channel, value, mask=inside)
-        # Eqs. 5 and 4.
+        # Gradient through Eqs. 5 and 4.
         g = _total(shares, channel, inside, s, p) * value * (1 - value)
         total_weight += g * context
         total_bias += g
         g *= gain
-        # Eqs. 3 and 2.
+        # Gradient through Eqs. 3 and 2.
         if p.NORMALIZED:
             along = tl.sum(g * context, 0) / s.M
             g = (g - tl.sum(g, 0) / s.M - context * along) * inverse
@@ -308,7 +308,7 @@ def _total(shares, channel, inside, s, p):
 
 @triton.jit
 def _normalize(mean, inside, s, p):
-    """Eqs. 2 and 3, and one over the deviation."""
+    """The means after Eqs. 2 and 3, and 1 / deviation."""
     average = tl.sum(tl.where(inside, mean, 0.0), 0) / s.M
     centred = tl.where(inside, mean - average, 0.0)
     inverse = 1 / tl.sqrt(tl.sum(centred * centred, 0) / s.M + p.EPS)
@@ -317,7 +317,7 @@ def _normalize(mean, inside, s, p):
 
 @triton.jit
 def _gate(context, weight, bias, c, inside):
-    """Eqs. 4 and 5, and the weight."""
+    """The gates (Eqs. 4 and 5), and the weights."""
     gain = context * 0 + 1
     if weight is not None:
         gain = tl.load(weight + c, mask=inside, other=0).to(context.dtype)

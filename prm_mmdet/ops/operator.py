@@ -38,7 +38,7 @@ def operator(
 
     The forms with kernels are modules ``<name>_<backend>`` beside this one:
 
-    - ``forward(*tensors, *switches)`` returns y and what backward keeps;
+    - ``forward(*tensors, *switches)`` returns y and the tensors kept for backward;
     - ``backward(gradient, *tensors, *kept, *switches)`` returns a gradient for each
       tensor, an empty one for None.
 
@@ -57,8 +57,8 @@ def operator(
         kept: The tensors that the kernels' forward keeps for backward, likewise.
         plain: The block in PyTorch operators.
         reference: The block line by line, in the dtype of its input.
-        shapes: Takes what a call takes; returns empty tensors like y and like those
-            that backward keeps.
+        shapes: Function of the arguments of a call. It returns empty tensors with the
+            shapes and dtypes of y and of the tensors kept for backward.
         flops: Two functions of shapes: floating point operations of matrix products in
             forward and in backward, for PyTorch's counter. A multiplication and an
             addition are two operations. Default: none are counted.
@@ -77,7 +77,8 @@ def operator(
             values = (t if t is None else t.to(dtype) for t in inputs[:count])
             with without_autocast(x):
                 return reference(*values, *inputs[count:]).to(x.dtype)
-        if exporting():  # by operators that every format knows
+        # The plain form has only operators that every export format knows.
+        if exporting():
             with without_autocast(x):
                 return plain(*inputs)
         if form == 'torch' or _transformed(inputs[:count]):
@@ -101,8 +102,8 @@ def _transformed(tensors: tuple[Tensor | None, ...]) -> bool:
 
 
 def _join(name, tensors, switches, kept, shapes, flops):
-    """The operator of the kernels: of the tensors and the switches, returns y and what
-    backward keeps."""
+    """The kernels as one operator. It takes the tensors and the switches. It returns y
+    and the tensors kept for backward."""
     count = len(tensors.split(','))
 
     def run(direction, x, *inputs):
@@ -126,7 +127,8 @@ def _join(name, tensors, switches, kept, shapes, flops):
     def differentiate(ctx, gradient, *_):
         if gradient is None:
             return (None,) * (count + len(ctx.switches))
-        saved = ctx.saved_tensors  # once: checkpointing frees them at the first read
+        # These are read only once: checkpointing frees them at the first read.
+        saved = ctx.saved_tensors
         gradients = differentiator(gradient, *saved, *ctx.switches)
         return (
             *(None if t is None else g for t, g in zip(saved[:count], gradients)),

@@ -108,7 +108,7 @@ def _similarities(slab, targets, similarity):
 
 
 def _encoding(index, theta, sigma, shape):
-    """D of Eq. 5, (B, g, N): the mean of a density of rows and one of columns."""
+    """D of Eq. 5, (B, g, N): the mean of a density over rows and one over columns."""
     height, width = shape[2:]
     row = index.div(width, rounding_mode='floor')
     # Not by %, which PyTorch's ONNX exporter refuses for a dynamic width.

@@ -58,7 +58,8 @@ _BIAS, _WEIGHT, _ALPHA, _BETA, _THETA, _SIGMA = map(tl.constexpr, (0, 1, 2, 3, 4
 
 
 class _Slabs(NamedTuple):
-    """The arguments of all kernels. A is float64 for float64 features, else float32."""
+    """The arguments of all kernels. All maps have the same strides. In these comments,
+    A is float64 if the features are float64, else float32."""
 
     x: Tensor  # features, (B, C, H, W), any floating dtype, dense
     alpha: Tensor  # weight of the similarity to the query, (G,)
@@ -70,8 +71,8 @@ class _Slabs(NamedTuple):
     place: Tensor  # position of the query, (B, G), int64
     mean: Tensor  # mean vector, (B, G, K), A
     statistics: Tensor  # shift, offset and deviation of the score, (B, G, 3), A
-    stride_c: int  # elements between neighbouring channels, of every map
-    stride_n: int  # elements between neighbouring positions, of every map
+    stride_c: int  # stride of the channels, in elements
+    stride_n: int  # stride of the positions, in elements
     G: int  # groups
     N: int  # positions
     W: int  # positions in a row
@@ -88,11 +89,14 @@ class _Forward(NamedTuple):
 class _Backward(NamedTuple):
     """The arguments of backward's kernels."""
 
-    gradient: Tensor  # of y, shape and strides of x, any floating dtype
+    gradient: Tensor  # gradient of y, shape and strides of x, any floating dtype
     gx: Tensor  # gradient of x, shape, dtype and strides of x
     g_logit: Tensor  # gradient of the gate's logit, (B, G, N), A
-    g_parameters: Tensor  # each program's share of the gradients, (B, G, P, 7), A
-    g_targets: Tensor  # and of those of query and mean vector, (B, G, P, 2, K), A
+    # Each program's share of the parameters' gradients, (B, G, P, 7), A.
+    g_parameters: Tensor
+    # Each program's share of the gradients of query and mean vector, (B, G, P, 2, K),
+    # A.
+    g_targets: Tensor
 
 
 class _Plan(NamedTuple):
@@ -108,16 +112,18 @@ class _Plan(NamedTuple):
 
 
 class _Targets(NamedTuple):
-    """What Eq. 1 compares the positions of a slab to; made in the kernels."""
+    """The vectors to which Eq. 1 compares the positions of a slab; made in the
+    kernels."""
 
     place: tl.tensor  # position of the query, ()
     query: tl.tensor  # query vector, (BLOCK_K,)
     mean: tl.tensor  # mean vector, (BLOCK_K,)
-    alpha: tl.tensor  # ()
-    beta: tl.tensor  # ()
+    alpha: tl.tensor  # weight of the similarity to the query, ()
+    beta: tl.tensor  # weight of the similarity to the mean vector, ()
     row: tl.tensor  # theta / sigma of rows, ()
     column: tl.tensor  # theta / sigma of columns, ()
-    height: tl.tensor  # half of the density at distance 0: D is the mean of two
+    # Half of the density at distance 0, because D is the mean of two densities.
+    height: tl.tensor
 
 
 class _Norm(NamedTuple):
@@ -142,11 +148,12 @@ def forward(
     similarity: str,
     normalization: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the output and what backward keeps.
+    """Compute the output, and the tensors that are kept for backward.
 
     Returns:
         tuple[Tensor]: y (B, C, H, W), the query's index (B, g), the mean vector
-        (B, g, k), and shift, offset and deviation of the score (B, g, 3).
+        (B, g, k), and the statistics of the score (B, g, 3): shift, offset and
+        deviation of :class:`_Norm`.
     """
     x = dense(x)
     y = torch.empty_like(x, memory_format=memory_format(x))
@@ -200,8 +207,8 @@ def backward(
     passes = (_sum_logits, _differentiate_targets, _write_gradient)
     _launch(_backward_kernel, passes, x, parameters, kept, results, plan)
 
-    totals = results.g_parameters.sum((0, 2))  # (g, 7)
-    shared = totals[:, _THETA.value :].sum(0)  # theta's two and sigma's
+    totals = results.g_parameters.sum((0, 2))  # sums over samples and programs, (g, 7)
+    shared = totals[:, _THETA.value :].sum(0)  # two gradients of theta, one of sigma
     columns = (_ALPHA, _BETA, _WEIGHT, _BIAS)
     gradients = [totals[:, column.value] for column in columns]
     if theta is None:
@@ -238,8 +245,8 @@ def _plan(x, groups, similarity, normalization):
 def _programs(slabs, available):
     """Programs that share a slab, a power of two.
 
-    One if the slabs occupy most of the available multiprocessors. Else so many that
-    each multiprocessor has two.
+    The number is 1 if the slabs occupy most of the available multiprocessors. Otherwise
+    each multiprocessor gets two programs.
     """
     if 5 * slabs >= 4 * available:
         return 1
@@ -557,12 +564,12 @@ def _combine(count, mean, squares):
 
 @triton.jit
 def _targets(place, mean, s, p):
-    """What Eq. 1 needs of a slab, as _Targets."""
+    """The query, the mean vector and the parameters of a slab, as _Targets."""
     acc = s.mean.dtype.element_ty
     group = tl.program_id(0) % s.G
     query = tl.sum(_load(s.x, place + tl.arange(0, 1), s, p), 1)
     alpha, beta = tl.load(s.alpha + group).to(acc), tl.load(s.beta + group).to(acc)
-    row, column, height = 0.0, 0.0, 0.5  # for which D is 1
+    row, column, height = 0.0, 0.0, 0.5  # With these values, D is 1.
     if s.theta is not None:
         width = tl.maximum(tl.abs(tl.load(s.sigma).to(acc)), _MIN_SIGMA)
         row = tl.load(s.theta).to(acc) / width
@@ -573,7 +580,8 @@ def _targets(place, mean, s, p):
 
 @triton.jit
 def _recall(s, p):
-    """The targets, from the query's index and the mean vector."""
+    """The targets of a slab, from the query's index and mean vector that forward
+    kept."""
     slab, c = tl.program_id(0).to(tl.int64), tl.arange(0, p.BLOCK_K)
     mean = tl.load(s.mean + slab * p.K + c, mask=c < p.K, other=0)
     return _targets(tl.load(s.place + slab).to(tl.int32), mean, s, p)
@@ -598,7 +606,8 @@ def _densities(n, t, s):
 
 @triton.jit
 def _similarity(block, target, p):
-    """Eqs. 2 to 4, (BLOCK_N,)."""
+    """Similarity (Eqs. 2 to 4) of each position in a block to the target,
+    (BLOCK_N,)."""
     if p.SIMILARITY == _L1:
         value = -tl.sum(tl.abs(block - target[:, None]), 0)
     else:
@@ -642,7 +651,7 @@ def _similarity_gradient(g, block, target, p):
 
 @triton.jit
 def _score(block, n, t, s, p):
-    """Eq. 1, (BLOCK_N,)."""
+    """Score (Eq. 1) of each position in a block, (BLOCK_N,)."""
     rows, columns = _densities(n, t, s)
     to_query = _similarity(block, t.query, p)
     to_mean = _similarity(block, t.mean, p)
@@ -653,10 +662,10 @@ def _score(block, n, t, s, p):
 def _shift(t, s, p):
     """The score of the first position, which is subtracted from all scores.
 
-    A constant score less one of its values is exactly zero, as Eq. 7 requires, which
-    may divide it by 1e-5. That is so only if both are rounded alike. Another kernel may
-    add the channels in another order, so each pass computes the shift anew, backward's
-    passes too, although forward keeps it in its statistics.
+    If all scores are equal, the difference must be exactly zero, because Eq. 7 may
+    divide it by 1e-5. This requires that all scores are rounded alike. Another kernel
+    may add the channels in another order. Therefore each pass computes the shift again,
+    also in backward, although forward keeps it.
     """
     n = tl.arange(0, p.BLOCK_N)
     score = _score(_load(s.x, n, s, p), n, t, s, p)
@@ -665,7 +674,7 @@ def _shift(t, s, p):
 
 @triton.jit
 def _norm(shift, offset, deviation, s, p):
-    """Eq. 7's and Eq. 8's factors, as _Norm."""
+    """The factors in Eqs. 7 and 8, as _Norm."""
     group = tl.program_id(0) % s.G
     scale = tl.load(s.weight + group).to(s.mean.dtype.element_ty)
     bias = tl.load(s.bias + group).to(s.mean.dtype.element_ty)
@@ -678,7 +687,7 @@ def _norm(shift, offset, deviation, s, p):
 
 @triton.jit
 def _recall_norm(t, s, p):
-    """The factors, from forward's statistics."""
+    """The factors in Eqs. 7 and 8, from the statistics that forward kept."""
     shift, offset, deviation = 0.0, 0.0, 1.0
     if p.NORMALIZED:
         kept = s.statistics + tl.program_id(0).to(tl.int64) * 3
@@ -689,7 +698,7 @@ def _recall_norm(t, s, p):
 
 @triton.jit
 def _gate(score, norm):
-    """Eq. 8."""
+    """The gate (Eq. 8)."""
     return tl.sigmoid(norm.scale * score + norm.bias)
 
 

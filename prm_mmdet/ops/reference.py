@@ -1,8 +1,9 @@
 """The three blocks, equation by equation, in the dtype of their input.
 
-Written to be read, and to hold the fast forms to: nothing here is saved or reordered.
-``x`` is (B, C, H, W) throughout, N = H * W. Each block is what it computes on the way,
-which :mod:`prm_mmdet.inspection` shows, and what it does with that.
+The code here is easy to read, and the fast forms are tested against it. Nothing is
+saved or reordered. ``x`` is (B, C, H, W), and N = H * W. Each block has two functions:
+one for the quantities on the way to the output, which :mod:`prm_mmdet.inspection`
+shows, and one for the output.
 """
 
 import math
@@ -55,9 +56,9 @@ def prm_steps(
     alpha, beta, weight, bias = (p.view(1, g, 1) for p in (alpha, beta, weight, bias))
     slab = x.reshape(b, g, c // g, h * w)
 
-    # 3: the query is the position whose channel mean is largest; z is the mean.
-    # Channel by channel: torch's mean adds some positions in another order, so that
-    # equals would differ in their last bits.
+    # The query is the position with the largest mean over channels; z is the mean over
+    # positions. The channels are added one by one: torch's mean adds some positions in
+    # another order, and equal positions would differ in their last bits.
     total: Any = sum(channel for channel in slab.unbind(2))
     i = total.argmax(-1)  # (B, g)
     q = slab.gather(3, i[..., None, None].expand(-1, -1, c // g, 1)).squeeze(3)
@@ -83,7 +84,7 @@ def prm_steps(
         to_query = to_query * D
     S = to_query + beta * _phi(slab, z, similarity)
 
-    # Eqs. 6 and 7. The root of an exact zero has no gradient: it is left out.
+    # Eqs. 6 and 7. The square root of exactly zero has no gradient, so it is left out.
     if normalization:
         centred = S - S.mean(-1, keepdim=True)
         variance = (centred**2).mean(-1, keepdim=True)

@@ -56,8 +56,8 @@ def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """Takes y's gradient, what ``forward`` took with what it kept before the switches.
-    Returns the gradients of x and of the six parameters."""
+    """Takes the gradient of y, the tensors of ``forward``, the tensors that it kept,
+    and the switches. Returns the gradients of x and of the six parameters."""
     *parameters, log_sums, contexts, softmax, residual = inputs
     features, contexts = to_kernel(x), contexts.contiguous()
     w_transform = parameters[4].to(features.dtype)
@@ -96,7 +96,8 @@ def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _mixing(w_transform, contexts):
-    """What the weights mix in the re-associated Eq. 5, (B, D, K)."""
+    """The matrix, (B, D, K), that mixes the weights of the contexts in the
+    re-associated Eq. 5."""
     return (w_transform @ contexts.mT).contiguous()
 
 

@@ -17,7 +17,7 @@ def write_groups_figure(work_dirs: str, out: str) -> None:
     """Draw top-1 accuracy by the number of groups, and the network without a block.
 
     Args:
-        work_dirs: Folder of the runs: one folder a config.
+        work_dirs: Folder of the runs. It has one folder for each config.
         out: The PNG file to write.
 
     Raises:

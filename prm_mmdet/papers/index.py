@@ -27,21 +27,21 @@ _TASKS = {
 
 @dataclass(frozen=True)
 class Collection:
-    """A folder of configs and what its README says.
+    """A folder of configs, and the texts of its README.
 
     Args:
-        folder: Below ``configs/``.
-        name: In the index.
-        title: The paper's title, or what the folder holds.
-        venue: Authors and where the paper appeared.
+        folder: Name of the folder, below ``configs/``.
+        name: Name of the collection in the index.
+        title: The paper's title, or the content of the folder.
+        venue: Authors of the paper, conference or journal, and year.
         about: The protocol, and how complexity was counted, in Markdown.
         data: The data set.
-        start: What the configs to start from are.
+        start: Text above the list of configs that a user can start from.
         starts: Shell patterns of the names of these configs.
-        others: Heading and text for configs that are neither rows of a table nor to
-            start from.
-        elsewhere: Heading and text of a table that this package cannot run, and the
+        others: Heading and text above the list of all other configs that are in no
             table.
+        elsewhere: A table that this package cannot run, after its heading and text.
+            Default: None, there is no such table.
     """
 
     folder: str

@@ -29,10 +29,10 @@ class Runs:
     """Work dirs and kind of the runs of rows.
 
     Args:
-        work_dirs: Folder of the runs: one folder a config, as MMDetection names them.
-            Smoke runs are placed in its folder ``smoke``.
+        work_dirs: Folder of the runs. It has one folder for each config, as MMDetection
+            names them. Smoke runs are placed in its folder ``smoke``.
         smoke: Whether to run a few iterations on small images, from no weights.
-        ranks: Processes of a row, one a GPU.
+        ranks: Number of processes of each row. Each process uses one GPU.
     """
 
     work_dirs: str = 'work_dirs'
@@ -171,19 +171,19 @@ def _publishing(cell: Cell, file: Path, runs: Runs) -> Cell:
 def run_rows(
     cells: Mapping[str, Cell], launch: Launch, runs: Runs
 ) -> dict[str, Outcome]:
-    """Run rows, or submit them, and report what comes of each.
+    """Run rows, or submit them to Slurm, and return the outcome of each.
 
     Args:
-        cells: From :func:`row_cells`.
+        cells: Result of :func:`row_cells`.
         launch: How cells are run.
         runs: Where the runs are.
 
     Returns:
-        What came of each row, by the name of its config.
+        The outcome of each row, by the name of its config.
 
     Raises:
         MissingInput: A data set is missing; nothing was started.
-        OSError: Slurm is the launcher, and cannot be asked for its queue.
+        OSError: Slurm is the launcher, and ``squeue`` is missing or fails.
     """
 
     def clean(cell: Cell, record: dict) -> None:
@@ -208,8 +208,8 @@ def _look_for_data(cells: Mapping[str, Cell]) -> None:
 
 
 def list_rows(tables: Sequence[Table], configs: Sequence[str], runs: Runs) -> str:
-    """The tables' rows that are among some configs, how far each has come, and which
-    backbone each needs.
+    """A list, as text, of the tables' rows that use the given configs. It shows the
+    progress of each row, and the backbone that it needs.
 
     Args:
         tables: Tables.

@@ -1,4 +1,5 @@
-"""The config of a row's smoke run: everything that the row does, on less."""
+"""Configs of smoke runs. A smoke run does all that a row of a table does, with few
+images and steps."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from ..pretraining.imagenet import find_classes
 
 
 def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
-    """Write the config of a row's smoke run: the row's config, with less of everything.
+    """Write the config of a row's smoke run: the row's config, with few and small
+    images.
 
     A backbone that is pre-trained with a block is read from ``folder``, where the smoke
     run of the backbone's row has published it.
@@ -38,9 +40,9 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
     elif backbone['type'] == 'prm_mmdet.Plugged':
         start = dict(model=start)
     elif config.startswith('imagenet/') and 'depth' in backbone:
-        # A detector may start from this classifier, and its norms use the classifier's
-        # running statistics, which are far off after two steps. Residual branches that
-        # start at zero keep the detector's numbers finite all the same.
+        # A detector may start from this classifier, with its norms' running statistics.
+        # After two steps these are far from the true ones, and numbers may overflow.
+        # Residual branches that start at zero keep them finite.
         start = dict(zero_init_residual=True)
     model: dict = dict(backbone=start)
     for name in ('train_cfg', 'test_cfg'):  # only detectors have them
@@ -59,11 +61,11 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
         row = cfg[f'{phase}_dataloader']
         data = row['dataset']
         loader['dataset'] = dict(pipeline=[_small_step(s) for s in data['pipeline']])
-        if 'ann_file' not in data:  # folders of images
+        if 'ann_file' not in data:  # The data set has folders of images.
             loader['batch_size'] = min(2, row['batch_size'])
             loader['dataset']['indices'] = images
             classes = os.path.join(data['data_root'], 'train')
-            if os.path.isdir(classes):  # else train.py reports what is missing
+            if os.path.isdir(classes):  # Otherwise train.py reports the missing folder.
                 model['num_classes'] = len(find_classes(classes))
             continue
         annotations = os.path.join(data['data_root'], data['ann_file'])

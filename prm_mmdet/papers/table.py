@@ -11,7 +11,8 @@ class Row:
     """One row of a table."""
 
     config: str  # path below configs/
-    baseline: str  # config of the row that gains are measured from, perhaps its own
+    # Config of the row from which gains are measured; a baseline names itself.
+    baseline: str
     cells: Mapping[str, float]  # numbers by column
 
 
@@ -38,12 +39,12 @@ class Counting:
 class Table:
     """One table of a paper."""
 
-    key: str  # the paper and its number of the table, such as 'sac-V'
+    key: str  # paper and number of the table, such as 'sac-V'
     title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    counting: Counting | None = None  # None: no parameters or FLOPs
-    # Why a cell cannot be compared as printed, by (config, column).
+    counting: Counting | None = None  # None if the table has no parameters and no FLOPs
+    # Reasons why a printed cell cannot be compared, by (config, column).
     remarks: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def baseline(self, row: Row) -> Row:

@@ -28,8 +28,8 @@ def report(
 
     Args:
         table: A table, such as those in :data:`prm_mmdet.papers.TABLES`.
-        work_dirs: Folder of the runs: one folder a config, as MMDetection names them.
-            Default: None, for the paper's numbers alone.
+        work_dirs: Folder of the runs. It has one folder for each config, as MMDetection
+            names them. Default: None, for the paper's numbers alone.
         style: 'terminal', 'markdown' or 'csv'. Default: 'terminal'.
 
     Returns:

@@ -7,6 +7,10 @@ stays MMCV's Switchable Atrous Convolution.
 ``prm_mmdet.SE``, ``prm_mmdet.GE``, ``prm_mmdet.SGE``, ``prm_mmdet.SK``,
 ``prm_mmdet.CBAM``, ``prm_mmdet.BAM``, ``prm_mmdet.GC`` and
 ``prm_mmdet.DoubleAttention`` are the blocks that the papers compare with.
+
+The names of a block's parameters and submodules, and its abbreviation ``_abbr_``, are
+part of the keys in checkpoints. If one of these names changes, older checkpoints do not
+load.
 """
 
 from .compared.bam import BAM

@@ -37,7 +37,8 @@ class LCT(nn.Module):
         init_bias (float): Initial bias (the paper's Table 5). Default: 1.
 
     Parameters: ``weight`` and ``bias``, (C,) each: 2C numbers. A fresh block multiplies
-    its input by sigmoid(1) = 0.73.
+    its input by sigmoid(1) = 0.73. The names of the parameters are keys of every saved
+    checkpoint. If a name changes, older checkpoints do not load.
 
     Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
 
@@ -45,6 +46,7 @@ class LCT(nn.Module):
         ValueError: An argument or the input does not fit; the message says which.
     """
 
+    # The block's default name in a network, so a part of the keys in checkpoints.
     _abbr_ = 'lct'
 
     def __init__(
@@ -65,6 +67,7 @@ class LCT(nn.Module):
         self.groups = groups
         self.eps = eps
         self.normalization = normalization
+        # The names of these parameters are keys of every saved checkpoint.
         self.weight = self.bias = None
         if transform:
             self.weight = nn.Parameter(torch.full((in_channels,), float(init_weight)))
@@ -77,8 +80,8 @@ class LCT(nn.Module):
         )
 
     def constant_gate(self) -> Tensor | None:
-        """What every input is multiplied by, (C,), as long as ``weight`` is zero; None
-        if the gate depends on the input."""
+        """The gate of each channel, (C,), as long as ``weight`` is zero. None if the
+        gate depends on the input."""
         if self.weight is None or self.bias is None or self.weight.any():
             return None
         return self.bias.detach().sigmoid()

@@ -5,11 +5,13 @@ Semantics and Feature Position", IJCAI 2020.
 
 Choices where the paper is silent, or differs from its published code:
 
-- Eq. 5: ``theta`` and ``sigma`` (the paper's d) are shared by all groups. The mean of
-  the two axes is D, as in the code. ``sigma`` acts by its absolute value, and less than
-  1e-5 counts as 1e-5: Eq. 5 divides by it.
-- Eq. 6: The standard deviation is the paper's biased one. The code divides by N - 1.
-- Eq. 8: ``weight`` and ``bias`` also act without normalisation.
+- Eq. 5: ``theta`` and ``sigma`` (the paper's d) are shared by all groups. The position
+  encoding D is the mean of two Gaussians, one over rows and one over columns, as in the
+  published code. The sign of ``sigma`` has no effect. Absolute values below 1e-5 are
+  replaced by 1e-5, because Eq. 5 divides by ``sigma``.
+- Eq. 6: The standard deviation divides by N, as in the paper. The published code
+  divides by N - 1.
+- Eq. 8: ``weight`` and ``bias`` are applied even if ``normalization`` is False.
 - Initial values: ``alpha`` and ``weight`` 0, ``beta``, ``bias`` and ``sigma`` 1, and
   ``theta`` uniform between 0 and 1.
 """
@@ -34,7 +36,7 @@ class PRM(nn.Module):
 
     Args:
         in_channels (int): Channels C of the input.
-        groups (int): Heads g; must divide ``in_channels``. Default: 64.
+        groups (int): Number of groups g; must divide ``in_channels``. Default: 64.
         similarity (str): 'dot' (Eq. 4), 'l1' (Eq. 3) or 'cosine' (Eq. 2).
             Default: 'dot'.
         position_encoding (bool): Whether distance weights the similarity to the query
@@ -45,7 +47,8 @@ class PRM(nn.Module):
 
     Parameters: ``alpha``, ``beta``, ``weight``, ``bias``, (g,) each; ``theta`` (2,) and
     ``sigma`` () shared by the groups: 4g + 3 numbers. A fresh block multiplies its
-    input by sigmoid(1) = 0.73.
+    input by sigmoid(1) = 0.73. The names of the parameters are keys of every saved
+    checkpoint. If a name changes, older checkpoints do not load.
 
     Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
 
@@ -53,6 +56,7 @@ class PRM(nn.Module):
         ValueError: An argument or the input does not fit; the message says which.
     """
 
+    # The block's default name in a network, so a part of the keys in checkpoints.
     _abbr_ = 'prm'
 
     def __init__(
@@ -70,6 +74,7 @@ class PRM(nn.Module):
         self.groups = groups
         self.similarity = similarity
         self.normalization = normalization
+        # The names of these parameters are keys of every saved checkpoint.
         self.alpha = nn.Parameter(torch.zeros(groups))
         self.beta = nn.Parameter(torch.ones(groups))
         self.weight = nn.Parameter(torch.zeros(groups))
@@ -92,8 +97,8 @@ class PRM(nn.Module):
         )
 
     def constant_gate(self) -> Tensor | None:
-        """What every input is multiplied by, (C,), as long as ``weight`` is zero; None
-        once the gate depends on the input."""
+        """The gate of each channel, (C,), as long as ``weight`` is zero. None once the
+        gate depends on the input."""
         if self.weight.any():
             return None
         gate = self.bias.detach().sigmoid()

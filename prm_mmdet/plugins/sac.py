@@ -9,8 +9,8 @@ Choices where the paper is silent:
 - The last convolution of ``transform`` starts at zero, as in GCNet: a fresh block is
   the identity.
 - The bottleneck transform has GC's hidden width, C / 16, and a plain batch
-  normalisation. A backbone's ``norm_eval`` keeps its statistics: they are the initial
-  ones unless they were trained before.
+  normalisation. A backbone's ``norm_eval`` freezes its running statistics. They keep
+  their initial values unless they were trained before.
 - The depth ablation keeps the residual connection of Eq. 5.
 """
 
@@ -45,11 +45,15 @@ class SAC(BaseModule):
             ablation (Table IV). Default: True.
 
     Parameters: ``attention`` and ``customization``, 1x1 convolutions from C to K with
-    bias, and ``transform``: 2K(C + 1) + C(C + 1) numbers in the 'conv' form.
+    bias, and ``transform``: 2K(C + 1) + C(C + 1) numbers in the 'conv' form. These
+    names are part of the keys in checkpoints, such as ``attention.weight``. In the
+    'bottleneck' form, the layers of ``transform`` are numbered: ``transform.0.weight``
+    and so on. If a name or the order changes, older checkpoints do not load.
 
-    The convolutions are not called, their weights are read; but where one has hooks, no
-    bias or a forward of its own (an adapter, an older weight norm), all are called, in
-    the paper's order, which takes several times longer.
+    The block reads the weights of its convolutions, and does not call them. If a
+    convolution has hooks, no bias or a forward of its own (an adapter, an older weight
+    norm), the block calls all of them in the paper's order. This takes several times
+    longer.
 
     Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
 
@@ -57,7 +61,8 @@ class SAC(BaseModule):
         ValueError: An argument or the input does not fit; the message says which.
     """
 
-    # Not 'sac': DetectoRS's bottleneck keeps its own setting under that name.
+    # The block's default name in a network, so a part of the keys in checkpoints. It is
+    # not 'sac': DetectoRS's bottleneck keeps its own setting under that name.
     _abbr_ = 'sac_block'
 
     def __init__(
@@ -76,6 +81,7 @@ class SAC(BaseModule):
         self.arguments = dict(
             reduction=reduction, softmax=softmax, transform=transform, context=context
         )
+        # The names of these three submodules are part of the keys in saved checkpoints.
         self.attention = self.customization = None
         if context:
             contexts = max(1, in_channels // reduction)
@@ -135,8 +141,8 @@ class SAC(BaseModule):
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer is no more than its weight and bias; hooks, adapters and the
-    older weight norms act when it is called."""
+    """Whether a layer computes no more than a convolution with its weight and bias.
+    Hooks, adapters and older weight norms act only when a layer is called."""
     return (
         getattr(type(layer), 'forward', None) is nn.Conv2d.forward
         and layer.bias is not None

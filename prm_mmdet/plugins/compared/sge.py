@@ -47,7 +47,8 @@ class SGE(nn.Module):
         self.in_channels = in_channels
         self.weight = nn.Parameter(torch.zeros(groups))
         self.bias = nn.Parameter(torch.ones(groups))
-        # What PRM learns and SGE fixes: none of the query point, all of the mean.
+        # SGE is PRM with fixed weights: 0 for the similarity to the query point, and 1
+        # for the similarity to the mean. They are not saved in checkpoints.
         self.register_buffer('alpha', torch.zeros(groups), persistent=False)
         self.register_buffer('beta', torch.ones(groups), persistent=False)
 

@@ -1,4 +1,5 @@
 _base_ = 'none.py'
-block = dict(type='prm_mmdet.LCT', groups=16)  # as many channels a group as the paper
+# As many channels in each group as in the paper.
+block = dict(type='prm_mmdet.LCT', groups=16)
 plugin = dict(cfg=block, stages=(False, True, True), position='after_conv3')
 model = dict(backbone=dict(plugins=[plugin]))

@@ -1,4 +1,5 @@
-# One recipe for all networks, from the weights of the base, which has no block.
+# All networks have these settings. They start from the weights of a base, which has no
+# block.
 _base_ = 'base.py'
 load_from = '{{$PROBE_BASE:work_dirs/base/epoch_6.pth}}'
 # As with a pretrained backbone, c1 and c2 are frozen, and blocks keep their own initial

@@ -29,36 +29,39 @@ CLASSES = ('first', 'second')
 #: Raised by one whenever the drawing changes.
 VERSION = 4
 
-HEIGHT, WIDTH = 96, 384  # of the images, in pixels, but of those of
-WIDE = 576  # relative-position
-#: Pixels between the box of an object and the nearest pixel that tells its class.
+HEIGHT, WIDTH = 96, 384  # size of the images, in pixels
+WIDE = 576  # width of the images of relative-position, in pixels
+#: Pixels between the box of an object and the nearest pixel that shows its class.
 DISTANCE = 195
-SIDE = (16, 21)  # pixels; the square root of an object's area
-MARKER_SIDE = 14  # pixels
-LANDMARK_SIDE = 18  # pixels
-OBJECTS = (2, 3)  # in an image
+SIDE = (16, 21)  # square root of an object's area, in pixels
+MARKER_SIDE = 14  # square root of a marker's area, in pixels
+LANDMARK_SIDE = 18  # square root of the landmark's area, in pixels
+OBJECTS = (2, 3)  # smallest and largest number of objects in an image
 MARGIN = 2  # pixels between objects, and to the image's border
 
 # Hues are numbered from 0 to 5: red, yellow, green, cyan, blue, magenta.
 HUES = 6
 OBJECT_HUE = 2
 CLASS_HUES = (0, 4)
-# control, by class: the other way round than those of cues, so that a network that has
-# learned this set tells cues apart, but is wrong about what they mean.
+# Hues of the objects in control, by class. A hue that is a cue of one class is here a
+# hue of the other class. A network that learned control distinguishes the cues, but
+# takes each for the wrong class.
 CONTROL_HUES = ((3, 4), (0, 1))
-# which-context: by the object's kind its own hue, and that of its marker by class.
+# which-context: the hue of the objects by kind, and the hue of the marker by kind and
+# class.
 KIND_HUES = (2, 5)
 KIND_CLASS_HUES = ((0, 4), (1, 3))
 
-# relative-position, pixels from the landmark to the nearest object, by class.
+# relative-position: pixels from the landmark to the nearest object, by class.
 NEAR, FAR = (DISTANCE, 220), (265, 290)
-LEFT_EDGES = (320, 530)  # of the nearest object, and others up to SPREAD to its right
+# Range of an x. Objects begin at this x, or up to SPREAD pixels to its right.
+LEFT_EDGES = (320, 530)
 SPREAD = 20
 
-# scene
-TILE = 12  # pixels
-LOCAL_SHARE = (0.48, 0.52)  # of tiles of one tint, near the objects
-SHARES = (0.41, 0.59)  # of that tint in the whole image, by class
+# The constants of the set scene:
+TILE = 12  # side of a tile, in pixels
+LOCAL_SHARE = (0.48, 0.52)  # share of the first tint in the tiles near the objects
+SHARES = (0.41, 0.59)  # share of the first tint in all tiles: of class 1, of class 0
 
 
 @dataclass
@@ -68,8 +71,9 @@ class Scene:
     Args:
         picture (ndarray): (H, W, 3) floats from 0 to 255, BGR.
         instances (list[Instance]): The objects.
-        cues (list[tuple]): Boxes, x, y, width, height in pixels, outside which nothing
-            tells the objects' classes; empty if the objects themselves do.
+        cues (list[tuple]): Boxes of the cues, as x, y, width, height in pixels. Nothing
+            outside them shows the classes. The list is empty if the objects themselves
+            show their classes.
     """
 
     picture: np.ndarray
@@ -81,11 +85,11 @@ def generate_probe(root, probe, num_train=320, num_val=100, seed=0):
     """Write a probe's data set, unless it is there already.
 
     The files are those of :func:`prm_mmdet.datasets.generated_coco.write_coco`; each
-    image also records its ``cues``, the boxes outside which nothing tells the class.
+    image also records its ``cues``, the boxes that show the classes.
 
     Args:
         root (str or os.PathLike): Folder of the data set; created if missing.
-        probe (str): Of :data:`PROBES`.
+        probe (str): One of :data:`PROBES`.
         num_train (int): Training images, at least 1. Default: 320.
         num_val (int): Validation images, at least 1. Default: 100.
         seed (int): From 0 to 2**32 - 1. Default: 0.
@@ -126,7 +130,8 @@ def check_probe(probe):
 
 
 def draw_image(probe, rng, index):
-    """What :func:`~prm_mmdet.datasets.generated_coco.write_coco` writes of an image."""
+    """The picture, the objects and the cues of an image, in the form that
+    :func:`~prm_mmdet.datasets.generated_coco.write_coco` takes."""
     scene = draw_probe(rng, probe)
     picture = scene.picture + rng.normal(0, 2.5, scene.picture.shape)
     picture = np.clip(picture, 0, 255).astype(np.uint8)
@@ -150,12 +155,15 @@ def _far_cue(rng):
 
 def _scene(rng):
     """The class of all objects is the tint that most tiles of the image have. Near the
-    objects the share of either tint is drawn before the class is."""
+    objects, the share of each tint is drawn before the class, so it does not show the
+    class."""
     canvas = _background(rng)
     rows, columns = HEIGHT // TILE, WIDTH // TILE
-    # Tiles are below the objects: where objects will lie must be known first.
+    # Objects are painted over the tiles. Their region is chosen first, because the
+    # tiles depend on it.
     left = int(rng.integers(290, 310))
-    far = (left - DISTANCE) // TILE  # columns of tiles
+    # Number of columns of tiles that are far from the objects.
+    far = (left - DISTANCE) // TILE
     local, total = rows * (columns - far), rows * columns
     first = round(rng.uniform(*LOCAL_SHARE) * local)
     near_tiles = rng.permutation(np.arange(local) < first).reshape(rows, -1)
@@ -175,8 +183,8 @@ def _scene(rng):
 
 
 def _relative_position(rng):
-    """The class of all objects is whether the landmark is near or far. The image is so
-    wide that where it lies, by itself, tells less."""
+    """The class of all objects is the distance of the landmark: near or far. The image
+    is so wide that the landmark's position alone shows less of the class."""
     canvas = _background(rng, WIDE)
     low = rng.uniform(*LEFT_EDGES)
     hues = [OBJECT_HUE] * 2
@@ -191,13 +199,13 @@ def _relative_position(rng):
 
 
 def _which_context(rng):
-    """Objects are of two kinds, told by their hue, and there is a marker for each kind:
-    an object's class is that of the marker of its kind."""
+    """Objects are of two kinds, which their hue shows. Each kind has a marker, and the
+    marker's hue shows the class of all objects of this kind."""
     canvas = _background(rng)
     kinds = [0, 1, int(rng.integers(2))][: _count(rng)]
     hues = [KIND_HUES[kind] for kind in kinds]
     canvas, objects = _add_objects(rng, canvas, (260, WIDTH), hues)
-    labels = rng.integers(2, size=2).tolist()  # of the kinds
+    labels = rng.integers(2, size=2).tolist()  # class of each kind
     hues = [KIND_CLASS_HUES[kind][label] for kind, label in enumerate(labels)]
     cues = _add_markers(rng, canvas, objects, hues)
     kinds = kinds[: len(objects)]
@@ -205,7 +213,8 @@ def _which_context(rng):
 
 
 def _control(rng):
-    """An object has one of its class's two hues; the far marker's says nothing."""
+    """An object has one of the two hues of its class. The hue of the far marker is
+    random."""
     canvas = _background(rng)
     labels = rng.integers(2, size=_count(rng)).tolist()
     hues = [int(rng.choice(CONTROL_HUES[label])) for label in labels]
@@ -243,9 +252,9 @@ def _colours(rng, hue, shape):
 
 
 def _add_objects(rng, canvas, within, hues, highest=WIDE, attempts=200):
-    """Draw an object of each hue, as far as places are found, between two x in pixels;
-    its left edge is at ``highest`` at most. Returns the canvas and the objects' masks,
-    the ones of the first hues."""
+    """Draw an object of each hue, as long as places are found, between two x in pixels.
+    The left edge of an object is at ``highest`` at most. Returns the canvas, and the
+    masks of the objects, which have the first hues."""
     masks = []
     taken = np.zeros(canvas.shape[:2], bool)
     for hue in hues:
@@ -267,10 +276,10 @@ def _add_objects(rng, canvas, within, hues, highest=WIDE, attempts=200):
 
 def _add_markers(rng, canvas, objects, hues):
     """Draw a disc of each hue, apart from each other and at least DISTANCE from the
-    objects; returns their boxes. The hue changes nothing else."""
+    objects. Returns their boxes. Only the colour depends on the hue."""
     limit = min(box_of(visible)[0] for visible in objects) - DISTANCE
     boxes = []
-    width = limit // len(hues)  # each has its own part of what is left
+    width = limit // len(hues)  # Each disc has its own part of the remaining width.
     for part, hue in zip(rng.permutation(len(hues)), hues):
         polygon = random_polygon(rng, SHAPES.index('circle'), MARKER_SIDE, (0, 0))
         room = width - np.ptp(polygon[:, 0]) - 2

@@ -25,9 +25,10 @@ class ProbeMeasurements(Hook):
 
     Args:
         base: File with the weights that the network started from. Default: None, for a
-            base.
+            base (a network from whose weights the others start).
         weights: File to write the network's weights to. Default: None.
-        count_right: Whether to count the objects that get their class. Default: False.
+        count_right: Whether to count the objects that are assigned to their class.
+            Default: False.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from .records import trial_of
 from .trials import NETWORKS, Trial
 
 CLASS_COLOURS = ('#E69F00', '#56B4E9')
-#: Whose predictions are shown, the ones without a block and with the widest sight.
+#: Networks whose predictions are shown: without a block, and with SAC.
 SHOWN = ('none', 'sac')
 
 
@@ -89,7 +89,8 @@ def _draw(axis, picture, found):
         if score is not None:
             axis.annotate(
                 f'{score:.2f}',
-                # One class above its box, the other below: guesses are of both.
+                # Labels of one class are above the box, of the other class below it. A
+                # network that guesses predicts both classes for one object.
                 (x1, y2 if label else y1),
                 va='top' if label else 'bottom',
                 fontsize=7,

@@ -105,7 +105,8 @@ def write_report(folder: str | Path, path: str | Path = RECORDS) -> None:
     """
     folder = Path(folder)
     found = read_records(path).values()
-    records = [r for r in found if r['network'] in NETWORKS]  # without the bases
+    # The bases are not on the page.
+    records = [r for r in found if r['network'] in NETWORKS]
     if not records:
         raise ValueError(f'{path} has no record of a present config: run run.py')
     trials = collect(records)
@@ -138,7 +139,8 @@ _EXAMPLES = (
 
 
 def collect(records):
-    """Lists of records, in the order of seeds, by the trial of the first seed."""
+    """Group the records of trials that differ in the seed only. Returns lists in the
+    order of seeds, by the trial of the first seed."""
     trials = defaultdict(list)
     for record in sorted(records, key=lambda r: r['seed']):
         trials[dataclasses.replace(trial_of(record), seed=SEEDS[0])].append(record)
@@ -205,7 +207,8 @@ def _compared(predicted, measured, probe):
 
 
 def _reasons():
-    """The reasons of the predictions, each with the networks that it concerns."""
+    """The reason for each prediction, as a Markdown list. Networks with the same reason
+    share an entry."""
     lines = []
     for probe in PROBES:
         titles = defaultdict(list)
@@ -218,7 +221,7 @@ def _reasons():
 
 
 def _findings(trials):
-    """What was found about the predictions that the trials do not agree with."""
+    """The findings where trials and predictions do not agree, as Markdown."""
     lines = []
     for (network, probe), (predicted, _) in PREDICTIONS.items():
         if verdict(trials, probe, network) in (None, predicted):

@@ -1,4 +1,4 @@
-"""Records of trials: what they are of, and which of them still hold.
+"""Records of trials: their content, and which records are still valid.
 
 ``records.jsonl`` has a record in each line: the trial's arguments, ``ap`` and ``ap50``,
 the number of ``parameters``, ``seconds``, ``date``, ``versions``, and
@@ -106,13 +106,13 @@ def digits(content: bytes) -> str:
 
 
 def trial_of(record: dict) -> Trial:
-    """The trial that a record is of."""
+    """The trial that a record describes."""
     names = [field.name for field in dataclasses.fields(Trial)]
     return Trial(**{name: record[name] for name in names if name in record})
 
 
 def read_records(path: str | Path = RECORDS) -> dict[str, dict]:
-    """The records that are of their trials' present configs, by the trials' names.
+    """The records that were made with the present configs, by the trials' names.
 
     Args:
         path: File with a record in each line; it may be missing.

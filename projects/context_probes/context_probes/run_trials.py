@@ -35,7 +35,8 @@ def run_trials(
         path: File of the records, which is read and written.
         data_root: Folder of the probes' data, which is made if it is missing.
         work_dirs: Folder of the runs.
-        jobs: Trials at a time. With more than one, each has one thread.
+        jobs: Number of trials at the same time. If there are several, each has one
+            thread.
 
     Returns:
         Whether every trial has a record now.
@@ -89,7 +90,7 @@ def _write_config(path: Path, trial: Trial, data_root: str, work_dirs: str) -> N
         hook['weights'] = str(records.weights_path(trial, work_dirs))
     cfg.custom_hooks = [hook]
     cfg.custom_imports.imports.append('context_probes.measurements')
-    # A trial takes two minutes: if it is interrupted it begins anew.
+    # A trial takes two minutes, so an interrupted trial starts again.
     cfg.default_hooks.checkpoint = None
     write_file(path, cfg.pretty_text)
 

@@ -36,14 +36,15 @@ VARIANTS = {
 }
 MAIN_NETWORKS = ('none', 'prm', 'lct', 'sac')
 
-RATE = 3e-3  # the learning rate in the networks' configs
+RATE = 3e-3  # learning rate in the networks' configs
 BASE_RATE = 2e-3  # the learning rate in the bases' configs
 OTHER_RATE = 1e-3  # a second learning rate, for all networks alike
 SEEDS = (0, 1, 2)
-EPOCHS = 6  # in all configs
-#: Trials of twice the epochs, as (probe, network, seeds): one seed of each network that
-#: was predicted to see a cue and did not see it with every seed. For the context that
-#: SAC customises and GC does not, all seeds of both.
+EPOCHS = 6  # length of the training in all configs
+#: Trials of twice the epochs, as (probe, network, seeds). They repeat one seed of each
+#: network that was predicted to see a cue, and did not see it with every seed. On
+#: which-context, all seeds of SAC and GC are repeated, because only SAC customises the
+#: context.
 LONGER = (
     ('which-context', 'sac', SEEDS),
     ('which-context', 'gc', SEEDS),

@@ -78,8 +78,8 @@ def test_cues_are_far_from_every_object(scenes, probe):
 
 @pytest.mark.parametrize('probe', FAR)
 def test_objects_do_not_tell_their_class(scenes, probe):
-    """The nearest class mean of all that an object looks like, learned on half of the
-    objects, guesses on the other half."""
+    """A nearest-mean classifier of the objects' colours, sizes and positions does not
+    predict their class."""
     looks, labels = [], []
     for scene in scenes[probe]:
         for i, columns in zip(scene.instances, columns_of(scene)):

@@ -44,13 +44,15 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
         return cfg
 
     def run_here(cells, launch, on_record):
-        """As run_cells, in this process."""
+        """Trains in this process, in place of run_cells."""
         for cell in cells:
             assert str(records.RECORDS.parent) in cell.env['PYTHONPATH']
             cell.prepare()
             cfg = Config.fromfile(cell.config)
             cfg.work_dir = str(cell.work_dir)
-            cfg.visualizer.name = cell.name  # MMEngine keeps one object of each name
+            # With the same name, MMEngine would return the visualizer of the earlier
+            # run.
+            cfg.visualizer.name = cell.name
             TrainRunner.from_cfg(cfg).train()
             assert state(cell) == 'finished'
             record = finish_record(begin_record(cell, 1), cell.work_dir)
@@ -90,7 +92,8 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
         for layer in ('attention', 'customization', 'transform')
         for kind in ('weight', 'bias')
     }
-    assert record['largest']['transform.weight'] > 0  # it starts at zero
+    # This weight is zero before training.
+    assert record['largest']['transform.weight'] > 0
 
 
 def test_trials_with_a_record_are_not_run_again(few, tmp_path, monkeypatch):
@@ -113,7 +116,8 @@ def test_trials_with_a_record_are_not_run_again(few, tmp_path, monkeypatch):
     assert ran == [[(base, ()), (lct.name, (base,)), (none.name, (base,))]]
     assert set(records.read_records(args[1])) == {base, none.name}
     run_trials.run_trials(*args)
-    assert ran[1] == [(base, ()), (lct.name, (base,))]  # which run_cells finds finished
+    # Run_cells itself skips the base, which is finished.
+    assert ran[1] == [(base, ()), (lct.name, (base,))]
 
     text = args[1].read_text()
     args[1].write_text(text.replace('"config": "', '"config": "older'))
