@@ -125,6 +125,11 @@ def verdict(label: str, metric: str, metrics: Mapping[str, dict]) -> str:
     difference = metrics.get(metric, {}).get('difference')
     if not difference:
         return f'{label}: no seed has both this block and the control yet.'
+    if metrics[metric]['mean'] == difference['mean'] == 0:
+        return (
+            f'{label}: {metric} is 0 in all runs, with the block and without, so that '
+            'they show nothing. Train for longer.'
+        )
     unit = unit_of(metric)
     mean = points(metric, difference['mean'])
     if difference['interval'] is None:

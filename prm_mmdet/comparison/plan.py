@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mmengine.config import Config
 
 from ..experiments import Cell
 from ..experiments.cells import write_config
+from ..files.atomic import write_file
 from ..launch import check_data
 from .blocks import CONTROL, Block
 from .placement import Placed, place
 from .rehearsal import Rehearsal, Rehearsed, write_start
 
 _HOOK = 'prm_mmdet.PairedRun'
+_REHEARSAL = 'rehearsal.json'  # file in the folder of the comparison
 #: Keys of param_scheduler that count epochs, or iterations if by_epoch is False.
 _STEPS = ('begin', 'end', 'T_max', 'milestones', 'step_size', 'total_steps')
 _ABSOLUTE_RATES = ('eta_min',)
@@ -186,13 +189,13 @@ def make_comparison(
     rehearsal = Rehearsal(cfg, load_from, partial) if rehearse else None
     if rehearsal:
         metric = main_metric(metric, rehearsal.metrics)
-    found: list[tuple] = [
-        (CONTROL, cfg.model, None, rehearsal.control if rehearsal else None)
-    ]
+    saved = {} if rehearsal else _saved_rehearsal(Path(work_dir))
+    control = rehearsal.control if rehearsal else saved.get(CONTROL)
+    found: list[tuple] = [(CONTROL, cfg.model, None, control)]
     for block in blocks:
         try:
             placed = place(cfg.model, block)
-            shown = rehearsal.block(placed) if rehearsal else None
+            shown = rehearsal.block(placed) if rehearsal else saved.get(block.label)
         except ValueError as error:
             raise ValueError(f'{block.label}: {error}') from error
         found.append((block.label, placed.model, placed, shown))
@@ -215,6 +218,21 @@ def make_comparison(
     if rehearse:
         _check_space(comparison)
     return comparison
+
+
+def save_rehearsal(comparison: Comparison) -> None:
+    """Write the results of the rehearsal for reports that are made without one."""
+    found = {v.label: asdict(v.rehearsed) for v in comparison.variants if v.rehearsed}
+    comparison.work_dir.mkdir(parents=True, exist_ok=True)
+    write_file(comparison.work_dir / _REHEARSAL, json.dumps(found, indent=1) + '\n')
+
+
+def _saved_rehearsal(work_dir: Path) -> dict[str, Rehearsed]:
+    try:
+        found = json.loads((work_dir / _REHEARSAL).read_text('utf-8'))
+    except FileNotFoundError:
+        return {}
+    return {label: Rehearsed(**values) for label, values in found.items()}
 
 
 def _check_config(cfg: Config, path: str) -> None:

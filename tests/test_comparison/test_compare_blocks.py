@@ -37,7 +37,7 @@ def test_a_comparison(tool, user_config, tmp_path):
     folder = tmp_path / 'runs'
     assert not folder.exists()
     status, text = tool(*command)
-    assert 'with one seed' in text
+    assert 'SAC: coco/bbox_mAP is 0 in all runs' in text
     assert status == 0
     found = json.loads((folder / 'report.json').read_text())
     none, sac = found['entries']
@@ -49,6 +49,8 @@ def test_a_comparison(tool, user_config, tmp_path):
     assert (folder / 'report.md').is_file()
     assert 'finished before' in tool(*command)[1]
     assert 'none, seed 0: finished' in tool(*command, '--list')[1]
+    assert tool(*command, '--report')[0] == 0
+    assert json.loads((folder / 'report.json').read_text()) == found
     other = tool(*command, '--report', '--metric', 'coco/box')[0]
     assert "error: the evaluator gives no metric 'coco/box'" in other
 

@@ -130,11 +130,11 @@ def test_the_summary_of_values():
     assert found == dict(mean=3.0, deviation=pytest.approx(math.sqrt(7)), count=3)
 
 
-def measured(low, high, corrected, metric='coco/bbox_mAP', count=3):
+def measured(low, high, corrected, metric='coco/bbox_mAP', count=3, mean=0.3):
     difference = dict(
         mean=(low + high) / 2, count=count, interval=[low, high], corrected=corrected
     )
-    return {metric: dict(difference=difference)}
+    return {metric: dict(mean=mean, difference=difference)}
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,11 @@ def measured(low, high, corrected, metric='coco/bbox_mAP', count=3):
             measured(-0.004, 0.02, (-0.02, 0.04)),
             'SAC: no difference that three seeds can show (+0.8 AP, -0.4 to +2.0).',
         ),
+        (
+            measured(-0.004, 0.004, (-0.02, 0.02), mean=0.0),
+            'SAC: coco/bbox_mAP is 0 in all runs, with the block and without, so that '
+            'they show nothing. Train for longer.',
+        ),
     ],
 )
 def test_the_verdict_follows_from_the_interval(metrics, text):
@@ -166,9 +171,8 @@ def test_the_verdict_of_a_metric_of_which_less_is_better():
 
 def test_one_seed_gives_no_verdict():
     difference = dict(mean=0.05, count=1, interval=None, corrected=None)
-    text = verdict(
-        'SAC', 'coco/bbox_mAP', {'coco/bbox_mAP': dict(difference=difference)}
-    )
+    metrics = {'coco/bbox_mAP': dict(mean=0.3, difference=difference)}
+    text = verdict('SAC', 'coco/bbox_mAP', metrics)
     assert 'gains' not in text
     assert 'there is no verdict' in text
 
