@@ -22,8 +22,7 @@ __all__ = [
 _MISSING = [name for name in ('mmengine', 'mmcv', 'mmdet') if find_spec(name) is None]
 
 if not _MISSING:
-    # Importing the package registers its names, and lets torch >= 2.6 read MMEngine's
-    # checkpoints.
+    # An import registers names, and lets torch >= 2.6 read MMEngine's checkpoints.
     from . import compat  # noqa: F401
     from .config import config_path, load_config
     from .insertion import Plugged, attach_plugins, preserve

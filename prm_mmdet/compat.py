@@ -36,8 +36,8 @@ def allow_mmengine_checkpoints() -> None:
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
-    # onedl-mmengine allows NumPy's own functions while it loads, and two functions of
-    # one name cannot both be allowed.
+    # onedl-mmengine allows NumPy's own functions while it loads. torch cannot allow two
+    # functions of one name, so this package's replacements are left out.
     own = hasattr(checkpoint, '_safe_torch_load')
     torch.serialization.add_safe_globals(_numpy_types() if own else _PLAIN_TYPES)
 
@@ -129,8 +129,7 @@ def _look_up_configs_once() -> None:
     """Let a process look up MMDetection and its metafiles once.
 
     For each ``mmdet::`` config in ``_base_``, MMEngine 0.10.7 parses 102 YAML files and
-    loads pkg_resources again. Both take 0.3 s. This can be removed when MMEngine keeps
-    the results.
+    loads pkg_resources again. Both take 0.3 s. Remove this when MMEngine keeps both.
     """
     for module, name in ((config_utils, 'load'), (config_module, 'is_installed')):
         if hasattr(module, name):
@@ -141,8 +140,7 @@ def weights_url(name: str) -> Optional[str]:
     """Address of the weights that a checkpoint's name stands for, or None.
 
     Args:
-        name (str): As in ``init_cfg``: ``torchvision://...``, ``open-mmlab://...``, or
-            an address.
+        name (str): As in ``init_cfg``, such as ``torchvision://resnet50``.
     """
     scheme, _, rest = name.partition('://')
     if scheme in ('http', 'https'):

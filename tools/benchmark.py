@@ -126,7 +126,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def say(text: str) -> None:
-    """One line of progress, in place of the line before on a terminal."""
+    """Print one line of progress. On a terminal, it replaces the line before."""
     start, end = ('\r\x1b[K', '') if sys.stderr.isatty() else ('', '\n')
     print(f'{start}{text}', end=end, file=sys.stderr, flush=True)
 

@@ -60,7 +60,7 @@ def check_images(cfg: Config) -> Faults:
     """Open the images of all data sets, and print the names of damaged ones."""
     images = list(image_files(cfg, *PHASES))
     faults = Faults('all data sets', images=len(images))
-    Image.MAX_IMAGE_PIXELS = None  # large images get a warning of their own
+    Image.MAX_IMAGE_PIXELS = None  # image_fault reports large images
     for path, size in tqdm(images, unit='image', leave=False):
         name, detail = image_fault(path, size)
         if name:
@@ -84,7 +84,7 @@ def image_fault(path: str, size: tuple[int, int] | None) -> tuple[str, str]:
     if pixels is None:
         return 'images damaged', ' is missing, or is no image'
     try:
-        # OpenCV fills the missing part of a file that is cut off with grey.
+        # OpenCV fills the missing part of a truncated file with grey. Pillow raises.
         with Image.open(path) as image:
             image.load()
     except UnidentifiedImageError:

@@ -28,14 +28,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ('torch', 'triton', 'numpy', 'pytest', 'hypothesis')
 PASSED, FAILED, LATE, ABSENT = 'passed', 'failed', 'ran out of time', 'not installed'
-# What a step must do at least, beside the time of a copy of the same bytes.
+# Largest allowed time of a step over the time of a copy of the same bytes.
 BAR = 1.8
 # Seconds that a part has to write its results after it was interrupted.
 _GRACE = 15
 _processes: set[subprocess.Popen[bytes]] = set()
 
-# A forward and a backward of each operator, small enough for compute-sanitizer. Four
-# samples fill the slabs of PRM, one sample is shared by several programs.
+# A forward and a backward of each operator, small enough for compute-sanitizer. With
+# one sample, several programs share a slab of PRM.
 SMALL_CASE = """
 import torch
 from prm_mmdet import ops
@@ -56,10 +56,10 @@ class Part:
     """A part of the report, which runs as a process of its own.
 
     Args:
-        name: Names the part, and its log.
-        command: The process's arguments. An empty program is not installed.
-        seconds: The longest time that it may take.
-        records: The file of records that tools/benchmark.py writes, if it does.
+        name: Name of the part and of its log.
+        command: Program and arguments. An empty program is not installed.
+        seconds: The longest time that the part may take.
+        records: File that tools/benchmark.py writes. None for other programs.
     """
 
     name: str
@@ -144,7 +144,7 @@ def machine() -> dict[str, str]:
 def stages(out: Path, batch: int) -> Iterator[list[Part]]:
     """All parts, the most important first. The parts of a list run at the same time."""
     python = sys.executable
-    # Each file is a process, because Triton takes most of the time to compile kernels.
+    # Each file is a process, so that Triton compiles kernels in parallel.
     pytest = [python, '-m', 'pytest', '-q', '-p', 'no:cacheprovider']
     files = sorted((ROOT / 'tests/test_ops').glob('test_*.py'))
     yield [Part(f'tests, {f.stem}', [*pytest, str(f)], 240) for f in files]
@@ -178,7 +178,7 @@ def run(stage: Sequence[Part], out: Path, seconds: float) -> list[Result]:
 
 
 def _run(part: Part, out: Path, seconds: float) -> Result:
-    """Run a part; its output goes to a log."""
+    """Run a part. Its output goes to a log."""
     if not part.command[0]:
         return Result(part.name, ABSENT, 0.0, 'left out: it is not on the PATH')
     for file in (part.records, _log(part, out)):
@@ -201,7 +201,7 @@ def _run(part: Part, out: Path, seconds: float) -> Result:
             status = process.wait(min(seconds, part.seconds))
             outcome = FAILED if status else PASSED
         except subprocess.TimeoutExpired:
-            # The benchmark writes what it has when it is interrupted.
+            # If interrupted, the benchmark writes the results so far.
             _end(process)
             outcome = LATE
     taken = round(time.monotonic() - begin, 1)
@@ -285,7 +285,7 @@ def text_of(conditions: Mapping[str, str], results: Sequence[Result]) -> str:
 
 
 def misses(record: Mapping[str, Any]) -> list[str]:
-    """The bars that a record of tools/benchmark.py op misses."""
+    """Names of the limits that a record of tools/benchmark.py op exceeds."""
     found = []
     gates = record['block'] in ('PRM', 'LCT') and record['stage'] != 'c5'
     if gates and record['floor']['median'] > BAR:
@@ -297,7 +297,7 @@ def misses(record: Mapping[str, Any]) -> list[str]:
 
 
 def write(out: Path, conditions: Mapping[str, str], results: Sequence[Result]) -> str:
-    """Write report.json and report.txt, whole or not at all; returns the text."""
+    """Write report.json and report.txt, whole or not at all. Returns the text."""
     from prm_mmdet.files.atomic import write_file
 
     report = dict(

@@ -91,7 +91,7 @@ def parse_args():
 
 
 def prepare(args, config, checkpoint=None):
-    """The model of a config, and the images as it takes them."""
+    """The model of a config, and its input images."""
     for what, path in (('config', config), ('checkpoint', checkpoint)):
         if path is not None and not os.path.isfile(path):
             raise ValueError(f'there is no {what} {path}')
@@ -106,7 +106,7 @@ def prepare(args, config, checkpoint=None):
 
 
 def titles(subjects):
-    """Of models: the config's name, and the weights' where that is not enough."""
+    """Titles of models: names of configs, and of weights if configs are equal."""
     names = [f'{Path(c).stem}{"" if w else " (untrained)"}' for c, w in subjects]
     if len(set(names)) < len(names):
         weights = ['/'.join(Path(w or '').parts[-2:]) for _, w in subjects]

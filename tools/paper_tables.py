@@ -82,7 +82,7 @@ def _table(key):
 
 
 def check_tables(tables):
-    """One line a cell, then how many agree; exit status 1 if any does not."""
+    """Print a line for each cell and a summary. Exit with 1 if a cell is wrong."""
     counted = [table for table in tables if table.counting]
     if not counted:
         raise SystemExit('error: these tables have no columns of complexity')

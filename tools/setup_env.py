@@ -60,7 +60,7 @@ def main():
         say('installing the other dependencies')
         pip(python, 'install', '--no-deps', *pins_without_mmcv(COMMON, requirements))
         pip(python, 'install', '--no-deps', wheel.result())
-    # Installs nothing more: it checks that the pins fit together.
+    # This installs nothing more. It checks that the pins fit together.
     pip(python, 'install', *('-r', COMMON, '-r', requirements))
     pip(python, 'install', '--no-deps', '--no-build-isolation', '--editable', ROOT)
     run(python, '-W', 'ignore', '-c', 'import mmcv.ops, prm_mmdet')
@@ -77,7 +77,7 @@ def parse_args():
 
 
 def serves_this_checkout(python):
-    """Whether the environment's prm_mmdet is this one, not a copy installed since."""
+    """Whether the environment imports prm_mmdet from this checkout."""
     question = (
         'from importlib.util import find_spec; print(find_spec("prm_mmdet").origin)'
     )
@@ -96,14 +96,15 @@ def pins_without_mmcv(*files):
 
 
 def mmcv_wheel(python, requirements):
-    """Path of a wheel of mmcv for this Python and torch; built if there is none."""
+    """Path of a wheel of mmcv for this Python and torch. It is built if it is
+    missing."""
     pin = re.search(r'^(\S*mmcv)==(\S+)$', requirements.read_text(), re.M)
     package, version = pin.groups()
     question = (
         'import platform, torch; print(torch.__version__, "cuda" if '
         'torch.cuda.is_available() else "cpu", platform.machine(), sep="-")'
     )
-    # Compiled code fits one version of torch: the folder's name says which.
+    # Compiled code fits one version of torch, so the folder's name contains it.
     answer = subprocess.run(
         [python, '-c', question], check=True, capture_output=True, text=True
     )
@@ -204,7 +205,7 @@ def merge_sources(source, parts=6):
     for path in sorted([*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')]):
         defines = re.search(r'^\s*(#define|struct|class)\b', path.read_text(), re.M)
         if path.stem != 'pybind' and not defines:
-            # setup.py of mmcv compiles *.cpp.
+            # mmcv's setup.py would compile every *.cpp.
             merged.append(path.rename(path.with_suffix('.inc')))
     for i in range(parts):
         included = [path.relative_to(csrc).as_posix() for path in merged[i::parts]]
@@ -214,7 +215,7 @@ def merge_sources(source, parts=6):
 
 @contextlib.contextmanager
 def heartbeat(source):
-    """Say every half minute how far the compiler is."""
+    """Print the compiler's progress every half minute."""
     done = threading.Event()
     started = time.monotonic()
     csrc = source / 'mmcv' / 'ops' / 'csrc' / 'pytorch'

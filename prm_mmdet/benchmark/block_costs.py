@@ -1,16 +1,14 @@
-"""What a block costs alone, beside the forms that it competes with.
+"""Time and memory of one block, beside the forms that it is compared with.
 
 The forms of a block are:
 
 - ``ours``: the operator of this package, and ``ours, compiled`` under torch.compile;
 - ``plain``: the block in vectorised PyTorch (:mod:`.opponents`), and
   ``plain, compiled``;
-- ``x * gate``: a product with one given number a channel. No gate can be cheaper;
-- ``x * learnt gate``: the same product with the gradient of these numbers, as autograd
-  computes it.
+- ``x * gate``: a product with one fixed number per channel. No gate can be cheaper;
+- ``x * learnt gate``: the same product, and the numbers' gradient by autograd.
 
-SE and GC have no operator in this package: their plain form is ``ours``. This module
-requires torch only.
+For SE and GC, ``ours`` is the plain form. This module requires torch only.
 """
 
 from __future__ import annotations
@@ -34,8 +32,8 @@ OURS, PLAIN = 'ours', 'plain'
 LIMIT, LEARNT = 'x * gate', 'x * learnt gate'
 COMPILED = ', compiled'
 _COPY = 'copy'
-# A step reads x and writes y, then reads x and the gradient of y and writes that of x.
-# A copy reads once and writes once.
+# A step moves five maps: it reads x, writes y, reads x and the gradient of y, and
+# writes the gradient of x. A copy moves two maps.
 _FLOOR = {'step': 5 / 2, 'forward': 2 / 2}
 _GROUPS = 64
 
@@ -45,9 +43,9 @@ class Block:
     """A block that can be measured alone.
 
     Args:
-        ours: The function of this package, of x and the parameters.
-        plain: The form in plain PyTorch, of the same. None if it is ``ours``.
-        shapes: Shapes of the parameters, of the number of channels.
+        ours: This package's function of x and the parameters.
+        plain: The same function in plain PyTorch. None if ``ours`` is plain PyTorch.
+        shapes: Returns the parameters' shapes, given the number of channels.
         width: Channels of the map in c2 where the papers place the block.
     """
 
@@ -84,7 +82,7 @@ BLOCKS = {
 
 
 def map_shape(block: str, stage: str, setting: Setting) -> tuple[int, int, int, int]:
-    """(B, C, H, W) of the map that a block sees in a stage of ResNet-50."""
+    """Shape (B, C, H, W) of the map that a block gets in a stage of ResNet-50."""
     level = STAGES.index(stage)
     height, width = (-(-side // (4 << level)) for side in setting.size)
     return setting.batch, BLOCKS[block].width << level, height, width
@@ -95,7 +93,7 @@ def inputs(block: str, stage: str, setting: Setting) -> list[Tensor]:
     shape = map_shape(block, stage, setting)
     x = torch.randn(shape, device=setting.device, dtype=setting.dtype)
     parameters = [
-        # Products of matrices keep the scale of x. A scale of distances is positive.
+        # Products with these matrices keep the scale of x. PRM's sigma is positive.
         torch.rand(s, device=setting.device) / max(1, math.prod(s[1:])) ** 0.5 + 0.1
         for s in BLOCKS[block].shapes(shape[1])
     ]
@@ -105,17 +103,17 @@ def inputs(block: str, stage: str, setting: Setting) -> list[Tensor]:
 def forms(
     block: str, stage: str, setting: Setting, compiled: bool = True
 ) -> dict[tuple[str, str], Callable[[], Any]]:
-    """The functions to measure: by form, and by 'step' (forward and backward, with the
-    gradients of x and of all parameters) or 'forward' (inference).
+    """The functions to measure, by form and pass. The passes are 'step' (forward and
+    backward, with the gradients of x and of all parameters) and 'forward' (inference).
 
     Args:
-        block: Of :data:`BLOCKS`.
-        stage: Of :data:`STAGES`.
-        setting: Where, and on what.
+        block: Name in :data:`BLOCKS`.
+        stage: One of :data:`STAGES`.
+        setting: Conditions of the measurement.
         compiled: Whether to add the forms under torch.compile. Default: True.
     """
     if compiled:
-        torch._dynamo.reset()  # torch.compile then makes separate code for this shape.
+        torch._dynamo.reset()  # otherwise torch.compile uses dynamic shapes
     x, *parameters = inputs(block, stage, setting)
     gradient = torch.randn_like(x)
     gate = torch.rand(*x.shape[:2], 1, 1, device=x.device, dtype=x.dtype)
@@ -171,21 +169,24 @@ def measure_blocks(
     """Measure blocks on the maps of ResNet-50's stages.
 
     Args:
-        blocks: Of :data:`BLOCKS`.
-        stages: Of :data:`STAGES`.
-        setting: Where, and on what.
+        blocks: Names in :data:`BLOCKS`.
+        stages: Some of :data:`STAGES`.
+        setting: Conditions of the measurement.
         rounds: How often each function is timed, at least 2.
         compiled: Whether to measure the forms under torch.compile. Default: True.
-        progress: Called with one line of text for each block and stage. Default:
-            None.
+        progress: Called with a line of text for each block and stage. Default: None.
 
     Yields:
-        A record for each block, stage and pass: ``block``, ``stage``, ``shape``,
-        ``pass``; ``seconds`` by form, a number for each round; ``ratios`` by form, the
-        spread of our time over that form's; ``both_compiled``, the spread of ours
-        compiled over plain compiled; ``floor``, the spread of our time over that of a
-        copy of the bytes that the pass must read and write; ``copy_bandwidth``, bytes a
-        second; ``memory`` by form, the peak in bytes.
+        A record for each ``block``, ``stage`` and ``pass``, with these names and
+        ``shape``. Times are divided within rounds. It also has:
+
+        - ``seconds``: by form, a time for each round;
+        - ``ratios``: by form, the time of ``ours`` over the form's time;
+        - ``both_compiled``: the time of ``ours, compiled`` over ``plain, compiled``;
+        - ``floor``: the time of ``ours`` over the time to copy the bytes that the pass
+          must read and write;
+        - ``copy_bandwidth``: bytes per second;
+        - ``memory``: by form, the peak in bytes.
     """
     for block in blocks:
         for stage in stages:

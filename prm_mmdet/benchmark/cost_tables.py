@@ -10,7 +10,7 @@ from .measure import Spread
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines of aligned columns, the first column to the left."""
+    """Rows of cells as lines of aligned columns. The first column is aligned left."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for first, *others in rows:
@@ -78,12 +78,12 @@ def network_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def milliseconds(times: Sequence[float] | None) -> str:
-    """The median of times in seconds, or nothing for None."""
+    """Median of times in seconds, as text in milliseconds. '' for None."""
     return '' if times is None else f'{1e3 * Spread.of(times).median:.2f}'
 
 
 def spread(values: Mapping[str, float] | None, digits: int = 2) -> str:
-    """A spread as text with so many decimals, or nothing for None."""
+    """A spread as text, rounded to a number of decimals. '' for None."""
     if values is None:
         return ''
     median, low, high = (f'{values[k]:.{digits}f}' for k in ('median', 'low', 'high'))

@@ -1,8 +1,8 @@
 """Images a second of whole detectors, by the protocol of MMDetection's benchmark.py.
 
 MMDetection's ``InferenceBenchmark`` runs on CUDA only, and one detector at a time. Here
-the same protocol runs on any device, and the detectors take turns on each image: the
-ratio of two detectors bears a machine whose speed drifts.
+the same protocol runs on any device, and the detectors take turns on each image. So the
+ratio of two detectors is reliable even if the machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def measure_fps(
 ) -> list[float]:
     """Images a second of detectors on their test data.
 
-    The protocol: one image at a time, loaded outside of the measured time in this
-    process; ``test_step``, which includes the data preprocessor and the
-    post-processing; the first images only warm up.
+    Images are loaded one at a time in this process, outside of the measured time. The
+    time of ``test_step`` is measured. It includes the data preprocessor and the
+    post-processing. The first images only warm up.
 
     Args:
-        configs: One for each detector. All read the first detector's test data.
-        checkpoints: Weights of each. None leaves the weights random, and a detector
-            with random weights detects less, and so computes less.
+        configs: One config for each detector. All use the first config's test data.
+        checkpoints: Weights of each detector, or None for random weights. With random
+            weights, a detector detects less, and so computes less.
         device: Where the detectors run.
-        images: The largest number of images, those that warm up included.
-            Default: 2000, MMDetection's.
+        images: Largest number of images, warm-up included. Default: 2000,
+            MMDetection's.
         warmup: Images before the measurement. Default: 5, MMDetection's.
         progress: Called with one line of text for each image. Default: None.
 
@@ -71,7 +71,7 @@ def measure_fps(
             progress(f'image {i + 1}')
         count += i >= warmup
         for at, model in enumerate(models):
-            own = copy.deepcopy(data)  # A detector writes its results into its data.
+            own = copy.deepcopy(data)  # test_step changes its input
             synchronize(device)
             start = time.perf_counter()
             with torch.no_grad():

@@ -23,8 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 Function = Callable[[], Any]
 Key = TypeVar('Key', bound=Hashable)
 
-# A shorter call is repeated within a round, because reading the clock and waiting for a
-# device take time, too.
+# A shorter call is repeated within a round: clock and synchronisation take time, too.
 _SHORTEST = 5e-3  # seconds
 
 
@@ -34,8 +33,7 @@ class Setting:
 
     Args:
         device: Where the functions run.
-        dtype: Of a block's features. Networks run under autocast to it, unless it is
-            float32.
+        dtype: Type of a block's features, and of autocast in networks unless float32.
         batch: Images.
         size: Height and width of the images, in pixels.
     """
@@ -76,13 +74,13 @@ def interleave(
     """Time functions in turn.
 
     Args:
-        functions: By name. Each is called before the first round, to warm it up.
-        device: Where they run. CUDA devices are waited for.
-        rounds: How often each is timed, at least 2.
+        functions: Functions by name. Calls before the first round warm them up.
+        device: Where the functions run. A time on CUDA lasts until the device is idle.
+        rounds: How often each function is timed, at least 2.
         progress: Called before each round with its number, from 0. Default: None.
 
     Returns:
-        Seconds a call, one number for each round, by name.
+        Seconds per call by name, one number for each round.
     """
     calls = {name: _repetitions(f, device) for name, f in functions.items()}
     times: dict[Key, list[float]] = {name: [] for name in functions}
@@ -106,7 +104,7 @@ def ratio(times: Sequence[float], reference: Sequence[float]) -> Spread:
 
 def _repetitions(function: Function, device: torch.device) -> int:
     """How often to call a function within a round. The calls here warm it up."""
-    if _time(function, 1, device) > 1:  # second; however much of it was warming up
+    if _time(function, 1, device) > 1:  # seconds, warming up included
         return 1
     seconds = _time(function, 1, device)
     return max(1, round(_SHORTEST / max(seconds, 1e-9)))
@@ -131,7 +129,7 @@ def peak_memory(function: Function, device: torch.device) -> int:
     """The most bytes that a call has allocated at once, beyond what was there before.
 
     Torch's allocator counts them on CUDA, and torch's profiler on the CPU. Call the
-    function once before: what a first call allocates and keeps would count, too.
+    function once before, because memory that a first call keeps would count.
     """
     if device.type == 'cuda':
         synchronize(device)
@@ -140,7 +138,7 @@ def peak_memory(function: Function, device: torch.device) -> int:
         function()
         synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    # The profiler's library reports each start and stop on stderr up to level 5.
+    # Up to log level 5, the profiler's library prints each start and stop on stderr.
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*Profiler clears events')
@@ -165,7 +163,7 @@ def multiply_adds(function: Function) -> int:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What the figures depend on besides the code, in words."""
+    """Device and versions of a measurement, as texts."""
     if device.type == 'cuda':
         name = f'{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}'
     else:
@@ -182,5 +180,5 @@ def _processor() -> str:
         with open('/proc/cpuinfo', encoding='utf-8') as file:
             names = [line for line in file if line.startswith('model name')]
         return names[0].partition(':')[2].strip()
-    except (OSError, IndexError):  # Not on Linux, or the processor has no name there.
+    except (OSError, IndexError):  # not on Linux, or no processor is named
         return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""What the blocks cost in ResNet-50, and in Mask R-CNN with it."""
+"""What the blocks cost in ResNet-50, and in a Mask R-CNN with ResNet-50."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def measure_backbones(
     the papers' rows of detection.
 
     Args:
-        blocks: Of :data:`BLOCKS`.
-        setting: Where, and on what.
+        blocks: Names in :data:`BLOCKS`.
+        setting: Conditions of the measurement.
         rounds: How often each function is timed, at least 2.
         inference: Whether to measure inference, with batch norm and with batch norm
             folded into the convolutions, instead of a training step. Default: False.
@@ -66,10 +66,14 @@ def measure_backbones(
         progress: Called with one line of text before each round. Default: None.
 
     Returns:
-        A record for each network: ``name``, 'none' for the network without a block;
-        ``seconds`` by kind of run, a number for each round; ``ratios`` by kind, the
-        spread over none; ``memory`` of the first kind, the peak in bytes;
-        ``multiply_adds`` of a forward; and, of a compiled step, ``recompilations``.
+        A record for each network, with:
+
+        - ``name``: 'none' for the network without a block;
+        - ``seconds``: by kind of run, a time for each round;
+        - ``ratios``: by kind of run, the time over that of 'none';
+        - ``memory``: peak of the first kind of run, in bytes;
+        - ``multiply_adds``: of a forward;
+        - ``recompilations``, if a training step was compiled.
     """
     register_all_modules()
     images = torch.randn(setting.batch, 3, *setting.size, device=setting.device)
@@ -117,8 +121,8 @@ def measure_detectors(
     """Measure Mask R-CNN with ResNet-50 and FPN without a block and with each, on
     random images and boxes. A training step is MMDetection's.
 
-    Takes and returns what :func:`measure_backbones` does. The multiply-adds are not
-    counted: how much a detector's heads compute depends on what random weights propose.
+    Arguments and result are those of :func:`measure_backbones`. Multiply-adds are not
+    counted, because the heads' work depends on random proposals.
     """
     register_all_modules()
     shapes = [(3, *setting.size)] * setting.batch
@@ -150,7 +154,7 @@ def _forward(network: Callable[..., Any], images: Tensor, setting: Setting) -> F
 def _step(
     model: nn.Module, network: Callable[..., Any], images: Tensor, setting: Setting
 ) -> Function:
-    """A training step of a model, which runs as ``network``."""
+    """A training step of a model. ``network`` is the model, or its compiled form."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9)
 
@@ -167,7 +171,7 @@ def _step(
 def _recompilations(
     model: nn.Module, network: Callable[..., Any], setting: Setting
 ) -> int:
-    """How many more graphs torch.compile makes for other image sizes than the first."""
+    """Number of graphs that torch.compile adds for image sizes after the first."""
     graphs = []
     scale = min(setting.size) / 800
     for size in MULTI_SCALE:

@@ -24,8 +24,8 @@ def prm(
     theta: Tensor,
     sigma: Tensor,
 ) -> Tensor:
-    """PRM with the dot product, as its authors wrote it: the Gaussian of Eq. 5 is taken
-    of a (2, N) tensor of distances for each group."""
+    """PRM with the dot product, as in its authors' code: Eq. 5 is computed from a (2,
+    N) tensor of distances for each group."""
     height, width = x.shape[2:]
     alpha, beta, weight, bias = (p[:, None] for p in (alpha, beta, weight, bias))
     slab = x.reshape(len(x), len(alpha), -1, height * width)  # (B, g, k, N)
@@ -62,8 +62,8 @@ def sac(
     w_transform: Tensor,
     b_transform: Tensor,
 ) -> Tensor:
-    """SAC in the paper's order: the mixture of contexts (B, C, N) is formed, and a 1x1
-    convolution transforms it at a cost of C * C * N."""
+    """SAC in the paper's order. A 1x1 convolution transforms the mixture of contexts
+    (B, C, N), which costs C * C * N multiplications."""
     attention = _conv(x, w_attention, b_attention).flatten(2).softmax(2)
     weights = _conv(x, w_customization, b_customization).flatten(2)
     contexts = attention @ x.flatten(2).transpose(1, 2)  # (B, K, C)

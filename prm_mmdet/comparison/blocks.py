@@ -58,8 +58,7 @@ def read_blocks(
             choose the place of this block.
         position: Position of the blocks whose text has none. Default: None, the
             position in the block's paper.
-        stages: Stages of the blocks whose text has none. Default: None, all stages but
-            the first.
+        stages: Stages of the blocks whose text has none. Default: None, c3 and deeper.
         at: Regular expression for the blocks whose text has none. Default: None, see
             :func:`prm_mmdet.comparison.placement.place`.
 

@@ -33,9 +33,8 @@ li { max-width: 50rem; }
 def draw(found: dict, lr: float | None) -> Figure:
     """Draw the results at one learning rate.
 
-    The left panel shows the main metric by epoch: the mean over the seeds and their
-    range. The right panel shows each block's difference to the control, with its
-    intervals.
+    The left panel shows the main metric by epoch: mean and range over the seeds. The
+    right panel shows each block's difference to the control, with intervals.
 
     Args:
         found: Result of :func:`prm_mmdet.comparison.comparison_report.collect`.
@@ -150,8 +149,7 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def write_pictures(found: dict, folder: Path) -> None:
-    """Write one PNG file for each learning rate. The Markdown report links to these
-    files.
+    """Write a PNG file for each learning rate. The Markdown report links to the files.
 
     Args:
         found: Result of :func:`prm_mmdet.comparison.comparison_report.collect`.

@@ -1,5 +1,4 @@
-"""The results of a comparison: as data, and as Markdown that is readable in a
-terminal."""
+"""The results of a comparison, as data and as Markdown for a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from .blocks import CONTROL
 from .intervals import paired_difference, sign, summary
 from .plan import Comparison, Variant, main_metric
 
-_PERCENT = ('AP', 'AR')  # A metric with one of these in its name is shown in percent.
+_PERCENT = ('AP', 'AR')  # parts of the names of metrics in percent
 _LOWER_IS_BETTER = ('loss', 'error', 'MR')
 _SHORT = {'bbox_mAP': 'AP', 'segm_mAP': 'mask AP', 'mAP': 'AP'}
 #: Keys of a run's record that the report contains.
@@ -159,8 +158,7 @@ def verdict(label: str, metric: str, metrics: Mapping[str, dict]) -> str:
 
 
 def points(metric: str, value: float) -> float:
-    """A value in the unit in which it is shown. Shares such as AP are multiplied by
-    100."""
+    """A value as it is shown. Shares such as AP are multiplied by 100."""
     name = metric.rpartition('/')[2]
     return value * 100 if any(word in name for word in _PERCENT) else value
 

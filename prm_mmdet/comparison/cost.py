@@ -24,8 +24,8 @@ from .rehearsal import build_model, load_batch
 def costs_of(comparison: Comparison, rounds: int) -> dict | None:
     """The costs of a comparison's blocks, measured once and kept in ``cost.json``.
 
-    The control and one block take turns within each round, on the config's own batches
-    of real images, so that other load on the machine slows both. Networks run with the
+    The control and one block take turns within each round, so that other load on the
+    machine slows both. They get batches of the config's images. Networks run with the
     weights of the first seed's last checkpoint, because the cost of the heads depends
     on the number of objects that the network finds.
 
@@ -88,8 +88,7 @@ def costs_of(comparison: Comparison, rounds: int) -> dict | None:
 
 
 def _functions(cfg: Any, model: Any, train: dict, test: dict) -> dict[str, Callable]:
-    """The functions to measure: a training step and inference, both without
-    arguments."""
+    """The functions to measure, without arguments: a training step and inference."""
     wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     for group in wrapper.param_groups:
         group['lr'] = 0.0  # The weights do not change, and a step costs the same.

@@ -39,10 +39,10 @@ class PairedRun(Hook):
     - If the runs start from a checkpoint, :func:`prm_mmdet.preserve` makes the network
       compute the same as without a block, where it can.
     - Before each iteration, the random numbers of Python, NumPy and PyTorch are seeded
-      from the seed, the rank and the iteration. At the start of an epoch, those of each
-      data worker are seeded from the seed, the rank, the epoch and the worker's number.
-      If workers are not persistent, a run that was interrupted and continued draws the
-      same numbers as an uninterrupted run.
+      from the seed, the rank and the iteration. At the start of an epoch, each data
+      worker's random numbers are seeded from the seed, the rank, the epoch and the
+      worker's number. If workers are not persistent, a run that was interrupted and
+      continued draws the same numbers as an uninterrupted run.
     - A checksum of all images and boxes is kept, and written to ``measured.json`` in
       the work dir at the end. Runs that saw the same data in the same order have the
       same checksum. It covers the images' names, every 16th row and column of the

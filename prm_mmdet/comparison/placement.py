@@ -76,8 +76,7 @@ def place(model: dict, block: Block) -> Placed:
         ValueError: The detector has no backbone, or the block cannot be placed there.
     """
     whole = copy.deepcopy(model)
-    # The config that contains the backbone: of the detector, or of a detector inside a
-    # wrapper.
+    # The config with the backbone: of the detector, or of a wrapped detector.
     holder = whole
     while 'backbone' not in holder and isinstance(holder.get('detector'), dict):
         holder = holder['detector']
@@ -103,8 +102,7 @@ def place(model: dict, block: Block) -> Placed:
 
 
 def _build(backbone: dict) -> Any:
-    """Build a backbone without trained weights. The caller's random state does not
-    change."""
+    """Build a backbone without trained weights. The random state does not change."""
     cfg = ConfigDict(copy.deepcopy(dict(backbone)))
     with torch.random.fork_rng([]):
         try:
@@ -116,8 +114,7 @@ def _build(backbone: dict) -> Any:
 
 def _with(backbone: dict, cfg: dict, entry: dict) -> dict:
     """A backbone's config with a block in it. If the entry has a position, the block is
-    one of the backbone's ``plugins``. Otherwise it is one of the ``plugins`` of
-    Plugged."""
+    in the backbone's ``plugins``. Otherwise it is in the ``plugins`` of Plugged."""
     changed = holder = copy.deepcopy(dict(backbone))
     plugged = changed['type'] in _PLUGGED
     if 'position' in entry and plugged:

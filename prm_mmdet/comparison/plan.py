@@ -68,8 +68,7 @@ class Comparison:
         changes: Changes to the file that all runs share, in the form that
             :func:`write_config` takes.
         work_dir: Folder of all runs.
-        variants: The networks at each learning rate. At each rate, the control is
-            first.
+        variants: The networks, by learning rate. The control is first at each rate.
         seeds: Seeds of the runs.
         metric: The metric that decides the verdicts. Default: None, chosen by
             :func:`main_metric`.
@@ -152,19 +151,16 @@ def make_comparison(
         blocks: Result of :func:`read_blocks`.
         seeds: Number of seeds.
         work_dir: Folder of all runs.
-        load_from: Checkpoint to start from. Default: None, the checkpoint in the
-            config.
+        load_from: Checkpoint to start from. Default: None, as in the config.
         epochs: Length of the training in epochs, or in iterations if the config counts
-            iterations. The schedule is shortened in proportion. Default: None, the
-            length in the config.
+            iterations. The schedule is shortened, too. Default: None, as in the config.
         rates: Learning rates. Default: (), only the rate in the config.
         metric: The metric that decides the verdicts. Default: None, the first metric
             whose name ends in 'mAP', else the first metric.
         options: Changes to the config, by dotted key. Default: None.
         keep_checkpoints: Whether runs keep checkpoints as the config says. Default:
             False, they keep only the last checkpoint.
-        partial: Whether ``load_from`` may lack weights or contain others. Default:
-            False.
+        partial: Whether ``load_from`` may lack or add weights. Default: False.
         ranks: Processes of each run. Default: 1.
         rehearse: Whether one step of each network is run first. Default: True.
 
@@ -287,8 +283,7 @@ def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
 
 
 def _shortened(cfg: Config, steps: int) -> dict:
-    """Changes to the config for a training of another length. Schedules change in
-    proportion."""
+    """Changes to the config, and to schedules, for a training of another length."""
     if steps < 1:
         raise ValueError(f'--epochs must be at least 1, got {steps}')
     key = 'max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters'

@@ -39,8 +39,7 @@ class Rehearsed:
         parameters: Parameters of the whole network.
         multiply_adds: Multiply-adds of inference on one image of the evaluation set.
         start: Effect of the inserted blocks before the first training step, in words.
-        changed: One sentence for each block that changes the outputs of the loaded
-            network.
+        changed: A sentence for each block that changes the loaded network's outputs.
     """
 
     parameters: int
@@ -156,8 +155,7 @@ def build_model(model: dict, device: torch.device) -> Any:
 
 
 def write_start(path: Path, model: dict, load_from: str, seed: int) -> None:
-    """Write a checkpoint with all weights of a model, from a checkpoint that fits in
-    part.
+    """Write a checkpoint with all weights of a model, from one that fits in part.
 
     Weights that the checkpoint lacks, or has in another shape, get initial values drawn
     with the seed. All runs of one seed then start from the same numbers.
@@ -195,8 +193,7 @@ def load_batch(loader: dict, batch_size: int | None = None) -> tuple[dict, Any]:
 
 
 def _train_step(model: Any, batch: dict) -> None:
-    """Run forward and backward of one training step. Raise ValueError if the loss is
-    not finite."""
+    """Run one training step. Raise ValueError if the loss is not finite."""
     model.train()
     data = model.data_preprocessor(copy.deepcopy(batch), True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
@@ -232,8 +229,8 @@ def _fitting(weights: dict, model: Any) -> dict:
 
 
 def _check_fit(path: str | None, weights: dict, model: Any, partial: bool) -> None:
-    """Raise ValueError unless a checkpoint holds a model's weights, or some of them if
-    ``partial`` is set."""
+    """Raise ValueError unless a checkpoint has a model's weights, or some if
+    ``partial``."""
     own = model.state_dict()
     differences = compare_keys(weights, own)
     fits = len(own) - len(differences.missing) - len(differences.misshapen)
@@ -246,8 +243,7 @@ def _check_fit(path: str | None, weights: dict, model: Any, partial: bool) -> No
 
 
 def _metric_names(cfg: Config, model: Any, batch: dict, dataset: Any) -> list[str]:
-    """Names of the evaluator's metrics, found by evaluating one image with an invented
-    detection."""
+    """Names of the evaluator's metrics, from one image with an invented detection."""
     metrics = cfg.val_evaluator
     metrics = [dict(m) for m in (metrics if isinstance(metrics, list) else [metrics])]
     for metric in metrics:
@@ -286,8 +282,7 @@ def _made_up(sample: Any) -> InstanceData:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turn any error into a ValueError that begins with ``what``, and hide printed
-    text."""
+    """Turn any error into a ValueError that begins with ``what``. Hide printed text."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield

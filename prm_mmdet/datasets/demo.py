@@ -25,8 +25,7 @@ from .generated_coco import Instance, write_coco
 #: Names of the classes. The ``category_id`` is the position in this tuple plus one.
 CLASSES = SHAPES
 
-#: Raise this by one whenever the drawing changes. A data set of another version is not
-#: accepted as complete.
+#: Raise this by one whenever the drawing changes. Data of other versions are refused.
 VERSION = 1
 
 MIN_IMAGE_SIZE = 32  # pixels: a smaller image has no room for shapes of MIN_SIDE
@@ -36,10 +35,9 @@ MIN_SIDE = 16  # pixels
 MAX_SIDE = 0.5  # share of the image size
 LARGE_SIDE = 0.85  # share of the image size: COCO counts the shape as large
 MIN_VISIBLE = 0.85  # share of a shape's area
-CROWD_SIDE = (7, 9)  # pixels, of the shapes in a crowd
+CROWD_SIDE = (7, 9)  # side of the shapes in a crowd, in pixels
 CROWD_MEMBERS = (12, 20)  # number of shapes in a crowd
-# Of PERIOD images in a row, the images at these positions have a crowd, a large shape,
-# and no object.
+# Of PERIOD images in a row, one has a crowd, one a large shape, and one no object.
 PERIOD = 12
 CROWD_AT, LARGE_AT, EMPTY_AT = 3, 6, 9
 
@@ -59,10 +57,10 @@ def generate_demo(
     bytes. Calling the function again completes an interrupted run.
 
     Annotations describe the visible part of an object: ``bbox`` as (x, y, w, h) and
-    ``area`` in pixels, and ``segmentation`` as polygons along pixel edges, which
-    rasterise to exactly the visible mask. At least 85 percent of each shape are
-    visible. Of twelve images in a row, one has a crowd, one has a large shape and one
-    has no objects. A crowd is a cluster of tiny shapes with ``iscrowd=1`` and an
+    ``area`` in pixels, and ``segmentation`` as polygons. The polygons run along pixel
+    edges and rasterise to exactly the visible mask. At least 85 percent of each shape
+    are visible. Of twelve images in a row, one has a crowd, one has a large shape and
+    one has no objects. A crowd is a cluster of tiny shapes with ``iscrowd=1`` and an
     uncompressed RLE.
 
     Args:
@@ -92,8 +90,8 @@ def generate_demo(
 
 
 def _draw_scene(rng, index, size):
-    """The picture at a position of a split, (size, size, 3) uint8 BGR, and its list of
-    Instance."""
+    """An image of a split: the picture, (size, size, 3) uint8 BGR, and its
+    instances."""
     colours = random_colours(rng, (0, 360), (0.0, 0.2), (0.3, 0.8), 2)
     canvas = texture(rng, size, *colours)
     instances = []

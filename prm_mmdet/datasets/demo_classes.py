@@ -38,8 +38,7 @@ def generate_demo_classes(
     The files are ``{train,val}/<wnid>/<wnid>_<number>.JPEG`` with the wnids
     ``n00000000`` and so on. ``classes.json`` records the parameters and is written
     last. An image depends on ``seed``, its split, its class and its number only. Each
-    file is written whole or not at all. Calling the function again completes an
-    interrupted run.
+    file is written whole or not at all. A second call completes an interrupted run.
 
     Args:
         root: Folder of the data set. It is created if it is missing.

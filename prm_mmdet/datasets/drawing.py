@@ -88,8 +88,8 @@ def paint(
     hue, spread = 360 * label / num_classes, HUE_SPREAD / num_classes
     hues = (hue - spread, hue + spread)
     candidates = random_colours(rng, hues, (0.6, 1.0), (0.5, 1.0), 8)
-    # Take the candidate that is farthest from the canvas, leaving out the tenth of the
-    # pixels that are nearest to it.
+    # A candidate's distance to the canvas is the 10th percentile over the pixels. Take
+    # the candidate with the largest distance.
     gaps = np.linalg.norm(candidates[:, None] - canvas[inside][None], axis=2)
     colour = candidates[np.percentile(gaps, 10, axis=1).argmax()]
     tint = 0 if colour.mean() > 128 else 255

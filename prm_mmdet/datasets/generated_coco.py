@@ -1,8 +1,7 @@
 """Generated data sets as files in COCO's format.
 
-Each file is written whole or not at all, and the annotation files are written last. A
-folder without both annotation files is not complete. Calling the generator again
-completes it.
+Each file is written whole or not at all, and the annotation files are written last.
+Without both annotation files, a folder is incomplete. A second call completes it.
 """
 
 from __future__ import annotations

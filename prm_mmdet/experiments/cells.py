@@ -23,8 +23,7 @@ class Cell:
             any experiment uses it.
         auto_scale_lr: Whether train.py scales the learning rate to the batch.
         after: Names of cells that must be finished before this cell starts.
-        then: Commands, as lists of arguments, that follow the training in the same
-            process or Slurm job.
+        then: Commands (lists of arguments) for the same process or Slurm job.
         makes: Files that a finished cell has made, by ``then`` or by a hook.
         prepare: Called before the config file is read, to write the config file.
         env: Environment variables of the run's processes.
@@ -49,11 +48,9 @@ class Cell:
 def write_config(
     path: str | Path, base: str | Path, changes: Mapping, seed: int | None = None
 ) -> None:
-    """Write a complete config file: another config with all that it inherits, and
-    changes.
+    """Write a config file that holds another config, all that it inherits, and changes.
 
-    The file depends on no other config, so that editing ``base`` changes no run that
-    has begun.
+    The file inherits nothing, so that editing ``base`` changes no run that has begun.
 
     Args:
         path: The file to write.

@@ -97,8 +97,7 @@ def _unit(step: int, trained: dict) -> str:
 
 
 def _tested_step(run: Path) -> tuple[int | None, str]:
-    """Step and unit of the checkpoint that test.py evaluated, from the config that it
-    saved."""
+    """Step and unit of the checkpoint that test.py evaluated, from its saved config."""
     config = run / 'vis_data' / 'config.py'
     text = config.read_text(encoding='utf-8') if config.is_file() else ''
     found = re.search(r"^load_from = .*(epoch|iter)_(\d+)\.pth'", text, re.M)
@@ -122,8 +121,7 @@ def last_checkpoint(work_dir: str | Path) -> Checkpoint | None:
     found = re.search(r'(epoch|iter)_(\d+)\.pth$', text.strip())
     if not found:
         return None
-    # Only the name is used: the path in the file is absolute, and the folder may have
-    # been moved.
+    # Only the name is used: the path is absolute, and the folder may have been moved.
     path = Path(work_dir, found.group())
     return Checkpoint(path, _UNITS[found.group(1)], int(found.group(2)))
 

@@ -1,5 +1,4 @@
-"""Run each cell of an experiment once, even if the command is interrupted and
-repeated."""
+"""Run each cell of an experiment once, even if the command is repeated."""
 
 from __future__ import annotations
 
@@ -99,7 +98,7 @@ def plan(cells: Sequence[Cell], launch: Launch | None = None) -> str:
     lines, jobs = [], {}
     try:
         jobs = queued_jobs(launch)
-    except OSError as error:  # Without the queue, the commands can still be shown.
+    except OSError as error:  # Slurm's queue is not required
         lines.append(f'# {error}')
     for cell in cells:
         found = progress(cell)
@@ -246,13 +245,12 @@ class _Experiment:
                     'finish it with that command, or move the folder away'
                 )
             ranks = self.launch.ranks
-            # It may have been trained on another number of ranks.
+            # A finished cell may have been trained with another number of ranks.
             if found.finished and earlier:
                 ranks = earlier['settings']['--ranks']
             record = begin_record(cell, ranks, earlier)
             if found.finished:
-                # The record is incomplete after a Slurm job, or after a training by
-                # another command.
+                # After a Slurm job or another command, the record is incomplete.
                 if not earlier or 'ended' not in earlier:
                     earlier = finish_record(record, cell.work_dir)
                 self.on_record(cell, earlier)

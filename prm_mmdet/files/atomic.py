@@ -11,8 +11,8 @@ from typing import BinaryIO, Union
 def replacing(path: Union[str, Path]) -> Iterator[BinaryIO]:
     """Open a binary file that takes the place of ``path`` when the block ends.
 
-    If the block raises or the process is killed, ``path`` keeps what it had. Folders on
-    the way to ``path`` are made.
+    If the block raises or the process is killed, ``path`` keeps its old content.
+    Folders on the way to ``path`` are made.
 
     Args:
         path: The file to write.

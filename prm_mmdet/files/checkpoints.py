@@ -47,7 +47,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     cached: Any
     with contextlib.ExitStack() as stack:
         stack.enter_context(compat.plain_types_only())
-        # Without this, indices outside a sparse tensor would be written to memory.
+        # Reject sparse tensors with indices out of range. PyTorch would write outside
+        # of the tensor's memory.
         stack.enter_context(torch.sparse.check_sparse_tensor_invariants())
         if '://' in str(path):
             load, source, cached = _load_with_mmengine, str(path), _download(str(path))
@@ -76,8 +77,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _damage(path: str, mtime: int, size: int) -> str:
-    """Why the checksums in a file are wrong, or ''. Each file is checked once, until
-    its time or its size changes."""
+    """What is wrong with the checksums in a file, or ''. A file is checked again only
+    if its time or its size changed."""
     if not zipfile.is_zipfile(path):
         return ''  # the format before torch 1.6 has no checksums
     try:
@@ -101,7 +102,7 @@ def _reason(error: Exception) -> str:
         r'(?s).*(WeightsUnpickler error:|trusted source\.)\s*', '', str(error)
     )
     reason = re.split(r'\. |\n', reason)[0].rstrip('.')
-    # An unknown byte, or an empty text.
+    # PyTorch names an unknown byte, or gives no reason.
     if re.fullmatch(r'(Unsupported operand )?\d*', reason):
         return 'its content is not what torch.save writes'
     return reason
@@ -109,7 +110,7 @@ def _reason(error: Exception) -> str:
 
 def read_for_mmengine() -> None:
     """Let MMEngine load every checkpoint of this process with :func:`read_checkpoint`,
-    those that ``Pretrained`` names included."""
+    including checkpoints that ``Pretrained`` names."""
 
     def load(
         cls: type, filename: str, map_location: Any = None, logger: Any = 'current'
@@ -185,7 +186,7 @@ def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
         key
         for key, value in state.items()
         if value.is_floating_point()
-        and value.element_size() > 1  # PyTorch cannot ask this of 8-bit floats
+        and value.element_size() > 1  # isfinite does not support 8-bit floats
         and not value.isfinite().all()
     ]
 

@@ -23,17 +23,15 @@ def lock_folder(
 
     Args:
         folder: The folder to hold. A missing folder is made.
-        name: Name of the lock's file. Holders of another name are not in the way: the
-            runner of experiments holds the folder of a training that it starts, and
-            so does the training.
+        name: Name of the lock's file. Locks of different names do not conflict: the
+            runner of experiments and the training that it starts hold the same folder.
 
     Returns:
         The lock, which is already held. It is released at the end of a ``with`` block,
         and when the object is deleted.
 
     Raises:
-        FolderInUseError: Another process, or another lock in this process, holds the
-            folder.
+        FolderInUseError: Another process or lock holds the folder.
         OSError: The folder cannot be written.
     """
     os.makedirs(folder, exist_ok=True)

@@ -37,15 +37,15 @@ def load_plain_pickle(file: BinaryIO) -> Any:
 
 
 def _load_storage(content: bytes) -> Any:
-    """Replaces PyTorch's function of this purpose, which executes what it reads."""
+    """Replaces PyTorch's ``_load_from_bytes``, which executes what it reads."""
     return torch.load(io.BytesIO(content), weights_only=True)
 
 
 class PlainDtype:
     """Stands in for ``np.dtype`` while a file is unpickled.
 
-    NumPy believes what a pickled dtype says of itself. A dtype of floats that claims to
-    hold objects, or the reverse, turns numbers of the file into addresses in memory.
+    NumPy does not check a pickled dtype. If a dtype of floats claims to hold objects,
+    or the reverse, NumPy uses numbers in the file as addresses in memory.
     """
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
@@ -86,8 +86,8 @@ def _scalar(dtype: PlainDtype, content: bytes) -> np.generic:
     return np.frombuffer(content, dtype.dtype)[0]
 
 
-#: Replacements of the functions and classes by which NumPy's objects are pickled, by
-#: their names. NumPy 2 moved the functions; files of both versions exist.
+#: Replacements for the functions and classes that a pickle of NumPy objects names.
+#: NumPy 2 moved the functions, and files of both versions exist.
 NUMPY = {
     ('numpy._core.multiarray', '_reconstruct'): _array,
     ('numpy.core.multiarray', '_reconstruct'): _array,
@@ -126,7 +126,7 @@ class _PlainPickleHandler(PickleHandler):
 
 class _PlainYamlHandler(YamlHandler):
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
-        # The loader in C: MMEngine reads MMDetection's long lists of models with it.
+        # The loader in C is faster: MMEngine reads long lists of MMDetection's models.
         return yaml.load(file, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
 
 

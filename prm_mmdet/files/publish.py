@@ -1,8 +1,7 @@
 """Checkpoints for others: the weights, and nothing that only the training needs.
 
-MMDetection's publish_model.py and MMEngine's ``published_keys`` do this too. But their
-files may hold objects that weights-only loading refuses, and the hash in their names
-is not always that of the file.
+MMDetection's publish_model.py and MMEngine's ``published_keys`` do this too. But
+weights-only loading may refuse their files, and the hash in the name may be wrong.
 """
 
 import hashlib
@@ -16,13 +15,13 @@ _PLAIN = (str, int, float, bool, type(None))
 def publish_checkpoint(
     source: str, prefix: str, hashed: bool = True
 ) -> tuple[str, list[str]]:
-    """Write what a trained checkpoint has to give: ``state_dict``, and of ``meta`` what
-    is plain (numbers, strings, and lists and dicts of them).
+    """Write a checkpoint's ``state_dict`` and the plain entries of its ``meta``
+    (numbers, strings, and lists and dicts of them).
 
-    Of a training with MMEngine's EMAHook these are the averaged weights: it saves them
-    as ``state_dict``, and the others as ``ema_state_dict``. The file can be loaded
-    with ``torch.load(..., weights_only=True)`` where neither MMEngine nor this package
-    is, and ``torch.hub.load_state_dict_from_url(..., check_hash=True)`` takes its name.
+    After a training with MMEngine's EMAHook, ``state_dict`` holds the averaged weights.
+    ``torch.load(..., weights_only=True)`` reads the file without MMEngine or this
+    package. The file's name suits ``torch.hub.load_state_dict_from_url`` with
+    ``check_hash=True``.
 
     Args:
         source: A checkpoint as MMEngine writes it, or weights alone.
@@ -46,7 +45,7 @@ def publish_checkpoint(
     left_out += [f'meta.{k}' for k, v in meta.items() if not _is_plain(v)]
     published = dict(
         meta={k: v for k, v in meta.items() if _is_plain(v)},
-        # A copy each: a tensor may be a view of more than itself, all of it written.
+        # A view would be written with all the memory behind it, so tensors are copied.
         state_dict={k: v.clone() for k, v in state.items()},
     )
     written = f'{prefix}.new'

@@ -1,4 +1,4 @@
-"""Plugins anywhere in a network, and in weights that were trained without them."""
+"""Put plugins anywhere in a network, and into weights trained without plugins."""
 
 from .attach import Plugged, attach_plugins
 from .preservation import preserve

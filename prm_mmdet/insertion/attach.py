@@ -68,8 +68,7 @@ def attach_plugins(
         MMDetection: ``layer3.1.sac_block``. A Sequential runs all of its submodules, so
         the plugin behind it is placed beside it: ``layer3_sac_block``. A module that
         returns a tuple or list of maps gets one plugin for each map. Plugins see maps
-        (B, C, H, W). Around a map (B, H, W, C), as in torchvision's Swin Transformer,
-        the axes are permuted.
+        (B, C, H, W). Axes of maps (B, H, W, C), as in Swin, are permuted.
 
     ``init_weights`` leaves the plugins' initial values as their classes set them, and
     loads the plugins' weights that a ``Pretrained`` checkpoint contains. If the model's
@@ -187,12 +186,11 @@ def _listed(levels: Levels) -> tuple:
 def _holder(
     modules: dict[str, nn.Module], name: str, probe: Probe
 ) -> tuple[nn.Module, list[str]]:
-    """The module that gets the plugin as a submodule, and the prefix of the plugin's
-    name.
+    """The module that gets the plugin, and a prefix for the plugin's name.
 
-    This is the module that the plugin follows, and the prefix is empty. A container
-    cannot get the plugin. The nearest module around it gets the plugin, and the prefix
-    is the container's name there.
+    Usually this is the module that the plugin follows, and the prefix is empty. If that
+    module is a container, the nearest module around it that is no container gets the
+    plugin. The prefix is then the container's name.
     """
     prefix: list[str] = []
     outer, around = name, f'{name}.' if name else ''
@@ -356,8 +354,8 @@ class _InitWeights:
     """A model's ``init_weights`` that leaves plugins as they were built.
 
     A model's ``init_cfg`` is for its own layers. Kaiming initialisation of every
-    convolution would overwrite the zeros with which a plugin starts, and MMEngine calls
-    a plugin's ``init_weights`` only if the module around the plugin is MMEngine's.
+    convolution would overwrite a plugin's zeros. MMEngine calls a plugin's
+    ``init_weights`` only if the module around it is MMEngine's.
 
     Raises:
         ValueError: A module that a plugin follows has been replaced.
@@ -393,8 +391,8 @@ class _InitWeights:
                     m._is_init = False  # MMEngine's mark that init_weights has run
                 plugin.init_weights()
 
-        # A plugin's values are restored just before a Pretrained checkpoint is loaded,
-        # or else at the end.
+        # A plugin's values are restored just before a Pretrained checkpoint is loaded.
+        # Without a checkpoint, they are restored at the end.
         handles = [
             plugin._register_load_state_dict_pre_hook(
                 lambda *_, plugin=plugin: restore(plugin)

@@ -1,4 +1,4 @@
-"""What the submodules of a model return: found by running the model."""
+"""Run a model to find what its submodules return."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Probe:
         self.name = type(module).__name__
         self.failure: str | None = None
         shapes = input_shapes(module, input_shape)
-        self._calls = self._run(module, shapes)  # names to what each call returned
+        self._calls = self._run(module, shapes)  # outputs of the calls, by name
         failure, self.failure = self.failure, None
         self._calls_on_larger = self._run(module, _larger(shapes))
         self.failure = failure
@@ -306,7 +306,7 @@ def _recorder(calls: list) -> Callable:
 
 
 def _described(output: Any) -> Any:
-    """A _Map, a tuple of such, or in words what the output is instead."""
+    """A _Map or a tuple of them, or a text that describes any other output."""
     if _is_map(output):
         return _Map(tuple(output.shape), output.device, output.dtype)
     if type(output) in (list, tuple) and output and all(map(_is_map, output)):
@@ -318,7 +318,7 @@ def _is_map(output: Any) -> bool:
     return (
         isinstance(output, torch.Tensor)
         and output.dim() == 4
-        and output.shape[0] == 1  # More would be windows of attention.
+        and output.shape[0] == 1  # attention windows have a larger axis
         and output.is_floating_point()
     )
 

@@ -66,14 +66,14 @@ def preserve(
             print(outcome)
 
     For blocks with a ``constant_gate()`` (PRM and LCT), the last norm or convolution
-    before the block is scaled. Every change is verified: the network is run on random
-    numbers before and after, and if its outputs differ by more than half of the digits
-    of their type, the change is undone. A block is left as it is if no layer before it
-    can be scaled: behind an addition, behind an activation other than ReLU or
-    LeakyReLU, if something else uses the layer, or if the network cannot be run. Blocks
-    that start as the identity (SAC, GC) need no change. Blocks whose gate depends on
-    the input (SE, CBAM, BAM) cannot be preserved. If no outcome is ``left``, the
-    network computes the same as before.
+    before the block is scaled. Every change is verified by runs on random numbers
+    before and after. If the outputs differ in the first half of their type's digits,
+    the change is undone. A block is left as it is if the network cannot be run, or if
+    no layer before it can be scaled. This happens behind an addition or an activation
+    other than ReLU or LeakyReLU, or if something else uses the layer. Blocks that start
+    as the identity (SAC, GC) need no change. Blocks whose gate depends on the input
+    (SE, CBAM, BAM) cannot be preserved. If no outcome is ``left``, the network computes
+    the same as before.
 
     A second call finds nothing to do, unless weights were loaded again in between.
 
@@ -250,8 +250,7 @@ class _Preservation:
         self._reached: dict[str, dict[str, bool | None]] = {}
 
     def run(self, input_shape: Sequence | None) -> list[Outcome]:
-        """Scale layers, verify the outputs, and report what was done about each
-        block."""
+        """Scale layers, verify the outputs, and report what was done for each block."""
         shapes = input_shapes(self.part, input_shape)
         self.inputs = example_inputs(self.part, shapes)
         others = {n: b for n, b in self.blocks.items() if n not in self.gates}
@@ -289,8 +288,7 @@ class _Preservation:
         return outcomes
 
     def _run(self, active: Sequence[str] = ()) -> _Run:
-        """Run the part. The identity replaces all gated blocks except the active
-        ones."""
+        """Run the part. The identity replaces gated blocks that are not active."""
         run = _Run()
         gated = {name: self.blocks[name] for name in self.gates}
 
@@ -348,8 +346,8 @@ class _Preservation:
         return None, f'no norm or convolution of {width} channels comes before it'
 
     def _parameters(self, layer: str) -> list[nn.Parameter]:
-        """Weight and bias, one row or number for each channel of the output. Empty if
-        there is no weight of this kind, or it is computed from other parameters."""
+        """A layer's weight and bias. Empty if they do not have one row or number for
+        each output channel, or if they are computed from other parameters."""
         module = self.layers[layer]
         both: list[Any] = [getattr(module, n, None) for n in ('weight', 'bias')]
         found = [p for p in both if p is not None]
@@ -406,16 +404,15 @@ class _Preservation:
                     yield _outcome(name, self.blocks[name], text, step.layer)
 
     def _ways(self, step: _Step) -> Iterator[list[_Step]]:
-        """Ways to scale one layer. The blocks behind it may follow one another, or may
-        be side by side with equal gates."""
+        """Ways to scale one layer: by all gates, for blocks in sequence; or by one
+        gate, for blocks side by side with equal gates."""
         yield [step]
         gates = [self.gates[name] for name in step.blocks]
         if len(gates) > 1 and all(torch.equal(gate, gates[0]) for gate in gates):
             yield [_Step(step.layer, 1 / gates[0], step.blocks)]
 
     def _apply(self, steps: list[_Step]) -> bool:
-        """Scale layers, and keep the change if the outputs with blocks equal those
-        without."""
+        """Scale layers. Keep the change if blocks do not change the outputs."""
         names = [name for step in steps for name in step.blocks]
         with contextlib.ExitStack() as undo:
             for step in steps:
@@ -444,8 +441,8 @@ class _Preservation:
 
 
 class _Forget:
-    """Hook of a layer that was scaled for a block. If weights are loaded into the
-    layer, they are not scaled yet, so the block's mark is removed."""
+    """Hook of a layer that was scaled for a block. If new weights are loaded into the
+    layer, they are not scaled, so the hook removes the block's mark."""
 
     def __init__(self, block: nn.Module):
         self.block = block
@@ -511,7 +508,7 @@ class _Effects:
 
     def __init__(self) -> None:
         self.inputs: dict[str, torch.Tensor | None] = {}
-        self.identity: dict[str, list[bool]] = {}  # one value for each call of a block
+        self.identity: dict[str, list[bool]] = {}  # did each call return its input?
 
     def before(self, name: str) -> Callable:
         def hook(block: nn.Module, args: Any) -> None:

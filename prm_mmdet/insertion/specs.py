@@ -1,5 +1,4 @@
-"""The specs of :func:`prm_mmdet.attach_plugins`: reading them, and finding the modules
-that they name."""
+"""Read specs of :func:`prm_mmdet.attach_plugins`, and find the modules they name."""
 
 from __future__ import annotations
 

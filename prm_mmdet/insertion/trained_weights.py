@@ -1,5 +1,5 @@
-"""Checkpoints from before blocks were put into a network: loaded so that the network
-computes the same as before, or rewritten for the network."""
+"""Load checkpoints without blocks into a network with blocks, or rewrite them for it.
+The network then computes the same as without blocks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from .preservation import preserve
 
 @WEIGHT_INITIALIZERS.register_module('PreservedPretrained')
 class PreservedPretrainedInit(PretrainedInit):
-    """``Pretrained`` for weights from before blocks were put into the network. The
-    network then computes the same as without blocks, see :func:`preserve`::
+    """``Pretrained`` for weights that were trained before the network had blocks. The
+    network computes the same as without blocks, see :func:`preserve`::
 
         init_cfg=dict(
             type='prm_mmdet.PreservedPretrained', checkpoint='x.pth', prefix='backbone.'
@@ -33,9 +33,9 @@ class PreservedPretrainedInit(PretrainedInit):
 
     A line is logged for each block, as a warning if the block changes the network. If
     the checkpoint has the blocks' weights, it is loaded without scaling. A later
-    ``load_from``, or a ``Pretrained`` of the model around, overwrites these weights.
-    Swin and PVT load their checkpoint themselves, whatever the type in ``init_cfg``:
-    use :func:`adapt_checkpoint` for such networks.
+    ``load_from``, or a ``Pretrained`` of an outer model, overwrites these weights. Swin
+    and PVT load their checkpoint themselves, whatever the type in ``init_cfg``: use
+    :func:`adapt_checkpoint` for such networks.
 
     Args:
         checkpoint (str): File or address, as in ``Pretrained``.
@@ -43,7 +43,7 @@ class PreservedPretrainedInit(PretrainedInit):
         map_location (str): Where to load it to. Default: 'cpu'.
 
     Raises:
-        ValueError: It is one of several in ``init_cfg``, and others come after it.
+        ValueError: Another entry of ``init_cfg`` would overwrite the weights.
     """
 
     def __call__(self, module: nn.Module) -> None:
@@ -58,8 +58,8 @@ class PreservedPretrainedInit(PretrainedInit):
                 'others overwrite what PreservedPretrained loads; put it last, without '
                 'a Pretrained'
             )
-        # MMEngine loads a Pretrained after it has initialised the submodules, but runs
-        # any other type before, and the submodules' values would overwrite the weights.
+        # MMEngine initialises submodules before a Pretrained, but after any other type.
+        # Initialise them here, so that MMEngine does not overwrite the weights later.
         child: Any
         for child in module.children():
             if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
@@ -97,10 +97,10 @@ class Adapted:
 
     Attributes:
         outcomes (list[Outcome]): What was done about each block, see :func:`preserve`.
-        part (str): What the checkpoint is of, 'network' or 'backbone'.
+        part (str): What the checkpoint holds, 'network' or 'backbone'.
         others (list[str]): Keys of other parts, which are copied without a check.
-        rounding (str): The checkpoint's type, 'float16' say, if scaled weights were
-            rounded to it; else ''.
+        rounding (str): The checkpoint's type, such as 'float16', if scaled weights were
+            rounded to this type. Else ''.
     """
 
     outcomes: list
@@ -129,19 +129,18 @@ def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
 
     Args:
         cfg (Config): A complete config, whose model has the blocks.
-        source (str): The checkpoint, as ``init_cfg`` names them: of the detector, or of
-            its backbone, with or without ``backbone.`` before its keys. Keys of a
-            classifier on such a backbone are kept as they are.
+        source (str): The checkpoint: a file, address or name, as in ``init_cfg``. It
+            may be the detector's, or the backbone's with or without ``backbone.``
+            before its keys. Keys of a classifier's head are kept.
         out (str): File to write, with the weights alone.
 
     Returns:
-        Adapted: What was done. Its string reports whether the network computes the same
-        as before.
+        Adapted: What was done. Its string says if the network computes the same.
 
     Raises:
         OSError: A file cannot be read or written.
-        ValueError: The config has no model; or the checkpoint is not of this model
-            without its blocks, holds more than weights, or is ``out``; the message
+        ValueError: The config has no model. Or the checkpoint is not of this model
+            without its blocks, holds more than weights, or is ``out``. The message
             names keys and shapes.
     """
     if 'model' not in cfg:
@@ -214,8 +213,7 @@ def _check_keys(
     plain: dict[str, torch.Tensor],
     with_blocks: dict[str, torch.Tensor],
 ) -> None:
-    """Raise ValueError unless the weights fit the model, with only its blocks
-    missing."""
+    """Raise ValueError unless the weights fit the model without its blocks."""
     found = compare_keys(weights, with_blocks)
     differences = replace(found, missing=compare_keys(weights, plain).missing)
     if differences:

@@ -17,8 +17,7 @@ from ..ops.common import without_autocast
 from .geometry import Grid, Grids, first
 from .quantities import adds, check, kind, quantities
 
-# Below 0.05 or above 0.95, the gradient of a sigmoid is less than a fifth of its
-# gradient at 0.5.
+# Outside of this range, a sigmoid's gradient is less than a fifth of that at 0.5.
 SATURATED = (0.05, 0.95)
 # Similarities are computed between at most this many positions of an image.
 _POSITIONS = 512

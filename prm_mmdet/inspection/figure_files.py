@@ -57,7 +57,7 @@ def save_png(figure: Figure, out: str | Path) -> None:
 
 
 def png(figure: Figure, dpi: int = 100) -> bytes:
-    """The PNG file of a figure."""
+    """A figure as the bytes of a PNG file."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=dpi, facecolor='white')

@@ -31,8 +31,8 @@ def load_model(
 
     Args:
         cfg: A complete config of a detector or a classifier.
-        checkpoint: File with the model's weights. Default: None, random weights with a
-            fixed seed.
+        checkpoint: File with the model's weights. Default: None, weights by a fixed
+            seed.
         device: Device of the model. Default: 'cpu'.
 
     Raises:
@@ -117,8 +117,7 @@ class Images:
         if not self._sources:
             where = ', '.join(map(str, paths)) if split is None else f'the {split} set'
             raise ValueError(f'there are no images in {where}')
-        # A data set of image classes reads their names from its folder, which may be
-        # missing.
+        # A data set may read class names from its folder, which may be missing.
         numbers = range(cfg.model.get('num_classes', 0))
         self.classes = metainfo.get('classes') or [f'class {i}' for i in numbers]
         picks = spread(len(self._sources), num or len(self._sources))

@@ -208,7 +208,7 @@ def unmatched(
     """Indices of the instances without a match among the others.
 
     A match has the same label and an IoU of ``overlap`` or more. Each of the others
-    matches once; instances are matched in their order.
+    matches at most once. Instances are matched in order.
     """
     free, alone = list(others), set()
     for i, instance in enumerate(instances):

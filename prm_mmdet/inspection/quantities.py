@@ -25,7 +25,7 @@ from ..plugins.sac import is_plain
 
 @dataclass
 class Quantities:
-    """Quantities of a block for a batch. A quantity that the block lacks is None or
+    """Quantities of a block for a batch. Those that the block lacks are None or
     empty."""
 
     # Gates by name, (B, ...), values from 0 to 1.
@@ -205,8 +205,7 @@ def _local_statistics(block):
 
     Other ranks do not compute these quantities, so no statistics can be exchanged.
     """
-    # Layers are found by an attribute, because MMCV's SyncBatchNorm shares no base
-    # class with PyTorch's.
+    # Find layers by an attribute: MMCV's SyncBatchNorm has another base class.
     norms = [m for m in block.modules() if hasattr(m, 'running_mean') and m.training]
     before = [vars(norm).get('forward') for norm in norms]
     try:

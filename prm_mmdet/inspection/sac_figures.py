@@ -113,7 +113,7 @@ def feature_norms(
 def weight_similarity(
     records: Sequence[Record], others: Sequence[Record] = ()
 ) -> Figure:
-    """Figure 3 of the SAC paper: how similar two positions weight the contexts.
+    """Figure 3 of the SAC paper: how similarly two positions weight the contexts.
 
     The figure shows the distribution of the cosine between the weights of the contexts
     at two positions of an image, with and without softmax over the contexts.

@@ -19,11 +19,11 @@ STAGES = {
     'c3': '#E69F00',
     'c4': '#009E73',
     'c5': '#CC79A7',
-    # Levels of a neck:
+    # c6 and c7 are levels of a neck.
     'c6': '#D55E00',
     'c7': '#56B4E9',
 }
-MAP = 'viridis'  # Its lightness rises evenly, for any colour vision.
+MAP = 'viridis'  # readable with any colour vision
 LONGER_SIDE = 480  # largest side of an image in a panel, in pixels
 
 
@@ -69,7 +69,7 @@ def panel_shape(image: np.ndarray) -> tuple[int, ...]:
 
 
 def show_image(axis: Axes, image: np.ndarray, title: str = '') -> None:
-    """Draw an image; the axes' coordinates are pixels of the image."""
+    """Draw an image. The axes' coordinates are pixels of the image."""
     step = max(1, max(image.shape[:2]) // (2 * LONGER_SIDE))
     axis.imshow(image[::step, ::step], extent=_extent(image))
     axis.set_title(title, fontsize=9)
@@ -132,12 +132,12 @@ def short_names(records: Sequence[Record]) -> list[str]:
 
 
 def last_of_stages(records: Iterable[Record]) -> dict[str, Record]:
-    """The last block of each stage, by stage."""
+    """The last block of each stage, by the stage's name."""
     return dict(sorted({str(record.stage): record for record in records}.items()))
 
 
 def first_of_stages(records: Sequence[Record]) -> dict[str, Record]:
-    """The first block of each stage, by stage."""
+    """The first block of each stage, by the stage's name."""
     return last_of_stages(records[::-1])
 
 

@@ -131,8 +131,7 @@ class _Source:
         path: The file.
         folder: Folder of the images (COCO), or the folder that contains ``subfolders``
             (VOC).
-        coco: Whether the file is COCO's JSON. If not, it is a list of Pascal VOC's XML
-            files.
+        coco: Whether the file is COCO's JSON, not a list of Pascal VOC's XML files.
         classes: Names of the classes.
         trained: Whether a training uses it.
         scored: Whether an evaluation compares predictions with it.
@@ -164,8 +163,7 @@ def check_annotations(cfg: Config, *phases: str) -> None:
         phases: One or more of 'train', 'val' and 'test'.
 
     Raises:
-        RunError: Faults that make the run useless or crash later; the message lists all
-            of them.
+        RunError: Faults make the run useless or crash later. The message lists them.
     """
     found = list(find_faults(cfg, *phases))
     for faults in found:
@@ -188,8 +186,7 @@ def find_faults(cfg: Config, *phases: str) -> Iterator[Faults]:
         phases: One or more of 'train', 'val' and 'test'.
 
     Yields:
-        One :class:`Faults` for each annotation file. It is empty if the file has no
-        faults.
+        One :class:`Faults` for each annotation file, empty if there are no faults.
     """
     first: dict[Any, Faults] = {}
     for source in dict.fromkeys(_sources(cfg, *phases)):
@@ -229,16 +226,14 @@ def _sources(cfg: Config, *phases: str) -> Iterator[_Source]:
 
 
 def _source(dataset: dict, trained: bool, scored: bool, masks: bool) -> _Source | None:
-    """The annotation file that a data set's config names, or None if it cannot be
-    checked."""
+    """The annotation file of a data set's config, or None if it cannot be checked."""
     name, root = dataset.get('ann_file'), dataset.get('data_root') or ''
     kind: Any = dataset.get('type')
     if isinstance(kind, str):
         with contextlib.suppress(KeyError, RuntimeError, ImportError):
             kind = DATASETS.get(kind)
     coco, voc = (
-        # A class with its own parse_data_info may accept entries that MMDetection does
-        # not accept.
+        # A class with its own parse_data_info may accept more than MMDetection does.
         getattr(kind, 'parse_data_info', None) is known.parse_data_info
         for known in (CocoDataset, XMLDataset)
     )
@@ -427,8 +422,7 @@ def _read_objects(
     names: dict[Any, str],
     source: _Source,
 ) -> set:
-    """Count the faults of objects. Return the ids of the images with a usable
-    object."""
+    """Count the faults of objects. Return the ids of images with usable objects."""
     full, ids = set(), set()
     classes = set(source.classes or names.values())
     wanted = {category for category, name in names.items() if name in classes}
@@ -463,8 +457,7 @@ def _fault_of(
     names: dict[Any, str],
     masks: bool,
 ) -> str:
-    """Name of an object's fault, or '' if it has none. Malformed entries raise one of
-    ``_WRONG``."""
+    """Name of an object's fault, or ''. Malformed entries raise one of ``_WRONG``."""
     if thing['image_id'] not in images:
         return 'unknown images'
     if thing['category_id'] not in names:

@@ -1,5 +1,4 @@
-"""MMEngine's CheckpointHook, in an order of steps that is safe against a kill at any
-time."""
+"""MMEngine's CheckpointHook, with steps in an order that is safe against a kill."""
 
 from __future__ import annotations
 
@@ -23,16 +22,14 @@ from .run_errors import DivergedError
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """MMEngine's CheckpointHook and its arguments. :class:`.TrainRunner` uses it in
-    place of MMEngine's.
+    """MMEngine's CheckpointHook, as :class:`.TrainRunner` uses it. Same arguments.
 
     - An older checkpoint is removed after the newer one is written. MMEngine removes
       the older one first. A kill in between would leave no checkpoint.
     - Weights that are not finite are not saved.
     - The file holds plain numbers, texts and tensors, which every weights-only loader
       reads, and the state of the random generators of each rank.
-    - Only files in this run's own folder are removed, even if the resumed checkpoint
-      names other files.
+    - Only files in this run's folder are removed, whatever a resumed checkpoint names.
     """
 
     def before_train(self, runner: Runner) -> None:

@@ -78,14 +78,12 @@ def is_local(path: str, node: dict) -> bool:
 
 
 def _missing(path: str, key: str, node: dict) -> list[tuple[str, str]]:
-    """[(path, key)] if a data set or an evaluator needs a file that does not exist,
-    else []."""
+    """[(path, key)] if a data set or an evaluator needs a missing file, else []."""
     return [(path, key)] if is_local(path, node) and not os.path.exists(path) else []
 
 
 def datasets_of(key: str, node: dict) -> Iterator[tuple[str, dict]]:
-    """Every data set in a data loader's config, also inside wrappers: (key, cfg)
-    pairs."""
+    """(key, cfg) of every data set in a data loader's config, also inside wrappers."""
     if 'ann_file' in node or 'data_prefix' in node:
         yield key, node
     inner = [('dataset', node.get('dataset'))]

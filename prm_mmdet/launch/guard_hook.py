@@ -122,8 +122,7 @@ class TrainingGuard(Hook):
 
 
 def _steps(runner: Runner) -> int:
-    """Number of finished epochs, or of finished iterations if the loop counts
-    iterations."""
+    """Number of finished epochs or iterations, whichever the loop counts."""
     return runner.epoch if _by_epoch(runner) else runner.iter
 
 

@@ -43,8 +43,7 @@ class NamingPipeline(Compose):
 
 
 def name_images(dataset: Any) -> None:
-    """Make the pipelines of a data set, and of data sets inside it, name the image in
-    errors."""
+    """Let errors of a data set's pipelines, also inside wrappers, name the image."""
     for inner in _innermost(dataset):
         if type(inner.pipeline) is Compose:
             inner.pipeline = NamingPipeline(inner.pipeline)

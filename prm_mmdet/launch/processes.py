@@ -14,8 +14,7 @@ _PR_SET_PDEATHSIG = 1  # from Linux's <sys/prctl.h>
 
 
 def end_with_parent(parent: int) -> None:
-    """Let the kernel end this process when its parent ends, even if the parent is
-    killed.
+    """Let the kernel end this process when its parent ends or is killed.
 
     Without this, data workers of a killed training stay alive and wait forever. On
     systems other than Linux, this function does nothing.

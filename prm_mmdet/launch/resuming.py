@@ -127,8 +127,7 @@ def _run_id_file(work_dir: str) -> str:
 
 
 def _read_pointer(path: str) -> tuple[str, str]:
-    """The path in ``last_checkpoint`` and ''. If there is no path, '' and the
-    reason."""
+    """The path in ``last_checkpoint`` and '', or '' and the reason."""
     try:
         with open(path, encoding='utf-8') as file:
             named = file.read(4096).strip()

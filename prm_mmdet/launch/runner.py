@@ -194,8 +194,7 @@ class Runner(MMEngineRunner):
     def _judge(
         self, filename: str, model: nn.Module, differences: KeyDifferences
     ) -> None:
-        """Raise RunError if weights that differ from the model in this way must not be
-        used."""
+        """Raise RunError if weights with these differences must not be used."""
         if self.allow_partial:
             self.logger.warning(
                 f'--allow-partial: {filename} differs from the model: {differences}. '
@@ -371,8 +370,7 @@ class TrainRunner(Runner):
         self.register_hook(TrainingGuard())
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume as MMEngine does, and restore the random state. Nothing in the file is
-        executed.
+        """Resume as MMEngine does, restore random states, and run no code in the file.
 
         Raises:
             RunError: The file cannot be used, or is of another model or optimizer.
@@ -415,8 +413,7 @@ class TrainRunner(Runner):
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Save a checkpoint as MMEngine does. On a local disk, the file is never
-        incomplete.
+        """Save a checkpoint as MMEngine does. A local file is never incomplete.
 
         Raises:
             RunError: The file cannot be written. The message names the free and the

@@ -1,4 +1,4 @@
-"""The blocks' mathematics: pure functions on tensors, torch only."""
+"""The blocks as pure functions on tensors. They require torch only."""
 
 from .lct_operator import lct
 from .prm_operator import prm

@@ -1,4 +1,4 @@
-"""Which form of the operators runs, and the variable that forces one.
+"""Choose the form in which an operator runs. An environment variable can force one.
 
 ``PRM_MMDET_BACKEND`` in the environment is read at every call:
 
@@ -55,7 +55,7 @@ def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
     """Name of the form in which an operator runs for a tensor.
 
     Args:
-        x: The operator's input; its device and dtype count.
+        x: The operator's input. Only its device and dtype matter.
         kernels: The backends for which the operator has kernels: all for PRM and LCT,
             ``('cpp',)`` for SAC. Default: all.
 
@@ -88,8 +88,7 @@ def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
 
 
 def kernels_for(x: Tensor) -> str:
-    """Name of the kernels for the tensor's device: 'cpp' or 'triton'. They need not be
-    available."""
+    """Kernels for the tensor's device, available or not: 'cpp' or 'triton'."""
     forced = os.environ.get(VARIABLE, '')
     if forced in _DTYPES:
         return forced

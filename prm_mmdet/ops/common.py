@@ -5,13 +5,13 @@ import contextlib
 import torch
 from torch import Tensor
 
-# PRM. Eq. 5 divides by sigma: a smaller sigma would overflow, and zero would give NaN.
+# PRM's Eq. 5 divides by sigma. A smaller sigma would overflow, and zero would give NaN.
 MIN_SIGMA = 1e-5
-# PRM. Eq. 7 adds EPS to the deviation.
+# PRM's Eq. 7 adds EPS to the deviation.
 EPS = 1e-5
-# PRM. Far below EPS. It only keeps the gradient of sqrt finite at 0.
+# Far below PRM's EPS. It only keeps the gradient of sqrt finite at 0.
 MIN_DEVIATION = 1e-15
-# PRM. Eq. 2 divides by at least this product of norms.
+# PRM's Eq. 2 divides by at least this product of norms.
 MIN_NORMS = 1e-8
 
 try:
@@ -27,7 +27,7 @@ except ImportError:  # torch < 2.7 does not distinguish torch.export from torch.
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """float32 for half-precision inputs, the input's own dtype above that."""
+    """float32 for half-precision inputs, else the input's own dtype."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -40,12 +40,12 @@ def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last for such inputs, contiguous for all others."""
+    """channels_last if the input is channels_last, else contiguous."""
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
 
 
 def exporting() -> bool:
-    """Whether torch traces or exports: what it writes must run without this package."""
+    """Whether torch traces or exports a model, which must run without this package."""
     return torch.jit.is_tracing() or is_exporting()

@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: found, checked and called.
+"""Find, check and call the compiled CPU kernels.
 
 ``setup.py`` compiles the files in ``csrc`` if there is a C++ compiler. The library
 takes plain pointers, so it fits every version of torch. Without the library, the
@@ -24,7 +24,7 @@ _REBUILD += 'install the package again where a C++ compiler is available'
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    """Returns the library, or None and the reason."""
+    """The library and '', or None and the reason."""
     for suffix in EXTENSION_SUFFIXES:
         path = _FOLDER / f'_kernels{suffix}'
         if path.is_file():
@@ -32,8 +32,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     else:
         return None, f'the CPU kernels were not compiled: {_REBUILD}'
     try:
-        # OpenMP's functions come from the library that torch has loaded: a second one
-        # would keep threads of its own.
+        # The library uses torch's OpenMP. A second OpenMP would keep its own threads.
         library = ctypes.CDLL(str(path))
         library.source.restype = ctypes.c_char_p
         for name in ('prm_scratch', 'sac_scratch', 'sac_thread_scratch'):

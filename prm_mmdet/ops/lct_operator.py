@@ -25,13 +25,12 @@ def lct(
     eps: float = 1e-5,
     normalization: bool = True,
 ) -> Tensor:
-    """The input times a gate, one for each channel, computed from the channels' means.
+    """The input times a gate for each channel, computed from the channels' means.
 
     Args:
         x: Features, (B, C, H, W), any floating dtype and memory format. The gate is
             computed in float32 at least.
-        weight: (C,), gain of Eq. 4. None, together with ``bias``, leaves the transform
-            out.
+        weight: (C,), gain of Eq. 4. If it and ``bias`` are None, there is no transform.
         bias: (C,), bias of Eq. 4.
         groups: Groups of channels that are normalised together; divides C.
         eps: Added to the variance (Eq. 3). Default: 1e-5.
@@ -52,8 +51,8 @@ def _plain(x, weight, bias, groups, eps, normalization):
     dtype = accumulation_dtype(x)
     context = x.mean((2, 3), dtype=dtype)
     if normalization:
-        # Centred first. PyTorch's group normalisation loses the digits of a deviation
-        # that is far smaller than the mean.
+        # The mean is subtracted first. PyTorch's group normalisation would lose digits
+        # if the deviation is far smaller than the mean.
         context = context.reshape(x.shape[0], groups, x.shape[1] // groups)
         context = context - context.mean(2, keepdim=True)
         variance = context.square().mean(2, keepdim=True)

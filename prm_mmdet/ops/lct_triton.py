@@ -1,10 +1,10 @@
 """Linear Context Transform in Triton kernels, forward and backward.
 
-Each direction is three launches: sums over the positions of each channel, what follows
-from the sums within each group of channels, and the sweep that writes the result. The
-sweep starts where the sums stopped, because the positions that were read last are still
-in cache. Sums are accumulated in float32 (float64 for float64 inputs), in an order that
-never changes.
+Each direction has three launches. The first sums over the positions of each channel.
+The middle launch computes gates or gradients of a group of channels from the sums. The
+sweep writes the result. The sweep starts where the sums stopped, because the positions
+that were read last are still in cache. Sums are accumulated in float32 (float64 for
+float64 inputs), in an order that never changes.
 """
 
 from typing import NamedTuple, Optional
@@ -28,7 +28,7 @@ from .triton_launch import (
 # Elements that a program handles at a time, and the program's warps.
 _BLOCK = 4096
 _WARPS = 8
-# Channels of a block in channels_last: a cache line of float32.
+# Channels in a block of a channels_last map: a cache line of float32.
 _INNER = 32
 # Channels that one program of the middle launch takes if no groups are normalised.
 _CHANNELS = 256
@@ -144,9 +144,9 @@ def _plan(x, groups, eps, normalization):
 
 
 def _programs(slabs, available):
-    """Programs that share the positions of a block of channels.
+    """Number of programs that share the positions of a block of channels.
 
-    So many that each available multiprocessor has eight.
+    Each available multiprocessor gets eight programs.
     """
     return triton.cdiv(8 * available, max(slabs, 1))
 
@@ -166,8 +166,8 @@ def _scale(x, gain, shift, result, s, p):
 
 @triton.jit
 def _channels(slab, s, p):
-    """Sample and channels of a block of channels; numbers of the channels among the
-    channels of all samples; whether the channels exist."""
+    """Sample and channels of a block, the channels' numbers among all samples, and
+    whether the channels exist."""
     blocks = tl.cdiv(s.C, p.BLOCK_C)
     sample = slab // blocks
     c = slab % blocks * p.BLOCK_C + tl.arange(0, p.BLOCK_C)
@@ -291,7 +291,7 @@ def _gate_gradient_kernel(
 
 @triton.jit
 def _group(group, s, p):
-    """Channels that a program of the middle launch takes, and whether they exist."""
+    """Channels of a program in the middle launch, and whether the channels exist."""
     j = tl.arange(0, p.BLOCK_M)
     c = group * s.M + j
     return c, (j < s.M) & (c < s.C)
@@ -308,7 +308,7 @@ def _total(shares, channel, inside, s, p):
 
 @triton.jit
 def _normalize(mean, inside, s, p):
-    """The means after Eqs. 2 and 3, and 1 / deviation."""
+    """The normalised means (Eqs. 2 and 3), and the inverse of their deviation."""
     average = tl.sum(tl.where(inside, mean, 0.0), 0) / s.M
     centred = tl.where(inside, mean - average, 0.0)
     inverse = 1 / tl.sqrt(tl.sum(centred * centred, 0) / s.M + p.EPS)
@@ -317,7 +317,7 @@ def _normalize(mean, inside, s, p):
 
 @triton.jit
 def _gate(context, weight, bias, c, inside):
-    """The gates (Eqs. 4 and 5), and the weights."""
+    """The gates (Eqs. 4 and 5), and the gains of Eq. 4."""
     gain = context * 0 + 1
     if weight is not None:
         gain = tl.load(weight + c, mask=inside, other=0).to(context.dtype)

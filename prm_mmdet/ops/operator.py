@@ -1,5 +1,4 @@
-"""One operator from a forward and a backward that are written by hand, and the choice
-between the forms of a block."""
+"""Make one operator from forward and backward kernels, and choose a block's form."""
 
 from __future__ import annotations
 
@@ -46,15 +45,15 @@ def operator(
     ``torch.ops.prm_mmdet.<name>``, which has no second derivative.
 
     The plain form consists of PyTorch operators. It runs where there are no kernels,
-    and where a single operator does not serve: in exported models, under the transforms
-    of ``torch.func``, and in forward-mode differentiation.
+    and where a custom operator fails: in exported models, under the transforms of
+    ``torch.func``, and in forward-mode differentiation.
 
     Args:
         name: Name of the block.
         tensors: The tensors that a call takes, in the language of PyTorch's operator
             schemas. The first tensor is x (B, C, H, W). Others may be None.
-        switches: The other arguments of a call, likewise.
-        kept: The tensors that the kernels' forward keeps for backward, likewise.
+        switches: The other arguments of a call, in the same language.
+        kept: The tensors that forward keeps for backward, in the same language.
         plain: The block in PyTorch operators.
         reference: The block line by line, in the dtype of its input.
         shapes: Function of the arguments of a call. It returns empty tensors with the
@@ -91,7 +90,7 @@ def operator(
 
 def _transformed(tensors: tuple[Tensor | None, ...]) -> bool:
     """Whether torch.func or forward-mode differentiation acts on the tensors. A custom
-    operator fails in the former and loses the derivative in the latter."""
+    operator fails in torch.func, and has no forward-mode derivative."""
     if is_compiling():
         return False
     given = [t for t in tensors if t is not None]
@@ -127,7 +126,7 @@ def _join(name, tensors, switches, kept, shapes, flops):
     def differentiate(ctx, gradient, *_):
         if gradient is None:
             return (None,) * (count + len(ctx.switches))
-        # These are read only once: checkpointing frees them at the first read.
+        # Read these only once: activation checkpointing frees them at the first read.
         saved = ctx.saved_tensors
         gradients = differentiator(gradient, *saved, *ctx.switches)
         return (

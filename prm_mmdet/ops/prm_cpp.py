@@ -15,7 +15,7 @@ from torch import Tensor
 from .common import accumulation_dtype
 from .kernels import LIBRARY, Arguments, from_kernel, to_kernel
 
-_SIMILARITIES = ('dot', 'l1', 'cosine')  # in the order of kernels.cpp
+_SIMILARITIES = ('dot', 'l1', 'cosine')  # in the order of csrc/gates.cpp
 
 
 class _Arguments(Arguments):
@@ -46,7 +46,8 @@ def forward(
     normalization: bool,
 ) -> tuple[Tensor, ...]:
     """Returns y (B, C, H, W), the query's index (B, g), the mean vector (B, g, k) and
-    the statistics of the score (B, g, 3): shift, offset and deviation."""
+    the score's statistics (B, g, 3): shift (the first position's score), offset (the
+    mean of score - shift) and deviation."""
     features = to_kernel(x)
     result = torch.empty_like(features)
     slabs = (len(x), len(alpha))

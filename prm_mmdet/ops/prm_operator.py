@@ -42,7 +42,7 @@ def prm(
     similarity: str = 'dot',
     normalization: bool = True,
 ) -> Tensor:
-    """The input times a gate, one for each group of channels and position.
+    """The input times a gate for each group of channels and each position.
 
     Args:
         x: Features, (B, C, H, W), any floating dtype and memory format. The gate is
@@ -78,7 +78,7 @@ def _plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization
     )
     slab = x.to(dtype).reshape(batch, groups, channels // groups, height * width)
 
-    # Channel after channel, as the reference adds: equal positions have equal sums.
+    # Channels are added in the reference's order, so equal positions have equal sums.
     index = sum(slab.detach().unbind(2)).argmax(2)  # (B, g)
     at = index[:, :, None, None].expand(-1, -1, slab.shape[2], 1)
     targets = torch.stack([slab.gather(3, at).squeeze(3), slab.mean(3)], 2)
@@ -96,7 +96,7 @@ def _plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization
 
 
 def _similarities(slab, targets, similarity):
-    """Eqs. 2-4: slabs (B, g, k, N) against targets (B, g, 2, k) give (B, g, 2, N)."""
+    """Eqs. 2-4: similarity (B, g, 2, N) of slabs (B, g, k, N), targets (B, g, 2, k)."""
     if similarity == 'l1':
         distances = [(slab - t[..., None]).abs().sum(2) for t in targets.unbind(2)]
         return -torch.stack(distances, 2)
@@ -111,7 +111,7 @@ def _encoding(index, theta, sigma, shape):
     """D of Eq. 5, (B, g, N): the mean of a density over rows and one over columns."""
     height, width = shape[2:]
     row = index.div(width, rounding_mode='floor')
-    # Not by %, which PyTorch's ONNX exporter refuses for a dynamic width.
+    # PyTorch's ONNX exporter does not support % for a dynamic width.
     column = index - row * width
     sigma = sigma.abs().clamp(min=MIN_SIGMA)
 
@@ -125,14 +125,14 @@ def _encoding(index, theta, sigma, shape):
 
 
 def _normalize(score):
-    """Eqs. 6 and 7."""
-    # Shifting by one of its own values changes no normalised score. It makes a constant
-    # score exactly zero: the division by EPS would magnify the rounding of a mean.
+    """The normalised score (Eqs. 6 and 7)."""
+    # Subtracting the first score does not change the result. It makes constant scores
+    # exactly zero. Otherwise division by EPS would magnify the rounding of their mean.
     score = score - score[..., :1].detach()
     score = score - score.mean(2, keepdim=True)
-    # In units of the peak, the squares of large scores do not overflow.
+    # Division by the peak keeps the squares of large scores from overflow.
     peak = score.detach().abs().amax(2, keepdim=True).clamp(min=MIN_DEVIATION)
-    # The floor is below every mean square but zero, where sqrt has no gradient.
+    # The minimum replaces only a mean square of zero, where sqrt has no gradient.
     deviation = (score / peak).square().mean(2, keepdim=True).clamp(min=1e-30).sqrt()
     return score / (deviation * peak + EPS)
 
@@ -149,7 +149,7 @@ def _shapes(x, alpha, *_):
 
 
 def _flops(shape: tuple[int, ...], *_: Any, **__: Any) -> int:
-    # Two products with the vectors q and z at each position.
+    # Two products at each position: with the query q, and with the mean vector z.
     return 4 * math.prod(shape)
 
 

@@ -4,9 +4,9 @@ A slab is one group of one sample: K channels by N = H * W positions. Each direc
 takes three passes over a slab, because a pass requires sums over all positions from the
 pass before it:
 
-- forward: the query and the mean vector; the moments of the score; the output.
-- backward: the sums that Eq. 6's gradient requires; the gradients of the query, of the
-  mean vector and of the parameters; the gradient of x.
+- forward: 1. the query and the mean vector, 2. the moments of the score, 3. the output.
+- backward: 1. the sums that Eq. 6's gradient requires, 2. the gradients of the query,
+  of the mean vector and of the parameters, 3. the gradient of x.
 
 If there are enough slabs to fill the device, one program makes all three passes over a
 slab. It starts each pass at the end where the previous pass stopped, because the
@@ -36,10 +36,10 @@ from .triton_launch import (
 )
 
 # Elements of a block. With 16 warps, a program reads 32 kB of float32 at a time, which
-# keeps a multiprocessor's share of the memory busy.
+# uses a multiprocessor's share of the memory bandwidth.
 _BLOCK = 8192
 _WARPS = 16
-# A block has at least this many positions, however many channels: a cache line.
+# A block has at least this many positions (a cache line), even with many channels.
 _MIN_POSITIONS = 16
 _SIMILARITIES = {'dot': 0, 'l1': 1, 'cosine': 2}
 
@@ -50,8 +50,8 @@ _MIN_VARIANCE = tl.constexpr(MIN_DEVIATION**2)
 _MIN_NORMS = tl.constexpr(MIN_NORMS)
 _MIN_SIGMA = tl.constexpr(MIN_SIGMA)
 _ROOT_2_PI = tl.constexpr(2.5066282746310002)
-_NOWHERE = tl.constexpr(2**31 - 1)  # a position that is larger than all others
-# Columns of a program's results in forward; the sums of the K channels follow.
+_NOWHERE = tl.constexpr(2**31 - 1)  # larger than every position
+# Columns of a program's results in forward. The K channels' sums begin at _SUMS.
 _LARGEST, _COUNT, _CENTRE, _SQUARES, _SUMS = (tl.constexpr(i) for i in range(5))
 # Columns of a program's share of the parameters' gradients.
 _BIAS, _WEIGHT, _ALPHA, _BETA, _THETA, _SIGMA = map(tl.constexpr, (0, 1, 2, 3, 4, 6))
@@ -112,8 +112,7 @@ class _Plan(NamedTuple):
 
 
 class _Targets(NamedTuple):
-    """The vectors to which Eq. 1 compares the positions of a slab; made in the
-    kernels."""
+    """The targets and weights of Eq. 1 for one slab, made by the kernels."""
 
     place: tl.tensor  # position of the query, ()
     query: tl.tensor  # query vector, (BLOCK_K,)
@@ -127,7 +126,7 @@ class _Targets(NamedTuple):
 
 
 class _Norm(NamedTuple):
-    """How Eqs. 6 to 8 turn a score into a logit; made in the kernels, all ()."""
+    """Numbers by which Eqs. 6 to 8 turn a score into a logit, made by the kernels."""
 
     shift: tl.tensor  # score of the first position
     offset: tl.tensor  # mean of score - shift
@@ -215,7 +214,7 @@ def backward(
         gradients += [x.new_empty(0), x.new_empty(0)]
     else:
         gradients += [shared[:2], shared[2]]
-    # Copies, because an operator's outputs may not share their memory.
+    # Copy, because an operator's outputs may not share memory.
     likes = [x if p is None else p for p in parameters]
     g_alpha, g_beta, g_weight, g_bias, g_theta, g_sigma = (
         g.to(p.dtype, copy=True) for g, p in zip(gradients, likes)
@@ -286,7 +285,7 @@ def _find_query(s, f, p):
         block = _load(s.x, n, s, p)
         total += block
         value = tl.sum(block, 0)
-        # One NaN makes the whole slab NaN, so any position will do for the query.
+        # One NaN makes the whole slab NaN, so any position can be the query.
         value = tl.where(value == value, value, float('inf'))
         value = tl.where(n < s.N, value, float('-inf'))
         better = (value > largest) | ((value == largest) & (n < place))
@@ -319,7 +318,7 @@ def _measure_score(s, f, p):
     if p.NORMALIZED:
         t = _targets(place, mean, s, p)
         shift = _shift(t, s, p)
-        # Welford's recurrence in each lane, Chan's formula between lanes.
+        # Each lane updates its mean by Welford's recurrence. _combine joins the lanes.
         acc = f.partial.dtype.element_ty
         count = tl.zeros([p.BLOCK_N], acc)
         centre = tl.zeros([p.BLOCK_N], acc)
@@ -382,7 +381,7 @@ def _backward_kernel(s, b, p):
 def _sum_logits(s, b, p):
     """First pass: the gradients of weight and bias, which Eq. 6's gradient requires.
 
-    The second pass reads the gradient of the logit, a K-th of the gradient of y.
+    The pass stores the logit's gradient, which is smaller than y, for the second pass.
     """
     begin, end = _blocks(s, p)
     t = _recall(s, p)
@@ -397,7 +396,7 @@ def _sum_logits(s, b, p):
         g_logit = tl.sum(_load(b.gradient, n, s, p) * block, 0) * gate * (1 - gate)
         tl.store(_logits(n, s, b), g_logit, mask=n < s.N)
         g_bias += tl.where(n < s.N, g_logit, 0.0)
-        # In this order nothing overflows where an infinite deviation makes inverse 0.
+        # In this order, nothing overflows if an infinite deviation makes inverse 0.
         g_weight += tl.where(n < s.N, g_logit * (score * norm.inverse), 0.0)
     own = b.g_parameters + _share(p) * 7
     tl.store(own + _BIAS, tl.sum(g_bias, 0))
@@ -406,7 +405,7 @@ def _sum_logits(s, b, p):
 
 @triton.jit
 def _differentiate_targets(s, b, p):
-    """Second pass: the other parameters' gradients, the query's and the mean's."""
+    """Second pass: gradients of the other parameters, the query and the mean vector."""
     begin, end = _blocks(s, p)
     t = _recall(s, p)
     norm = _recall_norm(t, s, p)
@@ -436,7 +435,7 @@ def _differentiate_targets(s, b, p):
         by_row, by_column = t.row * down, t.column * across
         g_row -= g_density * rows * by_row * down
         g_column -= g_density * columns * by_column * across
-        # Position by position, because sums of the two terms would cancel.
+        # The terms are added at each position, because their sums would cancel.
         g_sigma += g_density * (
             rows * (by_row * by_row - 1) + columns * (by_column * by_column - 1)
         )
@@ -451,7 +450,7 @@ def _differentiate_targets(s, b, p):
         inverse = 1 / tl.maximum(tl.abs(sigma), _MIN_SIGMA)
         tl.store(own + _THETA, inverse * tl.sum(g_row, 0))
         tl.store(own + _THETA + 1, inverse * tl.sum(g_column, 0))
-        # Below its floor, and at zero, sigma has no effect.
+        # If |sigma| is below _MIN_SIGMA, it has no effect and no gradient.
         sign = tl.where(sigma < 0, -1.0, 1.0)
         sign = tl.where(tl.abs(sigma) < _MIN_SIGMA, 0.0, sign)
         tl.store(own + _SIGMA, sign * inverse * tl.sum(g_sigma, 0))
@@ -512,7 +511,7 @@ def _every_share(p):
 
 @triton.jit
 def _positions(i, p):
-    """The positions of a block, (BLOCK_N,); some may lie beyond the map."""
+    """The positions of a block, (BLOCK_N,). Some may lie beyond the map."""
     return i * p.BLOCK_N + tl.arange(0, p.BLOCK_N)
 
 
@@ -555,7 +554,7 @@ def _logits(n, s, b):
 
 @triton.jit
 def _combine(count, mean, squares):
-    """Chan's formula: number, mean and squared deviations of all parts together."""
+    """Count, mean and squared deviations of all parts together (Chan's formula)."""
     number = tl.sum(count, 0)
     middle = tl.sum(count * mean, 0) / tl.maximum(number, 1.0)
     away = mean - middle
@@ -580,8 +579,7 @@ def _targets(place, mean, s, p):
 
 @triton.jit
 def _recall(s, p):
-    """The targets of a slab, from the query's index and mean vector that forward
-    kept."""
+    """The targets of a slab, from the index and mean vector that forward kept."""
     slab, c = tl.program_id(0).to(tl.int64), tl.arange(0, p.BLOCK_K)
     mean = tl.load(s.mean + slab * p.K + c, mask=c < p.K, other=0)
     return _targets(tl.load(s.place + slab).to(tl.int32), mean, s, p)
@@ -597,7 +595,7 @@ def _distances(n, t, s):
 
 @triton.jit
 def _densities(n, t, s):
-    """The two halves of Eq. 5's D, of rows and of columns."""
+    """The halves of D (Eq. 5) from rows and from columns."""
     down, across = _distances(n, t, s)
     rows = t.height * tl.exp(-0.5 * (t.row * down) * (t.row * down))
     columns = t.height * tl.exp(-0.5 * (t.column * across) * (t.column * across))
@@ -606,8 +604,7 @@ def _densities(n, t, s):
 
 @triton.jit
 def _similarity(block, target, p):
-    """Similarity (Eqs. 2 to 4) of each position in a block to the target,
-    (BLOCK_N,)."""
+    """Similarity of each position in a block to the target, (BLOCK_N,), Eqs. 2 to 4."""
     if p.SIMILARITY == _L1:
         value = -tl.sum(tl.abs(block - target[:, None]), 0)
     else:
@@ -625,7 +622,7 @@ def _norms(block, target):
 
 @triton.jit
 def _similarity_gradient(g, block, target, p):
-    """Gradients of the block and, position by position, of the target, (K, N) each."""
+    """Gradients of the block, and of the target at each position, (K, N) each."""
     if p.SIMILARITY == _L1:
         away = block - target[:, None]
         sign = tl.where(away > 0, 1.0, tl.where(away < 0, -1.0, 0.0))
@@ -635,7 +632,7 @@ def _similarity_gradient(g, block, target, p):
         radial = g * 0
         if p.SIMILARITY == _COSINE:
             norms = _norms(block, target)
-            # Below their floor the norms are a constant.
+            # Below _MIN_NORMS, the norms are a constant.
             radial = g * _similarity(block, target, p)
             radial = tl.where(norms < _MIN_NORMS, 0.0, radial)
             g = g / tl.maximum(norms, _MIN_NORMS)
@@ -704,8 +701,7 @@ def _gate(score, norm):
 
 @triton.jit
 def _balance(norm, s, b, p):
-    """What Eqs. 6 and 7 subtract from the gradient of the logit: an average, and a
-    multiple of the score."""
+    """The average, and the factor of the score, that Eqs. 6 and 7 take from g_logit."""
     average, spread = 0.0, 0.0
     if p.NORMALIZED:
         shares = b.g_parameters + _every_share(p) * 7

@@ -31,7 +31,7 @@ class PRMSteps(NamedTuple):
     """What PRM computes on the way to its output."""
 
     query: Tensor  # (B, g), index of the query point among the N positions
-    encoding: Optional[Tensor]  # D of Eq. 5, (B, g, N); None without it
+    encoding: Optional[Tensor]  # D of Eq. 5, (B, g, N), or None
     gate: Tensor  # (B, g, N)
 
 
@@ -46,7 +46,7 @@ def prm_steps(
     similarity: str = 'dot',
     normalization: bool = True,
 ) -> PRMSteps:
-    """The gate of PRM, and what leads to it.
+    """The gate of PRM, and the quantities that lead to it.
 
     ``alpha``, ``beta``, ``weight``, ``bias`` are (g,); ``theta`` (2,) and ``sigma`` ()
     are None to leave the position encoding out.
@@ -64,7 +64,7 @@ def prm_steps(
     q = slab.gather(3, i[..., None, None].expand(-1, -1, c // g, 1)).squeeze(3)
     z = slab.mean(3)
 
-    # Eq. 5, on each axis; the two axes are averaged.
+    # Eq. 5 on each axis. D is the mean of both.
     D = None
     if theta is not None:
         assert sigma is not None, 'theta requires sigma'
@@ -98,7 +98,7 @@ def prm_steps(
 
 
 def _phi(slab, v, similarity):
-    """Eqs. 2-4: (B, g, k, N) against (B, g, k) gives (B, g, N)."""
+    """Similarity (Eqs. 2-4), (B, g, N), of slabs (B, g, k, N) to vectors (B, g, k)."""
     v = v[..., None]
     if similarity == 'l1':
         return -(slab - v).abs().sum(2)
@@ -156,8 +156,8 @@ def sac(
     """Spatially-Aware Context (Ruan et al., IEEE TIP 2021, Eqs. 2-5).
 
     ``w_phi`` and ``w_theta`` are (K, C), ``w_rho`` (D, C), the biases (K,) and (D,).
-    ``softmax`` normalises the weights over the K contexts (the paper's Table II);
-    ``residual`` adds x, for which D is C.
+    ``softmax`` normalises the weights over the K contexts (the paper's Table II).
+    ``residual`` adds x, which requires D = C.
     """
     b, c, h, w = x.shape
     X = x.reshape(b, c, h * w)

@@ -96,8 +96,7 @@ def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _mixing(w_transform, contexts):
-    """The matrix, (B, D, K), that mixes the weights of the contexts in the
-    re-associated Eq. 5."""
+    """The matrix W contexts^T, (B, D, K), by which Eq. 5 multiplies the weights."""
     return (w_transform @ contexts.mT).contiguous()
 
 

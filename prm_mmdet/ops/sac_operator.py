@@ -1,4 +1,4 @@
-"""Spatially-Aware Context as one function, re-associated.
+"""Spatially-Aware Context as one function, with fewer multiplications.
 
 Source: D. Ruan, Y. Shi, J. Wen, N. Zheng and M. Zheng, "Spatially-Aware Context Neural
 Networks", IEEE Transactions on Image Processing 30, 2021, Eqs. 2-5.
@@ -8,8 +8,8 @@ is linear. W Y = (W contexts^T) weights costs K (N + C) multiplications a channe
 instead of C N, and Y is never formed.
 
 For backward, the kernels (``sac_cpp.py``) keep x, the contexts (B, K, C) and the
-denominators of the attention (B, K). The plain form keeps x, x centred at its mean, in
-float32 if x has half precision, and the maps of attention and weights (B, 2K, N).
+denominators of the attention (B, K). The plain form keeps x, x minus its mean (in
+float32 at least), and the maps of attention and weights (B, 2K, N).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def sac(
         b_transform: (D,).
         softmax: Whether to normalise the weights over the K contexts (the paper's
             Table II). Default: False.
-        residual: Whether to add x, for which D is C. Default: True.
+        residual: Whether to add x, which requires D = C. Default: True.
 
     Returns:
         (B, D, H, W), dtype of ``x``.
@@ -66,8 +66,8 @@ def sac(
 def sac_context(
     x: Tensor, attention: Tensor, weights: Tensor, softmax: bool = False
 ) -> Tensor:
-    """Gather K contexts from all positions and mix them anew at each, the part of SAC
-    that other blocks share.
+    """Gather K contexts from all positions, and mix them anew at each position. Other
+    blocks share this part of SAC.
 
     Args:
         x (Tensor): Features, (B, C, H, W).
@@ -105,8 +105,8 @@ def _plain(
 ):
     dtype = accumulation_dtype(x)
     features = x.flatten(2).to(dtype)  # (B, C, N)
-    # Neither the attention nor the contexts depend on where the features are centred.
-    # At their mean, gradients keep their digits if the mean exceeds the deviation.
+    # Subtracting the features' mean does not change the attention. It keeps gradients
+    # exact if the mean is far larger than the deviation.
     centre = features.detach().mean(2, keepdim=True)
     centred = features - centre
     attention = w_attention.to(dtype) @ centred + b_attention.to(dtype)[:, None]
@@ -118,7 +118,7 @@ def _plain(
     y = w_transform.to(dtype) @ contexts @ weights + b_transform.to(dtype)[:, None]
     if residual:
         y = y + features
-    # Not by unflatten, for which PyTorch's older ONNX exporter freezes sizes.
+    # With unflatten, PyTorch's older ONNX exporter would freeze the sizes.
     return y.to(x.dtype).reshape(x.shape[0], y.shape[1], *x.shape[2:])
 
 
@@ -133,8 +133,8 @@ def _shapes(x, w_attention, b, w_customization, b2, w_transform, *_):
 
 
 def _products(x, w_attention, w_transform):
-    """Multiplications of a (C, K) and of a (D, K) matrix with a map of K numbers a
-    position, and of a (D, C) matrix with the K contexts."""
+    """Multiplications of a (C, K) and of a (D, K) matrix with a map (B, K, H, W), and
+    of a (D, C) matrix with the K contexts."""
     batch, channels, height, width = x
     k = batch * w_attention[0]
     positions = k * height * width
@@ -153,8 +153,8 @@ def _flops(x, w_attention, b, w_customization, b2, w_transform, *_, **__):
 
 def _backward_flops(g, x, w_attention, b, w_customization, b2, w_transform, *_, **__):
     gather, mix, transform = _products(x, w_attention, w_transform)
-    # Two products for the maps again, one for the gradient of the attention, two for
-    # that of the maps' convolutions, and three for that of x.
+    # Two products for the maps again, and one, two and three for the gradients of the
+    # attention, of the maps' convolutions and of x.
     return 2 * (8 * gather + 2 * mix + 3 * transform)
 
 

@@ -47,8 +47,7 @@ def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
 def strides(x: Tensor) -> tuple[int, int]:
     """Elements between neighbouring channels and positions of a dense map.
 
-    They follow from the shape. ``x.stride`` would not do: PyTorch leaves the stride of
-    a dimension of size 1 undefined.
+    ``x.stride`` cannot be used: it is undefined for a dimension of size 1.
     """
     if x.is_contiguous():
         return x.shape[2] * x.shape[3], 1
@@ -57,7 +56,7 @@ def strides(x: Tensor) -> tuple[int, int]:
 
 def wide(x: Tensor) -> bool:
     """Whether offsets within a sample of a map need 64 bits."""
-    # Less than 2^31: blocks reach beyond the last channel and position.
+    # The limit is below 2^31, because blocks may reach beyond the map.
     return x[:1].numel() >= 2**30
 
 
@@ -91,8 +90,8 @@ def launch(
     device = torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
     with device:
         # Without contraction to fused multiply-adds, one formula rounds the same way
-        # wherever a kernel computes it. PRM relies on that: it divides the score by as
-        # little as 1e-5.
+        # wherever a kernel computes it. PRM requires this, because it divides the score
+        # by as little as 1e-5.
         kernel[grid](*arguments, **options, enable_fp_fusion=False)
 
 

@@ -2,15 +2,15 @@
 
 Each row names the config that reproduces it.
 
-``top1`` and ``top5`` are accuracies on the validation set, in percent; ``params`` is in
-millions, ``flops`` in giga multiply-adds, at 224 x 224. A group of rows begins with its
-baseline, except in ablations that the paper prints without a baseline.
+``top1`` and ``top5`` are accuracies on the validation set, in percent. ``params`` is in
+millions, and ``flops`` in giga multiply-adds at 224 x 224. A group of rows begins with
+its baseline, except in ablations that the paper prints without a baseline.
 """
 
 from .table import Counting, read_table
 
 _ACCURACY = 'top1 top5'
-# Patterns of the configs' names, and the papers' recipes.
+# For each paper: the pattern of the configs' paths, and the default recipe.
 _PRM = ('imagenet/{name}_{recipe}_imagenet.py', '8xb32-100e')
 _LCT = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e')
 _SAC = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e-warmup')

@@ -25,16 +25,16 @@ from ..plugins import BAM, CBAM, GE, LCT, PRM, SAC, SE, SGE, SK
 from .table import Counting, Row, Table
 
 COLUMNS = ('params', 'flops', 'd_params', 'd_flops')
-# Number of global poolings in a block, for the detectors' tables: those that the figure
-# of the block's paper shows. PRM is missing, because its paper prints the FLOPs of the
+# Number of global poolings in a block that count in the detectors' tables: those in the
+# figure of the block's paper. PRM is missing: its paper prints the FLOPs of the
 # baseline for PRM, and so does not count PRM's means.
 _POOLED = {SE: 1, LCT: 1, BAM: 1, CBAM: 4}
-# The same for the classifiers' tables: those that are layers (nn.Module) in the code
-# published for the block. CBAM's means and maxima over channels and BAM's mean are
-# functions there, which ptflops does not see. SK's published code pools twice, but it
-# has one ReLU less, which cancels the second pooling.
+# Global poolings that count in the classifiers' tables: those that are layers
+# (nn.Module) in the block's published code. ptflops does not see functions, such as
+# CBAM's means and maxima over channels, and BAM's mean. SK's published code pools
+# twice, but it has one ReLU less, which cancels the second pooling.
 _POOLED_IN_LAYERS = {SE: 1, LCT: 1, GE: 1, SGE: 1, SK: 1, CBAM: 2, PRM: 1}
-# Operations that ptflops counts for other kinds of layers, of input x and output y.
+# Operations that ptflops counts for other kinds of layers, by input x and output y.
 _ELEMENTWISE: dict[type[nn.Module], Callable] = {
     nn.BatchNorm2d: lambda x, y: 2 * x.numel(),
     nn.ReLU: lambda x, y: y.numel(),
@@ -48,8 +48,8 @@ _ELEMENTWISE: dict[type[nn.Module], Callable] = {
 class Complexity:
     """Parameters and multiply-adds of a model.
 
-    If ``Counting.every_layer`` is set, multiply-adds are those of the whole network.
-    Otherwise, they are those of the backbone.
+    Multiply-adds are those of the whole network if ``Counting.every_layer`` is set,
+    else those of the backbone.
     """
 
     params: int  # of the whole model
@@ -168,7 +168,7 @@ def _paper_flops(network, way):
         if type(layer) in pooled:
             total += pooled[type(layer)] * output.numel()
         if way.every_layer and isinstance(layer, PRM):
-            # The published code pools one map a group to find the query.
+            # The published code pools one map per group to find the query.
             total += layer.groups * math.prod(output.shape[2:])
 
     def count_sac(block, inputs, output):

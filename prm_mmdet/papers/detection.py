@@ -1,9 +1,9 @@
 """The COCO tables of the three papers. Each row names the config that reproduces it.
 
-Columns bear the names of MMDetection's metrics, in percent; ``params`` is in millions,
-``flops`` in giga multiply-adds, ``fps`` in images a second (the SAC paper's, on one
-GeForce RTX 2080Ti). ``d_params`` and ``d_flops`` are differences to the baseline.
-A group of rows begins with its baseline.
+AP columns have the names of MMDetection's metrics, in percent. ``params`` is in
+millions, and ``flops`` in giga multiply-adds. ``fps`` is images a second on the SAC
+paper's GeForce RTX 2080Ti. ``d_params`` and ``d_flops`` are differences to the
+baseline. A group of rows begins with its baseline.
 """
 
 from .table import Counting, read_table
@@ -12,7 +12,7 @@ _BOX = 'bbox_mAP bbox_mAP_50 bbox_mAP_75'
 _SIZES = 'bbox_mAP_s bbox_mAP_m bbox_mAP_l'
 _MASK = 'segm_mAP segm_mAP_50 segm_mAP_75'
 _MASK_SIZES = 'segm_mAP_s segm_mAP_m segm_mAP_l'
-# Patterns of the configs' names, and the papers' recipes.
+# For each paper: the pattern of the configs' paths, and the default recipe.
 _PRM = ('prm/{name}_fpn_{recipe}_coco.py', '2x')
 _LCT = ('lct/{name}_fpn_{recipe}_coco.py', '4xb1-1x')
 _SAC = ('sac/{name}_fpn_{recipe}_coco.py', '4xb2-1x')
@@ -33,8 +33,8 @@ cascade-rcnn_r50           | 40.6 58.9 44.2 22.4 43.7 54.7 234.71 69.17
 cascade-rcnn_r50-gc-c2-c5  | 41.1 59.7 44.6 23.6 44.1 54.3 234.82 71.69
 cascade-rcnn_r50-prm-c2-c5 | 42.5 61.2 46.2 24.2 45.8 56.4 234.71 69.17
 """,
-        # The table's parameters are those that are trained. They leave out the frozen
-        # stem and c2 (225,344). The FLOPs of SE and GC fit blocks in c2-c5.
+        # The table counts trained parameters only, without the frozen stem and c2
+        # (225,344). The FLOPs of SE and GC fit blocks in c2-c5.
         Counting((800, 1280), trainable=True),
     ),
     read_table(

@@ -2,8 +2,8 @@
 run it: VSGNet is not part of MMDetection.
 
 Columns are mean average precision in percent: ``full`` over all 600 interactions,
-``rare`` over the 138 with fewer than 10 training examples, ``non_rare`` over the other
-462. Each row names the config that pre-trains its backbone.
+``rare`` over 138 with fewer than 10 training examples, ``non_rare`` over the rest. Each
+row names the config that pre-trains its backbone.
 
 Source: D. Ruan et al., IEEE TIP 30, 2021, Table XI and Section IV-C.
 """

@@ -121,8 +121,7 @@ def backbone_of(config: str) -> tuple[str, str] | None:
 
 
 def row_cells(configs: Sequence[str], runs: Runs) -> dict[str, Cell]:
-    """The cells of some rows by their configs, each after the cell that trains its
-    backbone.
+    """The cells of some rows by their configs, after the cells of their backbones.
 
     A backbone whose file exists is not trained again.
 
@@ -196,8 +195,8 @@ def run_rows(
 
 
 def _look_for_data(cells: Mapping[str, Cell]) -> None:
-    """Raise MissingInput if a row is to be run and its data, one set for all detectors
-    and one for all classifiers, are missing."""
+    """Raise MissingInput if a row is to be run and its data are missing. All detectors
+    have one data set, and all classifiers have another."""
     found = set()
     for config, cell in cells.items():
         classifies = config.startswith('imagenet/')

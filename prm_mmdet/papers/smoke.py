@@ -1,5 +1,4 @@
-"""Configs of smoke runs. A smoke run does all that a row of a table does, with few
-images and steps."""
+"""Configs of smoke runs: runs of the tables' rows with few images and steps."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ from ..pretraining.imagenet import find_classes
 
 
 def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
-    """Write the config of a row's smoke run: the row's config, with few and small
-    images.
+    """Write the config of a row's smoke run, with few and small images.
 
     A backbone that is pre-trained with a block is read from ``folder``, where the smoke
     run of the backbone's row has published it.
@@ -40,9 +38,9 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
     elif backbone['type'] == 'prm_mmdet.Plugged':
         start = dict(model=start)
     elif config.startswith('imagenet/') and 'depth' in backbone:
-        # A detector may start from this classifier, with its norms' running statistics.
-        # After two steps these are far from the true ones, and numbers may overflow.
-        # Residual branches that start at zero keep them finite.
+        # A detector may start from this classifier. After two steps, the norms' running
+        # statistics are so far off that numbers may overflow in the detector. Residual
+        # branches that start at zero keep numbers finite.
         start = dict(zero_init_residual=True)
     model: dict = dict(backbone=start)
     for name in ('train_cfg', 'test_cfg'):  # only detectors have them
@@ -61,7 +59,7 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
         row = cfg[f'{phase}_dataloader']
         data = row['dataset']
         loader['dataset'] = dict(pipeline=[_small_step(s) for s in data['pipeline']])
-        if 'ann_file' not in data:  # The data set has folders of images.
+        if 'ann_file' not in data:  # a data set of image folders
             loader['batch_size'] = min(2, row['batch_size'])
             loader['dataset']['indices'] = images
             classes = os.path.join(data['data_root'], 'train')
@@ -97,8 +95,7 @@ def _write_subset(annotations: str, images: int, folder: Path) -> str:
 def _few(settings: object) -> object:
     """A detector's train_cfg or test_cfg with few proposals and no score threshold.
 
-    An untrained detector has low scores, and MMDetection computes no AP if nothing is
-    detected.
+    Untrained detectors have low scores, and without detections there is no AP.
     """
     if isinstance(settings, list):
         return [_few(s) for s in settings]

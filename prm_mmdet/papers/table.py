@@ -11,7 +11,7 @@ class Row:
     """One row of a table."""
 
     config: str  # path below configs/
-    # Config of the row from which gains are measured; a baseline names itself.
+    # Config of the row from which gains are measured. A baseline names itself.
     baseline: str
     cells: Mapping[str, float]  # numbers by column
 

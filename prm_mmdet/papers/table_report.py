@@ -1,4 +1,4 @@
-"""A table of a paper, with what was measured and counted here beside it."""
+"""A table of a paper, beside numbers measured and counted with this package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOGGED = {'coco': 1, 'accuracy': 2}
 def report(
     table: Table, work_dirs: str | Path | None = None, style: str = 'terminal'
 ) -> str:
-    """One table as text: the paper's numbers, those of this package, and gains.
+    """One table as text: the paper's numbers, this package's numbers, and gains.
 
     Args:
         table: A table, such as those in :data:`prm_mmdet.papers.TABLES`.
@@ -35,8 +35,8 @@ def report(
     Returns:
         The text, with a line break at its end. Beside AP and accuracy, ``here`` is the
         result of the last evaluation of the config, and empty without an evaluation.
-        Beside complexity, ``counted`` is the paper's way of counting done again, and
-        ``here`` counts the config as it runs. Beside ``fps``, ``here`` is what
+        Beside complexity, ``counted`` repeats the paper's way of counting, and ``here``
+        counts the config as it runs. Beside ``fps``, ``here`` is what
         ``tools/benchmark.py fps`` measured last. Its ratio to the baseline is shown if
         both were measured on the same device.
     """
@@ -108,7 +108,7 @@ def _gain(row, cells, base, column, places):
 
 
 def _unfinished(row, work_dirs):
-    """A note if the numbers of a run are not those of its last epoch."""
+    """A note if the numbers of a run are not from its last epoch."""
     epoch = measured(work_dirs, row.config).get('epoch') if work_dirs else None
     if epoch is None:
         return []
@@ -128,8 +128,8 @@ def measured(work_dirs: str | Path, config: str) -> dict[str, float]:
         config: Path below ``configs/``.
 
     Returns:
-        Metric names to percent, and ``epoch``, unless the name of the tested
-        checkpoint does not contain it; empty without an evaluation.
+        Percent by metric name, and ``epoch`` if the name of the tested checkpoint
+        contains it. Empty without an evaluation.
     """
     for evaluation in reversed(read_evaluations(Path(work_dirs, Path(config).stem))):
         numbers = {}

@@ -9,8 +9,7 @@ stays MMCV's Switchable Atrous Convolution.
 ``prm_mmdet.DoubleAttention`` are the blocks that the papers compare with.
 
 The names of a block's parameters and submodules, and its abbreviation ``_abbr_``, are
-part of the keys in checkpoints. If one of these names changes, older checkpoints do not
-load.
+part of the keys in checkpoints. If a name changes, older checkpoints do not load.
 """
 
 from .compared.bam import BAM

@@ -1,4 +1,4 @@
-"""Refusals that the blocks share. Each names the block, the argument and the cure."""
+"""Checks that the blocks share. Messages name the block, the argument and the cure."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def check_groups(
     min_channels: int = 1,
     name: str = 'groups',
 ) -> None:
-    """Raise GroupsError unless ``groups`` equal parts of at least ``min_channels``
-    channels make ``in_channels``; ``name`` is what the block calls ``groups``."""
+    """Raise GroupsError unless ``groups`` divides ``in_channels`` into groups of at
+    least ``min_channels``. ``name`` is the block's name for ``groups``."""
     check_positive_int(block, **{'in_channels': in_channels, name: groups})
     if in_channels % groups or in_channels // groups < min_channels:
         raise GroupsError(block, name, groups, in_channels, min_channels)
@@ -95,8 +95,7 @@ def check_choice(block: str, name: str, value: Any, choices: Sequence[str]) -> N
 
 
 def check_input(block: str, x: Tensor, in_channels: int) -> None:
-    """Raise ValueError unless ``x`` is (B, in_channels, H, W) with H, W >= 1, of a
-    floating dtype."""
+    """Raise ValueError unless ``x`` is a floating (B, in_channels, H, W), H, W > 0."""
     expected = f'(B, {in_channels}, H, W) with H and W at least 1'
     if x.dim() != 4 or x.shape[1] != in_channels or 0 in x.shape[2:]:
         raise ValueError(

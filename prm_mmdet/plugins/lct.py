@@ -3,9 +3,8 @@
 Source: D. Ruan, J. Wen, N. Zheng and M. Zheng, "Linear Context Transform Block",
 AAAI 2020.
 
-Choice where the paper differs from itself: the block has 2C parameters, a gain and a
-bias for each channel, as Eq. 4 and the parameters of the paper's tables have. The
-text counts C.
+Choice where the paper contradicts itself: the block has 2C parameters (a gain and a
+bias per channel), as in Eq. 4 and in the tables. The text counts C.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class LCT(nn.Module):
         ValueError: An argument or the input does not fit; the message says which.
     """
 
-    # The block's default name in a network, so a part of the keys in checkpoints.
+    # The block's default name in a network, which is part of the keys in checkpoints.
     _abbr_ = 'lct'
 
     def __init__(
@@ -67,7 +66,6 @@ class LCT(nn.Module):
         self.groups = groups
         self.eps = eps
         self.normalization = normalization
-        # The names of these parameters are keys of every saved checkpoint.
         self.weight = self.bias = None
         if transform:
             self.weight = nn.Parameter(torch.full((in_channels,), float(init_weight)))

@@ -31,8 +31,8 @@ from .checks import check_choice, check_groups, check_input
 @MMDET_MODELS.register_module()
 @MODELS.register_module()
 class PRM(nn.Module):
-    """Gate each position by its similarity to the most salient one, weighted by the
-    distance to it, and to the mean; the gate is shared by a group of channels.
+    """Gate each position by its similarities to the most salient position and to the
+    mean. Distance weights the first similarity. The channels of a group share the gate.
 
     Args:
         in_channels (int): Channels C of the input.
@@ -56,7 +56,7 @@ class PRM(nn.Module):
         ValueError: An argument or the input does not fit; the message says which.
     """
 
-    # The block's default name in a network, so a part of the keys in checkpoints.
+    # The block's default name in a network, which is part of the keys in checkpoints.
     _abbr_ = 'prm'
 
     def __init__(
@@ -74,7 +74,6 @@ class PRM(nn.Module):
         self.groups = groups
         self.similarity = similarity
         self.normalization = normalization
-        # The names of these parameters are keys of every saved checkpoint.
         self.alpha = nn.Parameter(torch.zeros(groups))
         self.beta = nn.Parameter(torch.ones(groups))
         self.weight = nn.Parameter(torch.zeros(groups))

@@ -6,8 +6,8 @@ Networks", IEEE Transactions on Image Processing 30, 2021.
 Choices where the paper is silent:
 
 - All 1x1 convolutions have biases. Eqs. 3 to 5 show none.
-- The last convolution of ``transform`` starts at zero, as in GCNet: a fresh block is
-  the identity.
+- ``transform`` ends with a convolution of zeros, as in GCNet. So a fresh block is the
+  identity.
 - The bottleneck transform has GC's hidden width, C / 16, and a plain batch
   normalisation. A backbone's ``norm_eval`` freezes its running statistics. They keep
   their initial values unless they were trained before.
@@ -38,9 +38,9 @@ class SAC(BaseModule):
         reduction (int): l; the block gathers K = max(1, C // l) contexts. Default: 32.
         softmax (bool): Whether the weights of the contexts are normalised by a softmax
             over the K contexts (the paper's Table II). Default: False.
-        transform (str): 'conv', one 1x1 convolution (Eq. 5), or 'bottleneck', 1x1 to
-            C / 16, batch normalisation, ReLU, 1x1 back, which the paper uses after the
-            last 1x1 convolution (Table III). Default: 'conv'.
+        transform (str): 'conv', a 1x1 convolution (Eq. 5), or 'bottleneck': 1x1
+            convolution to C / 16, batch normalisation, ReLU, 1x1 convolution back. The
+            paper uses it after the last 1x1 convolution (Table III). Default: 'conv'.
         context (bool): False leaves only ``transform`` on the input, the paper's depth
             ablation (Table IV). Default: True.
 
@@ -51,9 +51,9 @@ class SAC(BaseModule):
     and so on. If a name or the order changes, older checkpoints do not load.
 
     The block reads the weights of its convolutions, and does not call them. If a
-    convolution has hooks, no bias or a forward of its own (an adapter, an older weight
-    norm), the block calls all of them in the paper's order. This takes several times
-    longer.
+    convolution has hooks, no bias or its own forward (an adapter, an older weight
+    norm), the block calls all convolutions in the paper's order. This takes several
+    times longer.
 
     Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
 
@@ -61,8 +61,8 @@ class SAC(BaseModule):
         ValueError: An argument or the input does not fit; the message says which.
     """
 
-    # The block's default name in a network, so a part of the keys in checkpoints. It is
-    # not 'sac': DetectoRS's bottleneck keeps its own setting under that name.
+    # The block's default name in a network, which is part of the keys in checkpoints.
+    # 'sac' is not free: DetectoRS's bottleneck has an attribute of this name.
     _abbr_ = 'sac_block'
 
     def __init__(
@@ -81,7 +81,6 @@ class SAC(BaseModule):
         self.arguments = dict(
             reduction=reduction, softmax=softmax, transform=transform, context=context
         )
-        # The names of these three submodules are part of the keys in saved checkpoints.
         self.attention = self.customization = None
         if context:
             contexts = max(1, in_channels // reduction)
@@ -101,8 +100,7 @@ class SAC(BaseModule):
         self._zero_last_convolution()
 
     def init_weights(self) -> None:
-        """Start as the identity, whatever the backbone's ``init_cfg`` gave the block's
-        convolutions."""
+        """Set the last convolution to zero, whatever the backbone's ``init_cfg``."""
         super().init_weights()
         self._zero_last_convolution()
 

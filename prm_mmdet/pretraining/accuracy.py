@@ -17,8 +17,8 @@ class Accuracy(BaseMetric):
     The metrics are named ``accuracy/top1``, ``accuracy/top5``, and so on. Images with
     label -1 do not count. An image with NaN among its scores counts as wrong.
 
-    The metric reads ``logits`` (classes,) and ``gt_label`` of each image. Probabilities
-    would not do, because those far below the highest are all rounded to 0.
+    The metric reads ``logits`` (classes,) and ``gt_label`` of each image. It does not
+    read probabilities, because small probabilities are rounded to 0.
 
     Args:
         topk: Values of k. Default: (1, 5).

@@ -67,7 +67,7 @@ class LoadImage(BaseTransform):
         return results
 
     def load(self, data: bytes, shape: tuple[int, int]) -> np.ndarray | None:
-        """Decode an image; None if OpenCV cannot decode it.
+        """Decode an image. None if OpenCV cannot decode it.
 
         Args:
             data: Content of the file.
@@ -124,7 +124,7 @@ class LoadRandomResizedCrop(LoadImage):
         return None if image is None else self.cut(image, shape, part)
 
     def reduction(self, part: Part) -> float:
-        """Factor by which the decoded image may be smaller for a part of it."""
+        """Factor by which the image may be decoded smaller, for this part of it."""
         return min(part[2:]) / self.size
 
     def cut(self, image: np.ndarray, shape: tuple[int, int], part: Part) -> np.ndarray:
@@ -197,7 +197,7 @@ def _is_turned(image):
 
 
 def decode(data: bytes, smaller: float) -> np.ndarray | None:
-    """Decode an image; None if OpenCV cannot decode it.
+    """Decode an image. None if OpenCV cannot decode it.
 
     Args:
         data: Content of the file.

@@ -3,10 +3,9 @@
 Source: J. Park, S. Woo, J.-Y. Lee and I. S. Kweon, "BAM: Bottleneck Attention Module",
 BMVC 2018.
 
-Departures and choices: the two branches are added, as in the paper (its published code
-multiplies them); batch normalisation follows each hidden layer, as in the code, not the
-last one, as in the paper's equations. The parameter counts of the SAC paper's Table X
-need batch normalisation somewhere and fit both.
+Choices: The two branches are added, as in the paper. The published code multiplies
+them. Batch normalisation follows each hidden layer, as in the code. In the paper's
+equations, it follows the last layer. The SAC paper's Table X fits both.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from ..checks import check_groups, check_input, check_positive_int
 
 @MODELS.register_module()
 class BAM(nn.Module):
-    """Raise each value by up to its double: by a gate of the channel's mean and of the
-    position's surroundings.
+    """Multiply each value by 1 + gate. The gate, between 0 and 1, depends on the
+    channel's mean and on the position's surroundings.
 
-    The original places one at the end of each stage but the last, outside the residual
-    blocks: ``prm_mmdet.Plugged`` with ``at=r'layer[1-3]'`` in a ResNet.
+    The paper places a BAM at the end of each stage but the last, outside the residual
+    blocks. In a ResNet, use ``prm_mmdet.Plugged`` with ``at=r'layer[1-3]'``.
 
     Args:
         in_channels (int): Channels C of the input.
         reduction (int): r; both branches have C / r hidden channels. Must divide
             ``in_channels``. Default: 16.
-        dilation (int): That of the two 3x3 convolutions. Default: 4.
+        dilation (int): Dilation of the two 3x3 convolutions. Default: 4.
 
-    Parameters: ``channel``, 1x1 convolutions to C / r and back, and ``spatial``, a 1x1
-    convolution to C / r, two 3x3 ones, and a 1x1 to a single map; all with bias, and
-    batch normalisation after each but the last of a branch.
+    Parameters: ``channel``, 1x1 convolutions to C / r and back; ``spatial``, a 1x1
+    convolution to C / r, two 3x3 convolutions, and a 1x1 convolution to one map. All
+    have biases. Batch normalisation follows each but the last convolution of a branch.
 
     Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1. While its batch
     normalisation trains, B must be at least 2.
@@ -66,9 +65,9 @@ class BAM(nn.Module):
         return x + x * self.gate(x).to(x.dtype)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, H, W)."""
+        """The gate, (B, C, H, W)."""
         channel = self.channel(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
-        return torch.sigmoid(channel + self.spatial(x))  # (B, 1, H, W) is added
+        return torch.sigmoid(channel + self.spatial(x))  # spatial: (B, 1, H, W)
 
 
 def _layer(in_channels, out_channels, size, dilation=1):

@@ -16,8 +16,8 @@ from ..checks import check_groups, check_input
 
 @MODELS.register_module()
 class CBAM(nn.Module):
-    """Gate each channel by its mean and maximum, then each position by those over the
-    channels.
+    """Gate each channel by its mean and maximum over positions, then each position by
+    its mean and maximum over channels.
 
     Args:
         in_channels (int): Channels C of the input.
@@ -49,12 +49,12 @@ class CBAM(nn.Module):
         return x * self.position_gate(x).to(x.dtype)
 
     def channel_gate(self, x: Tensor) -> Tensor:
-        """Eq. 2, (B, C, 1, 1)."""
+        """The gate of each channel (Eq. 2), (B, C, 1, 1)."""
         pooled = (x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True))
         scores = [self.excite(torch.relu(self.squeeze(p))) for p in pooled]
         return torch.sigmoid(scores[0] + scores[1])
 
     def position_gate(self, x: Tensor) -> Tensor:
-        """Eq. 3, (B, 1, H, W), of what the channels' gate left."""
+        """The gate of each position (Eq. 3), (B, 1, H, W), from the gated channels."""
         pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
         return torch.sigmoid(self.spatial(pooled))

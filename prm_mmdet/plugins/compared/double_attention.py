@@ -17,12 +17,12 @@ from ..checks import check_groups, check_input
 
 @MODELS.register_module()
 class DoubleAttention(BaseModule):
-    """Gather features from all positions into a set, and distribute it to each.
+    """Gather a set of features from all positions, and distribute it to each position.
 
     Args:
         in_channels (int): Channels C of the input.
-        reduction (int): The features gathered have C / reduction channels, and so many
-            there are. Must divide ``in_channels``. Default: 4.
+        reduction (int): C / reduction features are gathered, each with C / reduction
+            channels. Must divide ``in_channels``. Default: 4.
 
     Parameters: ``feature``, ``gather``, ``distribute`` and ``expand``, 1x1 convolutions
     between C and C / reduction channels, with bias.
@@ -47,15 +47,14 @@ class DoubleAttention(BaseModule):
         constant_init(self.expand, 0)
 
     def init_weights(self) -> None:
-        """Start as the identity, whatever the backbone's ``init_cfg`` gave the block's
-        convolutions."""
+        """Set the last convolution to zero, whatever the backbone's ``init_cfg``."""
         super().init_weights()
         constant_init(self.expand, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         check_input('DoubleAttention', x, self.in_channels)
-        # A softmax over positions gathers, one over the set distributes: SAC's
-        # operator with normalised weights.
+        # A softmax over positions gathers, and a softmax over the set distributes.
+        # SAC's operator does both.
         maps = self.gather(x), self.distribute(x)
         mixed = ops.sac_context(self.feature(x), *maps, softmax=True)
         return x + self.expand(mixed).to(x.dtype)

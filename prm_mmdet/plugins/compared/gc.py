@@ -13,11 +13,10 @@ from ...registry import MODELS
 
 @MODELS.register_module()
 class GC(ContextBlock):
-    """MMCV's ``ContextBlock``, with its arguments and its keys, for backbones that are
-    trained from nothing.
+    """MMCV's ``ContextBlock`` for backbones that are trained from scratch.
 
-    There MMDetection gives all convolutions random values; this block's last one stays
-    at the zeros with which GCNet starts, so that the block starts as the identity.
+    MMDetection gives all convolutions of such backbones random values. Here the last
+    convolution keeps GCNet's zeros, so that the block starts as the identity.
     """
 
     def init_weights(self) -> None:

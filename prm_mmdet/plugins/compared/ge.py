@@ -2,8 +2,7 @@
 
 Source: J. Hu, L. Shen, S. Albanie, G. Sun and A. Vedaldi, "Gather-Excite: Exploiting
 Feature Context in Convolutional Neural Networks", NeurIPS 2018: GE-theta-minus with
-global extent. The parameter and FLOP counts of Table 1, those of the baseline and one
-pooling, fit no other.
+global extent. No other variant fits Table 1, which counts the baseline and one pooling.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class GE(nn.Module):
         return x * self.gate(x)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1)."""
+        """The gate, (B, C, 1, 1)."""
         return torch.sigmoid(x.mean((2, 3), keepdim=True))
 
     def extra_repr(self) -> str:

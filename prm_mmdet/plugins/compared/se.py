@@ -23,8 +23,8 @@ class SE(nn.Module):
         in_channels (int): Channels C of the input.
         reduction (int): r; the hidden layer has C / r channels. Must divide
             ``in_channels``. Default: 16.
-        groups (int, optional): SE+: the means are first normalised within so many
-            groups of channels, as in LCT, whose paper takes 64. Must divide
+        groups (int, optional): Number of groups of channels within which SE+ first
+            normalises the means, as in LCT. The LCT paper uses 64. Must divide
             ``in_channels`` into groups of at least two. Default: None, SE.
 
     Parameters: ``squeeze`` and ``excite``, 1x1 convolutions: 2C^2 / r + C / r + C.
@@ -54,7 +54,7 @@ class SE(nn.Module):
         return x * self.gate(x).to(x.dtype)
 
     def gate(self, x: Tensor) -> Tensor:
-        """(B, C, 1, 1)."""
+        """The gate, (B, C, 1, 1)."""
         context = x.mean((2, 3), keepdim=True)
         if self.groups is not None:
             context = F.group_norm(context, self.groups)

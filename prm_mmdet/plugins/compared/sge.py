@@ -2,9 +2,9 @@
 
 Source: X. Li, X. Hu and J. Yang, "Spatial Group-wise Enhance: Improving Semantic
 Feature Learning in Convolutional Networks", arXiv:1905.09646, 2019. PRM took its groups
-and its normalisation from there. The equations, the 64 groups and the initial values
-are those of the authors' published form; their code's standard deviation divides by
-N - 1, here it is PRM's, the biased one.
+and its normalisation from SGE. The equations, the 64 groups and the initial values are
+those of the authors' code. But the standard deviation divides by N, as in PRM. The code
+divides by N - 1.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from ..checks import check_groups, check_input
 
 @MODELS.register_module()
 class SGE(nn.Module):
-    """Gate each position by its product with the mean over positions, normalised; the
-    gate is shared by a group of channels.
+    """Gate each position by its normalised product with the mean over positions. The
+    channels of a group share the gate.
 
     This is PRM with the similarity to the mean alone.
 
@@ -48,7 +48,7 @@ class SGE(nn.Module):
         self.weight = nn.Parameter(torch.zeros(groups))
         self.bias = nn.Parameter(torch.ones(groups))
         # SGE is PRM with fixed weights: 0 for the similarity to the query point, and 1
-        # for the similarity to the mean. They are not saved in checkpoints.
+        # for the similarity to the mean. Checkpoints do not contain these weights.
         self.register_buffer('alpha', torch.zeros(groups), persistent=False)
         self.register_buffer('beta', torch.ones(groups), persistent=False)
 

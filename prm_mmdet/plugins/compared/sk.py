@@ -1,10 +1,10 @@
 """Selective Kernel unit, which the PRM paper's Table 1 compares with.
 
 Source: X. Li, W. Wang, X. Hu and J. Yang, "Selective Kernel Networks", CVPR 2019:
-split, fuse and select. Branches and widths are not those of the paper's SKNet-50, which
-is wider, but of the form that its authors published for ResNet: a 3x3 convolution and
-one of 32 groups, of the same dilation, and C / 16 hidden channels with no lower bound.
-The parameters and FLOPs of Table 1 fit that form.
+split, fuse and select. The paper's SKNet-50 is wider. This is the form that its authors
+published for ResNet, which fits the parameters and FLOPs of Table 1. It has a 3x3
+convolution, a 3x3 convolution of 32 groups with the same dilation, and C / 16 hidden
+channels without a lower bound.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from ..checks import check_groups, check_input, check_positive_int
 
 @MODELS.register_module()
 class SK(nn.Module):
-    """Two 3x3 convolutions, mixed channel by channel by what the image holds.
+    """Mix two 3x3 convolutions, with weights for each channel that depend on the image.
 
-    It takes the place of a residual block's 3x3 convolution, norm and activation:
-    ``prm_mmdet.SKResNet`` puts it there.
+    ``prm_mmdet.SKResNet`` replaces the 3x3 convolutions of residual blocks with SK.
 
     Args:
         in_channels (int): Channels C of input and output.
@@ -29,16 +28,17 @@ class SK(nn.Module):
             Default: 32.
         reduction (int): r; the layer that weighs the branches has C / r hidden
             channels. Must divide ``in_channels``. Default: 16.
-        stride (int): Of both convolutions. Default: 1.
-        dilation (int): Of both convolutions. Default: 1.
+        stride (int): Stride of both convolutions. Default: 1.
+        dilation (int): Dilation of both convolutions. Default: 1.
         norm_cfg (dict): Normalisation after each convolution. Default:
             ``dict(type='BN')``.
 
     Parameters: ``dense`` and ``grouped``, 3x3 convolutions with norm; ``squeeze``, a
-    1x1 convolution to C / r with norm, and ``excite``, one back to 2C: none has a bias.
+    1x1 convolution to C / r with norm; ``excite``, a 1x1 convolution to 2C. No
+    convolution has a bias.
 
-    Shape: (B, C, H, W) to (B, C, H', W'), as a 3x3 convolution of that stride, H and W
-    at least 1. While batch normalisation trains, B must be at least 2.
+    Shape: (B, C, H, W) to (B, C, H', W'), as for a 3x3 convolution with this stride, H
+    and W at least 1. While batch normalisation trains, B must be at least 2.
 
     Raises:
         ValueError: An argument or the input does not fit; the message says which.
@@ -78,7 +78,7 @@ class SK(nn.Module):
         return first * dense + second * grouped
 
     def shares(self, dense: Tensor, grouped: Tensor) -> Tensor:
-        """Of the two branches in each channel, (B, 2, C, 1, 1)."""
+        """Weights of the two branches in each channel, (B, 2, C, 1, 1)."""
         context = (dense + grouped).mean((2, 3), keepdim=True)
         scores = self.excite(self.squeeze(context))  # (B, 2C, 1, 1)
         return scores.unflatten(1, (2, -1)).softmax(1)

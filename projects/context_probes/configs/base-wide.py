@@ -1,4 +1,3 @@
-# The convolutions are wider. They add as many parameters as the largest block,
-# NonLocal2d.
+# Wider convolutions add as many parameters as the largest block, NonLocal2d.
 _base_ = 'base.py'
 model = dict(backbone=dict(base_channels=26), neck=dict(in_channels=[104, 208, 416]))

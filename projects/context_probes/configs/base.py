@@ -1,7 +1,7 @@
-# The network whose weights all networks of the probes start from, as detectors start
-# from a pretrained network. It is the demo's network, narrower, without masks, and cut
-# after c4. A region sees 158 pixels to either side and no farther, which
-# tests/test_receptive_field.py checks. It is trained on the probe without far context.
+# All networks of the probes start from this network's weights, as detectors start from
+# a pretrained network. It is the demo's network, narrower, without masks and without
+# c5. A region sees at most 158 pixels to either side (tests/test_receptive_field.py).
+# The network is trained on the probe without far context.
 _base_ = '../../../configs/demo/mask-rcnn_r50_fpn_demo.py'
 
 width = 32

@@ -1,1 +1,1 @@
-"""The context probes: what each block lets a small detector see, measured."""
+"""The context probes measure which context each block lets a small detector see."""

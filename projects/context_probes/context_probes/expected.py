@@ -1,16 +1,15 @@
 """What the blocks' equations predict, written before any block was trained here.
 
-The equations are in :mod:`prm_mmdet.ops.reference`; the docstrings of the compared
-blocks have theirs. One earlier trial was known, with other images and settings, of the
-far cue alone: AP 0.43 without a block, SAC 0.85, PRM 0.43, LCT 0.45 (guessing: about
-0.43).
+The equations are in :mod:`prm_mmdet.ops.reference`, and in the docstrings of the
+compared blocks. One earlier trial of the far cue, with other images and settings, was
+known: AP 0.43 without a block, SAC 0.85, PRM 0.43, LCT 0.45 (guessing: about 0.43).
 
-Other runs came before the trials that the page shows: networks that were trained from
-nothing, and networks that started from bases of other controls, with other images. The
-control and the scene's shares were chosen after these runs, so that something is
-learned at all. From a base for which the two hues of every cue were of one class, SAC
-saw the far cue, but not which-context, in 960 steps either. With shares of 0.44 and
-0.56 neither SE nor SAC saw the scene. There are no records of these runs.
+Other runs came before the trials on the page. Their networks were trained from scratch,
+or started from bases trained on other control sets. Images differed, too. The control
+and the scene's shares were chosen after these runs, so that something is learned at
+all. If the base had learned the two hues of every cue as one class, SAC saw the far cue
+in 960 steps, but not which-context. With shares of 0.44 and 0.56, neither SE nor SAC
+saw the scene. There are no records of these runs.
 
 After the trials some reasons below were corrected, and the predictions of
 ``sac-bottleneck`` were added. :data:`SEEN` was raised from 0.65 to 0.92, and after the
@@ -21,12 +20,11 @@ if the mean AP50 is above :data:`SEEN`. On the control, a block does no harm if 
 is at most :data:`HARM` below the AP of the network without a block.
 """
 
-#: AP50 if every object is detected and its class is guessed. Half of the detections of
-#: a class are right, but COCO's precision at a recall is the best precision at that
-#: recall or above it.
+#: AP50 if every object is detected and its class is guessed. It exceeds 0.5, because
+#: COCO takes the best precision at each recall or above.
 CHANCE = 0.54
-#: Above the AP50 of a network that uses both markers of which-context, whatever the
-#: kind of object: GC does so in the longer trials, and reaches 0.91.
+#: A cue is seen above this AP50. A network that uses both markers of which-context for
+#: all kinds of objects stays below it: GC reaches 0.91 in the longer trials.
 SEEN = 0.95
 HARM = 0.05
 

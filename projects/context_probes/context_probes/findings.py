@@ -1,8 +1,8 @@
 """What was found where a prediction and the trials do not agree.
 
-The findings were written after the trials, from the longer ones
-(:data:`~.trials.LONGER`), which the page shows in a table of their own. Which trials
-are longer was decided after most trials of six epochs.
+The findings were written after all trials, from the longer trials
+(:data:`~.trials.LONGER`). The page has a table of the longer trials. They were chosen
+after most trials of six epochs.
 """
 
 _SLOW = 'slow, not blind: twice the epochs are enough (one seed was run longer).'

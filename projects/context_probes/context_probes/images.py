@@ -1,4 +1,4 @@
-"""Generated detection sets that ask which context a network can use.
+"""Generated detection data sets that test which context a network can use.
 
 Objects are shapes of random kind, size and texture, of two classes. In every set but
 ``control`` an object's own pixels do not show its class, and no pixel within
@@ -26,7 +26,7 @@ from prm_mmdet.datasets.generated_coco import Instance, box_of, write_coco
 
 CLASSES = ('first', 'second')
 
-#: Raised by one whenever the drawing changes.
+#: Raise this by one whenever the drawing changes.
 VERSION = 4
 
 HEIGHT, WIDTH = 96, 384  # size of the images, in pixels
@@ -47,21 +47,20 @@ CLASS_HUES = (0, 4)
 # hue of the other class. A network that learned control distinguishes the cues, but
 # takes each for the wrong class.
 CONTROL_HUES = ((3, 4), (0, 1))
-# which-context: the hue of the objects by kind, and the hue of the marker by kind and
-# class.
+# which-context: hues of objects by kind, and of markers by kind and class.
 KIND_HUES = (2, 5)
 KIND_CLASS_HUES = ((0, 4), (1, 3))
 
 # relative-position: pixels from the landmark to the nearest object, by class.
 NEAR, FAR = (DISTANCE, 220), (265, 290)
-# Range of an x. Objects begin at this x, or up to SPREAD pixels to its right.
+# Range of a random x. Objects begin at this x, or up to SPREAD pixels to its right.
 LEFT_EDGES = (320, 530)
 SPREAD = 20
 
 # The constants of the set scene:
 TILE = 12  # side of a tile, in pixels
 LOCAL_SHARE = (0.48, 0.52)  # share of the first tint in the tiles near the objects
-SHARES = (0.41, 0.59)  # share of the first tint in all tiles: of class 1, of class 0
+SHARES = (0.41, 0.59)  # share of the first tint in all tiles, for classes 1 and 0
 
 
 @dataclass
@@ -72,8 +71,7 @@ class Scene:
         picture (ndarray): (H, W, 3) floats from 0 to 255, BGR.
         instances (list[Instance]): The objects.
         cues (list[tuple]): Boxes of the cues, as x, y, width, height in pixels. Nothing
-            outside them shows the classes. The list is empty if the objects themselves
-            show their classes.
+            outside them shows the classes. Empty if objects show their classes.
     """
 
     picture: np.ndarray
@@ -84,11 +82,12 @@ class Scene:
 def generate_probe(root, probe, num_train=320, num_val=100, seed=0):
     """Write a probe's data set, unless it is there already.
 
-    The files are those of :func:`prm_mmdet.datasets.generated_coco.write_coco`; each
+    The files are those of :func:`prm_mmdet.datasets.generated_coco.write_coco`. Each
     image also records its ``cues``, the boxes that show the classes.
 
     Args:
-        root (str or os.PathLike): Folder of the data set; created if missing.
+        root (str or os.PathLike): Folder of the data set. It is created if it is
+            missing.
         probe (str): One of :data:`PROBES`.
         num_train (int): Training images, at least 1. Default: 320.
         num_val (int): Validation images, at least 1. Default: 100.
@@ -155,12 +154,10 @@ def _far_cue(rng):
 
 def _scene(rng):
     """The class of all objects is the tint that most tiles of the image have. Near the
-    objects, the share of each tint is drawn before the class, so it does not show the
-    class."""
+    objects, the share of each tint does not depend on the class."""
     canvas = _background(rng)
     rows, columns = HEIGHT // TILE, WIDTH // TILE
-    # Objects are painted over the tiles. Their region is chosen first, because the
-    # tiles depend on it.
+    # Objects are painted over the tiles, but the tiles depend on the objects' region.
     left = int(rng.integers(290, 310))
     # Number of columns of tiles that are far from the objects.
     far = (left - DISTANCE) // TILE
@@ -170,7 +167,7 @@ def _scene(rng):
     label = int(rng.integers(2))
     rest = round(SHARES[1 - label] * total) - first
     far_tiles = rng.permutation(np.arange(rows * far) < rest).reshape(rows, -1)
-    tints = np.hstack([far_tiles, near_tiles])  # True: the first tint
+    tints = np.hstack([far_tiles, near_tiles])  # whether a tile has the first tint
     colours = [_colours(rng, hue, tints.shape) for hue in CLASS_HUES]
     tinted = np.where(tints[..., None], *colours)
     tinted = tinted.repeat(TILE, axis=0).repeat(TILE, axis=1)
@@ -183,8 +180,8 @@ def _scene(rng):
 
 
 def _relative_position(rng):
-    """The class of all objects is the distance of the landmark: near or far. The image
-    is so wide that the landmark's position alone shows less of the class."""
+    """The class of all objects is the distance to the landmark: near or far. The image
+    is wide, so that the landmark's position alone says little about the class."""
     canvas = _background(rng, WIDE)
     low = rng.uniform(*LEFT_EDGES)
     hues = [OBJECT_HUE] * 2
@@ -213,8 +210,7 @@ def _which_context(rng):
 
 
 def _control(rng):
-    """An object has one of the two hues of its class. The hue of the far marker is
-    random."""
+    """An object has one of two hues of its class. The far marker's hue is random."""
     canvas = _background(rng)
     labels = rng.integers(2, size=_count(rng)).tolist()
     hues = [int(rng.choice(CONTROL_HUES[label])) for label in labels]
@@ -252,9 +248,9 @@ def _colours(rng, hue, shape):
 
 
 def _add_objects(rng, canvas, within, hues, highest=WIDE, attempts=200):
-    """Draw an object of each hue, as long as places are found, between two x in pixels.
-    The left edge of an object is at ``highest`` at most. Returns the canvas, and the
-    masks of the objects, which have the first hues."""
+    """Draw an object of each hue in turn, until no place is found. Objects lie between
+    the two x of ``within``, and begin at ``highest`` at most, in pixels. Returns the
+    canvas, and the masks of the drawn objects in the order of hues."""
     masks = []
     taken = np.zeros(canvas.shape[:2], bool)
     for hue in hues:
@@ -296,7 +292,8 @@ def _put(rng, polygon, left):
 
 
 def _add(rng, canvas, polygon, hue):
-    """Paint a polygon onto the canvas; returns how much of every pixel it covers."""
+    """Paint a polygon onto the canvas. Returns the share of each pixel that it
+    covers."""
     height, width = canvas.shape[:2]
     x, y, w, h = _outline(polygon, 1, canvas)
     size = max(w, h)

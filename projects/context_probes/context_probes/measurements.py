@@ -25,7 +25,7 @@ class ProbeMeasurements(Hook):
 
     Args:
         base: File with the weights that the network started from. Default: None, for a
-            base (a network from whose weights the others start).
+            base (a network whose weights other networks start from).
         weights: File to write the network's weights to. Default: None.
         count_right: Whether to count the objects that are assigned to their class.
             Default: False.
@@ -86,9 +86,9 @@ def first_detections(runner: Runner) -> dict:
 def count_right(runner: Runner) -> dict[str, list[int]]:
     """How many objects get their class, and how many objects there are.
 
-    An object gets the class of the detection that has the highest score among those
-    with an IoU above 0.5. Objects are counted apart in images whose objects are of
-    ``one`` class and of ``two``.
+    An object gets the class of the detection with the highest score and an IoU above
+    0.5. Images with objects of ``one`` class and of ``two`` classes are counted
+    separately.
     """
     counts = dict(one=[0, 0], two=[0, 0])
     for batch in runner.val_dataloader:
@@ -96,7 +96,7 @@ def count_right(runner: Runner) -> dict[str, list[int]]:
             truth, found = sample.gt_instances, sample.pred_instances
             overlaps = bbox_overlaps(truth.bboxes, found.bboxes)
             scores = found.scores * (overlaps > 0.5)
-            # The first column is for objects without a detection.
+            # Column 0 wins for objects without a detection.
             scores = torch.nn.functional.pad(scores, (1, 0))
             labels = torch.nn.functional.pad(found.labels, (1, 0), value=-1)
             right = labels[scores.argmax(1)] == truth.labels

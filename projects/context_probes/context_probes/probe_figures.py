@@ -18,8 +18,8 @@ SHOWN = ('none', 'sac')
 
 
 def chart(trials):
-    """AP50 by probe and network, AP on the control: bars are means over seeds, dots
-    are seeds.
+    """Draw AP50 by probe and network, and AP on the control. Bars are means over seeds,
+    and dots are single seeds.
 
     Args:
         trials (dict): From :func:`context_probes.probe_report.collect`.
@@ -53,8 +53,8 @@ def chart(trials):
 
 
 def examples(records):
-    """The first validation image of each probe, ground truth beside what two networks
-    find there; None if there are no probes that both were run on."""
+    """The first validation image of each probe, ground truth beside the predictions of
+    two networks. None if no probe has both networks."""
     by_cell = {trial_of(record): record['example'] for record in records}
     shown = {
         probe: [by_cell.get(Trial(probe, name)) for name in SHOWN] for probe in PROBES

@@ -97,7 +97,7 @@ def write_report(folder: str | Path, path: str | Path = RECORDS) -> None:
     """Write ``probes.md``, ``table.csv``, ``ap50.png`` and ``examples.png``.
 
     Args:
-        folder: Folder of these files.
+        folder: Folder to write to.
         path: File of the records.
 
     Raises:
@@ -207,8 +207,7 @@ def _compared(predicted, measured, probe):
 
 
 def _reasons():
-    """The reason for each prediction, as a Markdown list. Networks with the same reason
-    share an entry."""
+    """A Markdown list of the predictions' reasons. Each reason names its networks."""
     lines = []
     for probe in PROBES:
         titles = defaultdict(list)

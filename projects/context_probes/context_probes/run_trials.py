@@ -27,16 +27,14 @@ def run_trials(
     work_dirs: str = 'work_dirs/probes',
     jobs: int = 1,
 ) -> bool:
-    """Run the trials that have no record of their present config, each after the base
-    that it starts from.
+    """Run the trials without a record of their present config, after their bases.
 
     Args:
         trials: The trials.
         path: File of the records, which is read and written.
         data_root: Folder of the probes' data, which is made if it is missing.
         work_dirs: Folder of the runs.
-        jobs: Number of trials at the same time. If there are several, each has one
-            thread.
+        jobs: Number of trials at the same time. If several, each has one thread.
 
     Returns:
         Whether every trial has a record now.
@@ -96,7 +94,7 @@ def _write_config(path: Path, trial: Trial, data_root: str, work_dirs: str) -> N
 
 
 def _record_of(trial: Trial, record: dict) -> dict:
-    """A line of the records, from the record of a cell."""
+    """The record of a trial, made from the record of its cell."""
     metrics = record['metrics']
     return dict(
         dataclasses.asdict(trial),

@@ -8,7 +8,7 @@ from pathlib import Path
 from .images import PROBES
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-#: Networks by the names of their configs, as the page names the networks.
+#: Names of the networks on the page, by the names of their configs.
 NETWORKS = {
     'none': 'none',
     'none-wide': 'none, wider',
@@ -27,7 +27,7 @@ NETWORKS = {
 #: Configs of the weights that networks start from, if they are not :data:`BASE`.
 BASES = {'none-wide': 'base-wide'}
 BASE = 'base'
-#: Variants of a block run on the probes that they are about, and on the control.
+#: Variants of a block, and the only probes on which they are trained.
 VARIANTS = {
     'prm-no-position': ('far-cue', 'relative-position', 'control'),
     'sac-softmax': ('far-cue', 'which-context', 'control'),
@@ -75,8 +75,7 @@ class Trial:
         probe: Name in :data:`context_probes.images.PROBES`.
         network: Name in :data:`NETWORKS`, or the name of a base.
         rate: Learning rate.
-        seed: Seed of the initial weights, those of the base included, and of the order
-            of images.
+        seed: Seed of the initial weights, also of the base, and of the order of images.
         epochs: Length of the training.
     """
 
@@ -93,7 +92,7 @@ class Trial:
 
     @property
     def base(self) -> Trial | None:
-        """The trial whose weights this one starts from; None for a base."""
+        """The trial whose weights this trial starts from. None for a base."""
         if self.network not in NETWORKS:
             return None
         network = BASES.get(self.network, BASE)
@@ -101,9 +100,9 @@ class Trial:
 
 
 def all_trials() -> list[Trial]:
-    """Every trial: the first seed of all networks, the other seeds, then the first seed
-    at the other learning rate, and at the end those of :data:`LONGER`. In each group
-    :data:`MAIN_NETWORKS` come first."""
+    """Every trial, in this order: the first seed of all networks, the other seeds, the
+    first seed at the other learning rate, and :data:`LONGER`. Among the trials of a
+    seed and a rate, :data:`MAIN_NETWORKS` come first."""
     groups = [(RATE, seed) for seed in SEEDS] + [(OTHER_RATE, SEEDS[0])]
     trials = [
         Trial(probe, network, rate, seed)
@@ -119,5 +118,5 @@ def all_trials() -> list[Trial]:
 
 
 def main_trials() -> list[Trial]:
-    """One seed of no block and of the three blocks of this package, on every probe."""
+    """The first seed of :data:`MAIN_NETWORKS`, on every probe."""
     return [Trial(probe, network) for network in MAIN_NETWORKS for probe in PROBES]

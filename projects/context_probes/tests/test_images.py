@@ -1,4 +1,4 @@
-"""The probes' data: what tells the class, and what must not."""
+"""The probes' data: what shows the class, and what must not show it."""
 
 import cv2
 import numpy as np
@@ -64,7 +64,7 @@ def test_objects_are_whole_apart_and_of_both_classes(scenes, probe):
     assert 0.35 < np.mean(labels) < 0.65
     if probe != 'relative-position':
         sides = [columns_of(scene)[0][0] < WIDTH / 2 for scene in scenes[probe]]
-        assert 0.3 < np.mean(sides) < 0.7  # both ends of images
+        assert 0.3 < np.mean(sides) < 0.7  # objects lie at both ends
 
 
 @pytest.mark.parametrize('probe', FAR)
@@ -78,8 +78,7 @@ def test_cues_are_far_from_every_object(scenes, probe):
 
 @pytest.mark.parametrize('probe', FAR)
 def test_objects_do_not_tell_their_class(scenes, probe):
-    """A nearest-mean classifier of the objects' colours, sizes and positions does not
-    predict their class."""
+    """A classifier of the objects' colours, sizes and positions can only guess."""
     looks, labels = [], []
     for scene in scenes[probe]:
         for i, columns in zip(scene.instances, columns_of(scene)):
@@ -122,7 +121,7 @@ def test_markers_of_a_kind_tell_the_class_of_that_kind(scenes):
         for i in scene.instances:
             kind = 0 if near(hue(scene.picture[i.visible]), 120) else 1
             assert i.label == label_of[kind]
-    assert different > 15  # one marker for all would not do
+    assert different > 15  # the two kinds often differ
 
 
 def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
@@ -132,7 +131,7 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
         colour = np.median(tiles, axis=(1, 3))
         first = colour[..., 2] > colour[..., 0]  # more red than blue
         (label,) = {i.label for i in scene.instances}
-        # Objects cover a few tiles.
+        # Objects cover a few tiles, hence the tolerance.
         assert abs(first.mean() - SHARES[1 - label]) < 0.05
         x, _, w, _ = scene.cues[0]
         beside = first[:, w // TILE :] if x == 0 else first[:, : x // TILE]
@@ -142,7 +141,7 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
 
 
 def test_relative_position_is_told_by_the_distance_alone():
-    """Where the objects lie tells nothing, and where the landmark lies little."""
+    """The objects' positions do not show the class. The landmark's hardly does."""
     objects, landmarks = {0: [], 1: []}, {0: [], 1: []}
     for index in range(120):
         scene = draw_probe(np.random.default_rng(index), 'relative-position')
@@ -155,7 +154,7 @@ def test_relative_position_is_told_by_the_distance_alone():
         objects[label].append(min(columns.min(), WIDE - 1 - columns.max()))
         landmarks[label].append(min(x, WIDE - x - w))
     assert abs(np.mean(objects[0]) - np.mean(objects[1])) < 20
-    # The best threshold between the classes, which more than half would pass anyway.
+    # The best threshold on the landmark's position. Chance alone gives 0.5.
     right = [
         (np.mean(np.array(landmarks[0]) > t) + np.mean(np.array(landmarks[1]) <= t)) / 2
         for t in range(WIDE)
@@ -172,7 +171,7 @@ def test_control_shows_the_class_in_the_object(scenes):
             (number,) = (n for n in (0, 1, 3, 4) if near(found, 60 * n))
             hues[i.label].add(number)
         classes.append(len({i.label for i in scene.instances}))
-    assert hues == {0: {3, 4}, 1: {0, 1}}  # those of the other class's cues
+    assert hues == {0: {3, 4}, 1: {0, 1}}  # hues of the other class's cues
     assert np.mean(classes) > 1.3  # classes differ within an image
 
 

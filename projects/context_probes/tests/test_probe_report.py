@@ -62,7 +62,7 @@ def test_verdicts_are_of_the_mean_at_the_rate_of_the_configs():
     assert verdict(trials, 'far-cue', 'none') is False
     assert verdict(trials, 'scene', 'sac') is False
     assert verdict(trials, 'control', 'sac') is None
-    assert verdict(trials, 'control', 'gc') is True  # beside no block
+    assert verdict(trials, 'control', 'gc') is True  # compared with no block
     assert verdict(trials, 'control', 'se') is False
     alone = {k: v for k, v in trials.items() if k.network != 'none'}
     assert verdict(alone, 'control', 'gc') is None
@@ -71,7 +71,7 @@ def test_verdicts_are_of_the_mean_at_the_rate_of_the_configs():
 def test_page(folder):
     lines = (folder / 'probes.md').read_text().splitlines()
     assert '| SAC | 0.97 (0.87), 0.94-1.00 | 0.60 (0.50) |  |  |  | 1.25 M |' in lines
-    assert '| SAC |  | 0.95 (0.85) |  |  |  | 1.25 M |' in lines  # the other rate
+    assert '| SAC |  | 0.95 (0.85) |  |  |  | 1.25 M |' in lines  # other learning rate
     assert (
         '| SAC | seen; agreed | seen; **not agreed** | not seen; not measured | '
         'seen; not measured | no harm; not measured |'
@@ -80,7 +80,7 @@ def test_page(folder):
         line.startswith('| SE |') and 'no harm; **not agreed**' in line
         for line in lines
     )
-    # What disagrees is followed by what was found.
+    # A finding follows each prediction that does not agree.
     (position,) = (
         i for i, line in enumerate(lines) if line.startswith('- SAC, scene: ')
     )

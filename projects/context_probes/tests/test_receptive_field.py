@@ -1,4 +1,4 @@
-"""What the networks see of a probe's cue: without a block, nothing.
+"""Without a block, the networks see nothing of a probe's cue.
 
 The class scores, the box and the features of a region at each object are compared, in
 inference. Proposals at the cue change with the cue, as they should.
@@ -15,7 +15,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 FAR = [probe for probe in PROBES if probe != 'control']
-WIDEST = 37  # pixels, of objects
+WIDEST = 37  # width of the widest object, in pixels
 
 
 def draw(index, probe):
@@ -41,7 +41,7 @@ def plain():
 
 
 def seen(model, images, boxes):
-    """What the head makes of regions of an image: features, scores, refinements."""
+    """The head's features, class scores and box refinements for regions of an image."""
     maps = model.extract_feat(images)
     found = model.roi_head._bbox_forward(maps, bbox2roi([boxes]))
     return found['bbox_feats'], found['cls_score'], found['bbox_pred']
@@ -53,7 +53,7 @@ def as_input(picture):
 
 
 def reach(model, boxes):
-    """Pixels to the left of boxes, up to the farthest that has a gradient."""
+    """How many pixels to the left of boxes have a gradient."""
     farthest = 0
     for box in boxes:
         images = torch.randn(1, 3, HEIGHT, WIDTH, dtype=torch.double)
@@ -99,7 +99,7 @@ def test_cues_are_beyond_the_reach_of_regions_at_objects(name):
     lefts = range(WIDTH - 64, WIDTH - 48)  # all phases of its strides
     boxes = [[x, 30, x + 28, 58] for x in lefts]
     farthest = reach(network(name).double(), boxes)
-    assert farthest <= 158  # what the page says
+    assert farthest <= 158  # the number on the page
     # A region that overlaps an object by half may extend by the object's width.
     assert DISTANCE - 20 < farthest + WIDEST <= DISTANCE
 
@@ -113,7 +113,7 @@ def test_objects_are_not_wider_than_that_takes_them_to_be():
 @pytest.mark.parametrize('name', ['se', 'cbam', 'gc', 'non-local', 'prm', 'lct', 'sac'])
 def test_blocks_bring_the_cue_to_the_objects(name):
     model = network(name)
-    for module in model.modules():  # blocks that start as the identity would hide it
+    for module in model.modules():  # a fresh block may be the identity
         if type(module).__module__.startswith(('prm_mmdet.', 'mmcv.cnn.bricks.')):
             for parameter in module.parameters():
                 parameter.data += 0.3 * torch.randn_like(parameter)

@@ -1,4 +1,4 @@
-"""Running trials: one record each, and none twice."""
+"""Each trial is run once, and gets one record."""
 
 import dataclasses
 import json
@@ -50,8 +50,7 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
             cell.prepare()
             cfg = Config.fromfile(cell.config)
             cfg.work_dir = str(cell.work_dir)
-            # With the same name, MMEngine would return the visualizer of the earlier
-            # run.
+            # With one name, MMEngine would return the earlier run's visualizer.
             cfg.visualizer.name = cell.name
             TrainRunner.from_cfg(cfg).train()
             assert state(cell) == 'finished'
@@ -81,7 +80,7 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
     example = record['example']
     assert len(example['boxes']) == len(example['labels']) == len(example['scores'])
 
-    # Its base was trained before it, without the block.
+    # The trial's base was trained first, without the block.
     file = records.weights_path(longer.base, work_dirs)
     weights = torch.load(file, weights_only=True)['state_dict']
     assert 'backbone.layer1.0.conv1.weight' in weights

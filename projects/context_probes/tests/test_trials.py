@@ -40,7 +40,7 @@ def test_trials():
     one_seed = full * len(PROBES) + sum(map(len, VARIANTS.values()))
     longer = [trial for trial in trials if trial.epochs != EPOCHS]
     assert len(longer) == sum(len(seeds) for _, _, seeds in LONGER)
-    # Each has a trial of six epochs to be compared with, and a prediction to be seen.
+    # Each longer trial has a trial of six epochs, and its cue is predicted to be seen.
     assert {dataclasses.replace(trial, epochs=EPOCHS) for trial in longer} <= set(
         trials
     )
@@ -48,7 +48,7 @@ def test_trials():
     assert len(trials) - len(longer) == one_seed * (len(SEEDS) + 1)
     assert len(SEEDS) >= 3
     assert set(main_trials()) <= set(trials)
-    # If the run is stopped early, the first seed is whole.
+    # If the run is stopped early, the first seed is complete.
     assert {trial.seed for trial in trials[:one_seed]} == {0}
 
 
@@ -90,7 +90,7 @@ def test_blocks_that_start_as_the_identity_still_do():
 
 
 def test_guessing_gives_the_chance_that_the_figure_shows():
-    """COCO's own evaluation of whole boxes with random classes and scores."""
+    """COCO's own evaluation of exact boxes with random classes and scores."""
     rng = np.random.default_rng(0)
     found = []
     with contextlib.redirect_stdout(io.StringIO()):
