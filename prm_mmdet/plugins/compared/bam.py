@@ -5,7 +5,8 @@ BMVC 2018.
 
 Choices: The two branches are added, as in the paper. The published code multiplies
 them. Batch normalisation follows each hidden layer, as in the code. In the paper's
-equations, it follows the last layer. The SAC paper's Table X fits both.
+equations, it follows the last layer. The parameters in the SAC paper's Table X fit both
+places.
 """
 
 from __future__ import annotations
