@@ -93,7 +93,8 @@ def inputs(block: str, stage: str, setting: Setting) -> list[Tensor]:
     shape = map_shape(block, stage, setting)
     x = torch.randn(shape, device=setting.device, dtype=setting.dtype)
     parameters = [
-        # Products with these matrices keep the scale of x. PRM's sigma is positive.
+        # The division limits how large products of x with a matrix get. The added 0.1
+        # keeps PRM's sigma, the width of its position encoding, away from 0.
         torch.rand(s, device=setting.device) / max(1, math.prod(s[1:])) ** 0.5 + 0.1
         for s in BLOCKS[block].shapes(shape[1])
     ]

@@ -19,9 +19,10 @@ from ..plugins import SAC
 from .blocks import Block
 
 _PLUGGED = ('prm_mmdet.Plugged', Plugged)  # the type in a config, as text or as class
-#: Places of blocks in backbones without a ``plugins`` argument, as in this package's
-#: own configs: a pattern of module names, and which matches get the block. ``{}`` is
-#: replaced by the digits of the stages. Digit 1 is c2.
+#: Where blocks go in backbones without a ``plugins`` argument, as in this package's own
+#: configs: a regular expression of module names, and which of the matching modules of a
+#: stage get the block. ``{}`` is replaced by the numbers that the chosen stages have in
+#: these names, 1 for c2 to 4 for c5: ``stage[234]`` for c3, c4 and c5.
 _KNOWN_PLACES = {
     'CSPNeXt': (r'stage[{}]\.\d+', 'last'),
     'CSPDarknet': (r'stage[{}]\.\d+', 'last'),

@@ -21,7 +21,8 @@ from .cells import Cell, Progress
 
 @dataclass(frozen=True)
 class Launch:
-    """How the cells of an experiment are run.
+    """How an experiment is run. Its runs, each a training and its evaluation, are
+    called cells.
 
     Args:
         launcher: 'none', 'torchrun' or 'slurm'.

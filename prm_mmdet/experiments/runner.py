@@ -245,7 +245,8 @@ class _Experiment:
                     'finish it with that command, or move the folder away'
                 )
             ranks = self.launch.ranks
-            # A finished cell may have been trained with another number of ranks.
+            # A finished run is recorded with the number of ranks that trained it, which
+            # may differ from this command's number.
             if found.finished and earlier:
                 ranks = earlier['settings']['--ranks']
             record = begin_record(cell, ranks, earlier)

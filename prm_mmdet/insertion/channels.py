@@ -364,7 +364,8 @@ def _channel_axis(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> int
                 f'it returns {shape}, and {larger} for a larger input: neither axis 1 '
                 'nor axis 3 holds the channels alone'
             )
-    # The map keeps its size, or the model runs at one size only.
+    # The map's shape for a larger input is unknown, or it does not settle the axis. The
+    # map is then expected to be square: two equal sizes are its height and width.
     _, first, second, third = shape
     if first != second == third:
         return 1

@@ -223,9 +223,11 @@ def where(name: str) -> str:
 
 
 def hint(spec: Spec, modules: dict[str, nn.Module], probe: Probe) -> str:
-    """Names of modules that return maps, near to the names that a spec asked for.
+    """The end of an error message: other modules that the user may have meant.
 
-    Modules without weights are left out: few users look for a padding or a dropout.
+    They return feature maps, and their names are spelled like the name in the spec. If
+    no name is, top-level modules are listed. Modules without weights are left out: few
+    users look for a padding or a dropout.
     """
     known = [
         name

@@ -25,7 +25,11 @@ from .style import (
 
 
 def contribution_rates(records: Sequence[Record]) -> Figure:
-    """Figure 3 of the PRM paper: share of the query point in the similarity, by block.
+    """Figure 3 of the PRM paper: how much the query point counts in each block.
+
+    A PRM block compares each position's features with those of a query point (weight
+    alpha) and with the mean over all positions (weight beta). The figure shows
+    |alpha| / (|alpha| + |beta|), averaged over groups of channels.
 
     Args:
         records: Records of PRM blocks.

@@ -81,15 +81,15 @@ def _different(maps, count):
 def feature_norms(
     record: Record, images: Sequence[np.ndarray], frames: Sequence[Frame]
 ) -> Figure:
-    """Figure 5 of the SAC paper: feature lengths, one row for each image.
+    """Figure 5 of the SAC paper: norms of features, one row for each image.
 
-    The columns show the length of a block's input, |X|, and of what the block adds to
-    it, |Z - X|. Each column has its own scale.
+    The columns show, at each position, the norm over channels of a block's input, |X|,
+    and of what the block adds to it, |Z - X|. Each column has its own colour scale.
 
     Args:
         record: Record of a block that adds to its input.
         images: The images kept, RGB, (H, W, 3).
-        frames: Frames of these images.
+        frames: For each image, the mapping from the network's input to its pixels.
     """
     figure, axes = image_grid(images, 3)
     columns = (('norm_in', '|X|, before the block'), ('norm_added', '|Z - X|, added'))

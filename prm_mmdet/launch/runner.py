@@ -194,7 +194,8 @@ class Runner(MMEngineRunner):
     def _judge(
         self, filename: str, model: nn.Module, differences: KeyDifferences
     ) -> None:
-        """Raise RunError if weights with these differences must not be used."""
+        """Raise RunError if a checkpoint must not be used, because the names or shapes
+        of its weights differ from the model's. ``differences`` lists them."""
         if self.allow_partial:
             self.logger.warning(
                 f'--allow-partial: {filename} differs from the model: {differences}. '

@@ -152,7 +152,8 @@ def _programs(slabs, available):
 
 
 def _sum(x, factor, shares, s, p):
-    """Sum x, or its product with a factor, into shares (B, C, P)."""
+    """Sum each channel of x, or of x * factor, over positions. P programs divide the
+    positions among them, and each writes its own sums into ``shares``, (B, C, P)."""
     grid = (s.B * triton.cdiv(s.C, p.BLOCK_C.value) * s.P,)
     launch(_sum_kernel, grid, x, x, factor, shares, s, p, num_warps=_WARPS)
 

@@ -83,7 +83,9 @@ class _Forward(NamedTuple):
 
     y: Tensor  # output, shape, dtype and strides of x
     places: Tensor  # position of each program's largest channel sum, (B, G, P), int64
-    partial: Tensor  # each program's results, (B, G, P, 4 + K), A
+    # Each program's results for its positions, (B, G, P, 4 + K), dtype A (see _Slabs):
+    # four numbers for a group, then the sums of the group's K channels.
+    partial: Tensor
 
 
 class _Backward(NamedTuple):

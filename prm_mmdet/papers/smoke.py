@@ -16,15 +16,17 @@ from ..pretraining.imagenet import find_classes
 
 
 def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
-    """Write the config of a row's smoke run, with few and small images.
+    """Write a config for a short trial (smoke run) of a training in a paper's table.
 
-    A backbone that is pre-trained with a block is read from ``folder``, where the smoke
-    run of the backbone's row has published it.
+    The trial uses few and small images. If a detector needs a backbone that was
+    pre-trained with a block, it loads the weights from ``folder``, where the smoke run
+    of that pre-training has written them.
 
     Args:
-        config: Path below ``configs/``.
-        folder: Folder of the smoke runs. The file has the name of the row's config.
-        ranks: Processes that will run it.
+        config: Config of the training, as a path below ``configs/``.
+        folder: Folder of the smoke runs. The new config is written into it, with the
+            file name of ``config``.
+        ranks: Number of processes of the smoke run.
     """
     base = config_path(config)
     cfg = Config.fromfile(base).to_dict()

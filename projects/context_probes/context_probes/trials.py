@@ -37,7 +37,7 @@ VARIANTS = {
 MAIN_NETWORKS = ('none', 'prm', 'lct', 'sac')
 
 RATE = 3e-3  # learning rate in the networks' configs
-BASE_RATE = 2e-3  # the learning rate in the bases' configs
+BASE_RATE = 2e-3  # learning rate for training the weights that networks start from
 OTHER_RATE = 1e-3  # a second learning rate, for all networks alike
 SEEDS = (0, 1, 2)
 EPOCHS = 6  # length of the training in all configs
@@ -118,5 +118,6 @@ def all_trials() -> list[Trial]:
 
 
 def main_trials() -> list[Trial]:
-    """The first seed of :data:`MAIN_NETWORKS`, on every probe."""
+    """The trials of :data:`MAIN_NETWORKS` with the first seed, on every probe (data
+    set)."""
     return [Trial(probe, network) for network in MAIN_NETWORKS for probe in PROBES]
