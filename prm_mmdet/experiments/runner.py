@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import functools
 import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..files.lock import FolderInUseError, lock_folder
+from ..launch.processes import end_with_parent
 from .cells import Cell, Progress, progress
 from .launchers import Launch, commands, environment, job_name, queued_jobs, sbatch
 from .logs import reason_of_failure
@@ -324,7 +324,7 @@ class _Experiment:
             env=environment(cell, self.launch, slot),
             # Otherwise Ctrl-C would reach all processes at once.
             start_new_session=True,
-            preexec_fn=_end_with(os.getpid()) if sys.platform == 'linux' else None,
+            preexec_fn=functools.partial(end_with_parent, os.getpid(), signal.SIGTERM),
         )
         self.processes[cell] = slot, process
         try:
@@ -341,19 +341,6 @@ class _Experiment:
             finally:
                 # Child processes may outlive a crashed parent.
                 _signal_group(process, signal.SIGKILL)
-
-
-def _end_with(parent: int) -> Callable[[], None]:
-    """A function for a child process. It asks the kernel to end the child when the
-    parent ends, even if the parent is killed."""
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask_kernel():
-        prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # the parent has already ended
-            os._exit(1)
-
-    return ask_kernel
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> None:

@@ -11,9 +11,10 @@ import warnings
 from typing import Any, Callable
 
 _PR_SET_PDEATHSIG = 1  # from Linux's <sys/prctl.h>
+_prctl = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
 
 
-def end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     """Let the kernel end this process when its parent ends or is killed.
 
     Without this, data workers of a killed training stay alive and wait forever. On
@@ -21,10 +22,11 @@ def end_with_parent(parent: int) -> None:
 
     Args:
         parent: Process id of the parent. If it has ended already, this process ends.
+        number: The signal that ends this process. Default: SIGKILL.
     """
-    if sys.platform != 'linux':
+    if _prctl is None:
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
