@@ -7,7 +7,7 @@ import functools
 import os
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from urllib.error import URLError
 import torch
 from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
+from torch import nn
 
 from .. import compat
 from .atomic import replacing
@@ -247,6 +248,40 @@ def compare_keys(
             if name in model and model[name].shape != value.shape
         ],
     )
+
+
+@contextlib.contextmanager
+def noting_differences(model: nn.Module) -> Iterator[KeyDifferences]:
+    """Note what does not fit while MMEngine loads weights into a model.
+
+    Models may rename keys while they load, so the keys are compared then. MMEngine
+    leaves weights of another shape out without listing them.
+
+    Yields:
+        The differences, which are empty until the weights are loaded.
+    """
+    found: tuple[list[str], list[str], list[str]] = ([], [], [])
+    missing, unknown, misshapen = found
+
+    def note_shapes(weights: dict, *_: Any) -> None:
+        own = model.state_dict()
+        misshapen.extend(
+            k for k, v in weights.items() if k in own and own[k].shape != v.shape
+        )
+
+    def note_keys(_: nn.Module, keys: Any) -> None:
+        missing.extend(keys.missing_keys)
+        unknown.extend(keys.unexpected_keys)
+
+    handles = [
+        model._register_load_state_dict_pre_hook(note_shapes),
+        model.register_load_state_dict_post_hook(note_keys),
+    ]
+    try:
+        yield KeyDifferences(*found)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def write_checkpoint(

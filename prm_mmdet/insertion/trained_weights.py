@@ -16,7 +16,12 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
 from torch import nn
 
-from ..files.checkpoints import compare_keys, read_state_dict, write_checkpoint
+from ..files.checkpoints import (
+    compare_keys,
+    noting_differences,
+    read_state_dict,
+    write_checkpoint,
+)
 from ..registry import WEIGHT_INITIALIZERS
 from .attach import Plugged
 from .preservation import preserve
@@ -65,27 +70,9 @@ class PreservedPretrainedInit(PretrainedInit):
             if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
                 child.init_weights()
                 child.is_init = True
-        missing: list[str] = []
-
-        def note_mismatched(weights: dict, *_: Any) -> None:
-            # MMEngine leaves weights of another shape out without listing them.
-            missing.extend(
-                key
-                for key, value in module.state_dict().items()
-                if key in weights and weights[key].shape != value.shape
-            )
-
-        handles = [
-            module._register_load_state_dict_pre_hook(note_mismatched),
-            module.register_load_state_dict_post_hook(
-                lambda _, keys: missing.extend(keys.missing_keys)
-            ),
-        ]
-        try:
+        with noting_differences(module) as found:
             super().__call__(module)
-        finally:
-            for handle in handles:
-                handle.remove()
+        missing = [*found.missing, *found.misshapen]
         for outcome in preserve(module, missing):
             level = logging.WARNING if outcome.left else logging.INFO
             print_log(f'{type(module).__name__}: {outcome}', 'current', level)

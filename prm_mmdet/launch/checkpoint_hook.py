@@ -39,7 +39,7 @@ class SafeCheckpointHook(CheckpointHook):
         info = runner.message_hub.runtime_info
         for key in [key for key in info if key.startswith('best_ckpt')]:
             name = os.path.basename(f'{info[key]}')
-            folder = self._folder(runner)
+            folder = checkpoint_folder(self.out_dir, runner.work_dir)
             if name.startswith('best_'):
                 info[key] = os.path.join(folder, name)
             else:
@@ -54,13 +54,6 @@ class SafeCheckpointHook(CheckpointHook):
             self.out_dir
         ):
             self.last_ckpt = resumed
-
-    def _folder(self, runner: Runner) -> str:
-        """The folder of the checkpoints, as ``before_train`` computes it."""
-        if self.out_dir is None or self.out_dir == runner.work_dir:
-            return runner.work_dir
-        name = os.path.basename(runner.work_dir.rstrip(os.sep))
-        return os.path.join(self.out_dir, name)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         broken = not_finite(checkpoint['state_dict'])
@@ -156,6 +149,13 @@ def restore_histories(message_hub: dict) -> None:
         if isinstance(value, dict):
             parts = (value['history'].numpy(), value['counts'].numpy())
             scalars[name] = HistoryBuffer(*parts)
+
+
+def checkpoint_folder(out_dir: str | None, work_dir: str) -> str:
+    """Folder in which a CheckpointHook with this ``out_dir`` writes."""
+    if out_dir is None or out_dir == work_dir:
+        return work_dir
+    return os.path.join(out_dir, os.path.basename(work_dir.rstrip(os.sep)))
 
 
 def random_state_of_rank(checkpoint: dict, world_size: int) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -27,6 +28,7 @@ from torch.utils.data import DataLoader
 from ..files.checkpoints import (
     CheckpointError,
     KeyDifferences,
+    noting_differences,
     read_checkpoint,
     weights_of,
 )
@@ -35,6 +37,7 @@ from . import processes
 from .annotations import check_annotations
 from .checkpoint_hook import (
     SafeCheckpointHook,
+    checkpoint_folder,
     random_state_of_rank,
     restore_histories,
 )
@@ -184,7 +187,12 @@ class Runner(MMEngineRunner):
         model = self.model.module if is_model_wrapper(self.model) else self.model
         if isinstance(model, BaseTTAModel):
             model = model.module
-        differences = _load(model, checkpoint, revise_keys)
+        with noting_differences(model) as found:
+            _load_checkpoint_to_model(
+                model, checkpoint, False, logger='silent', revise_keys=list(revise_keys)
+            )
+        missing = [k for k in found.missing if not k.endswith('num_batches_tracked')]
+        differences = replace(found, missing=missing)
         if differences:
             self._judge(filename, model, differences)
         self._has_loaded = True
@@ -216,41 +224,6 @@ class Runner(MMEngineRunner):
 
     def _starts_from_weights(self) -> bool:
         return False
-
-
-def _load(
-    model: nn.Module, checkpoint: dict, revise_keys: Sequence[tuple[str, str]]
-) -> KeyDifferences:
-    """Load a checkpoint as MMEngine does, and return the keys that do not fit. The keys
-    are compared during loading, because models may rename them."""
-    found: dict[str, list[str]] = {}
-    misshapen: list[str] = []
-
-    def note_shapes(state: dict, *_: Any) -> None:
-        own = model.state_dict()
-        misshapen.extend(
-            key for key in state if key in own and own[key].shape != state[key].shape
-        )
-
-    def note_keys(_: nn.Module, keys: Any) -> None:
-        found.update(missing=keys.missing_keys, unknown=keys.unexpected_keys)
-
-    handles = [
-        model.register_load_state_dict_post_hook(note_keys),
-        model._register_load_state_dict_pre_hook(note_shapes),
-    ]
-    try:
-        _load_checkpoint_to_model(
-            model, checkpoint, False, logger='silent', revise_keys=list(revise_keys)
-        )
-    finally:
-        for handle in handles:
-            handle.remove()
-    return KeyDifferences(
-        missing=[k for k in found['missing'] if not k.endswith('num_batches_tracked')],
-        unknown=list(found['unknown']),
-        misshapen=misshapen,
-    )
 
 
 def _expected_at_start(
@@ -318,7 +291,9 @@ class TrainRunner(Runner):
             except FolderInUseError as error:
                 raise RunError(f'{error}: --work-dir FOLDER') from None
         if cls.auto_resume or (cfg.get('resume') and not cfg.get('load_from')):
-            folder = _checkpoint_folder(cfg)
+            hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+            out_dir = hook.get('out_dir') if isinstance(hook, dict) else None
+            folder = checkpoint_folder(out_dir, cfg.work_dir)
             found = find_checkpoint(cfg.work_dir, folder, rename=first)
             cfg.resume = found is not None
             cfg.load_from = found or cfg.get('load_from')
@@ -441,15 +416,6 @@ class TrainRunner(Runner):
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-
-
-def _checkpoint_folder(cfg: Config) -> str:
-    """Folder in which the CheckpointHook of a config writes."""
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    out_dir = hook.get('out_dir') if isinstance(hook, dict) else None
-    if not out_dir or out_dir == cfg.work_dir:
-        return cfg.work_dir
-    return os.path.join(out_dir, os.path.basename(cfg.work_dir.rstrip(os.sep)))
 
 
 def _seed_of(filename: str) -> int | None:
