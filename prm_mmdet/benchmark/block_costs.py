@@ -164,8 +164,8 @@ def measure_blocks(
     stages: Sequence[str],
     setting: Setting,
     rounds: int,
-    compiled: bool = True,
-    progress: Callable[[str], Any] | None = None,
+    compiled: bool,
+    progress: Callable[[str], Any],
 ) -> Iterator[dict[str, Any]]:
     """Measure blocks on the maps of ResNet-50's stages.
 
@@ -174,8 +174,8 @@ def measure_blocks(
         stages: Some of :data:`STAGES`.
         setting: Conditions of the measurement.
         rounds: How often each function is timed, at least 2.
-        compiled: Whether to measure the forms under torch.compile. Default: True.
-        progress: Called with a line of text for each block and stage. Default: None.
+        compiled: Whether to measure the forms under torch.compile.
+        progress: Called with one line of text for each block and stage.
 
     Yields:
         A record for each ``block``, ``stage`` and ``pass``, with these names and
@@ -193,9 +193,7 @@ def measure_blocks(
         for stage in stages:
             functions = forms(block, stage, setting, compiled)
             shape = map_shape(block, stage, setting)
-            title = f'{block} on {stage} {shape}'
-            if progress:
-                progress(title)
+            progress(f'{block} on {stage} {shape}')
             source = torch.randn(shape, device=setting.device, dtype=setting.dtype)
             timed = dict(functions)
             target = torch.empty_like(source)

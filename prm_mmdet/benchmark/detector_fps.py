@@ -27,9 +27,9 @@ def measure_fps(
     configs: Sequence[Config],
     checkpoints: Sequence[str | None],
     device: torch.device,
-    images: int = 2000,
-    warmup: int = 5,
-    progress: Callable[[str], Any] | None = None,
+    images: int,
+    warmup: int,
+    progress: Callable[[str], Any],
 ) -> list[float]:
     """Images a second of detectors on their test data.
 
@@ -42,10 +42,9 @@ def measure_fps(
         checkpoints: Weights of each detector, or None for random weights. With random
             weights, a detector detects less, and so computes less.
         device: Where the detectors run.
-        images: Largest number of images, warm-up included. Default: 2000,
-            MMDetection's.
-        warmup: Images before the measurement. Default: 5, MMDetection's.
-        progress: Called with one line of text for each image. Default: None.
+        images: The largest number of images, those that warm up included.
+        warmup: Images before the measurement.
+        progress: Called with one line of text for each image.
 
     Returns:
         Images a second of each detector.
@@ -67,8 +66,7 @@ def measure_fps(
     for i, data in enumerate(Runner.build_dataloader(loader)):
         if i == images:
             break
-        if progress:
-            progress(f'image {i + 1}')
+        progress(f'image {i + 1}')
         count += i >= warmup
         for at, model in enumerate(models):
             own = copy.deepcopy(data)  # test_step changes its input

@@ -157,9 +157,8 @@ def compare_classes(
     found: Sequence[Sequence[np.ndarray]],
     titles: Sequence[str],
     classes: Sequence[str],
-    top: int = 5,
 ) -> Figure:
-    """The most probable classes by one or two models, one row for each image.
+    """The five most probable classes by one or two models, one row for each image.
 
     Args:
         images: RGB, (H, W, 3).
@@ -167,7 +166,6 @@ def compare_classes(
         found: Probabilities, (classes,), by model and image.
         titles: Titles of the models.
         classes: Names of the classes.
-        top: Number of classes to show. Default: 5.
     """
     heights = row_heights(images, PANEL)
     columns = 1 + len(found)
@@ -185,7 +183,7 @@ def compare_classes(
         row[0].set_title(name, fontsize=9)
         row[0].axis('off')
         for axis, title, probabilities in zip(row[1:], titles, of_image):
-            best = probabilities.argsort()[::-1][:top]
+            best = probabilities.argsort()[::-1][:5]
             names = [class_name(classes, k) for k in best]
             colours = [COLOURS[5 if n == name else 4] for n in names]
             axis.barh(range(len(best)), probabilities[best], color=colours)
@@ -202,20 +200,18 @@ def _fitted(title):
     return '\n'.join(textwrap.fill(line, 36) for line in title.splitlines())
 
 
-def unmatched(
-    instances: Sequence[Instance], others: Sequence[Instance], overlap: float = 0.5
-) -> set[int]:
+def unmatched(instances: Sequence[Instance], others: Sequence[Instance]) -> set[int]:
     """Indices of the instances without a match among the others.
 
-    A match has the same label and an IoU of ``overlap`` or more. Each of the others
-    matches at most once. Instances are matched in order.
+    A match has the same label and an IoU of 0.5 or more. Each of the others
+    matches once; instances are matched in their order.
     """
     free, alone = list(others), set()
     for i, instance in enumerate(instances):
         same = [other for other in free if other.label == instance.label]
         boxes = ([instance.box], [other.box for other in same])
         ious = bbox_overlaps(*(_corners(b) for b in boxes))
-        if same and ious.max() >= overlap:
+        if same and ious.max() >= 0.5:
             free = [other for other in free if other is not same[int(ious.argmax())]]
         else:
             alone.add(i)

@@ -62,7 +62,6 @@ class Complexity:
 class Checked:
     """A cell of a table beside the number counted here."""
 
-    table: Table
     row: Row
     column: str
     counted: float
@@ -84,7 +83,7 @@ def check(table: Table) -> Iterator[Checked]:
                 places = table.digits(column)
                 off = round(abs(round(value, places) - row.cells[column]) * 10**places)
                 remark = table.remarks.get((row.config, column))
-                yield Checked(table, row, column, value, off, remark)
+                yield Checked(row, column, value, off, remark)
 
 
 def counted(table: Table, row: Row, column: str) -> float | None:

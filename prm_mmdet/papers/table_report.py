@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ..benchmark.cost_tables import columns
 from ..benchmark.fps_records import comparable, fps_here
 from ..config import config_path
 from ..experiments.logs import read_evaluations
@@ -147,14 +148,8 @@ def _terminal(table, head, body, notes):
     # Names of columns over three lines, so that a table fits a screen.
     names = (h.replace('_mAP', ' mAP').split(' ', 2) for h in head)
     heads = zip(*([*n, '', ''][:3] for n in names))
-    cells = [*heads, *body]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    lines = [f'{table.key}: {table.title}']
-    for first, *others in cells:
-        numbers = [v.rjust(w) for v, w in zip(others, widths[1:])]
-        lines.append('  '.join([first.ljust(widths[0]), *numbers]).rstrip())
-    lines += (f'* {stem}, {note}' for stem in notes for note in notes[stem])
-    return '\n'.join(lines) + '\n'
+    lines = [f'* {stem}, {note}\n' for stem in notes for note in notes[stem]]
+    return f'{table.key}: {table.title}\n{columns([*heads, *body])}{"".join(lines)}'
 
 
 def _markdown(table, head, body, notes):
