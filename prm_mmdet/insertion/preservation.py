@@ -462,11 +462,8 @@ def _width(layer: nn.Module) -> int:
 
 @torch.no_grad()
 def _scale(parameters: list[nn.Parameter], factor: torch.Tensor) -> Callable:
-    """Multiply a layer's weight and bias by numbers, (C,).
-
-    Returns:
-        A function that restores the parameters.
-    """
+    """Multiply a layer's weight and bias by numbers, (C,). Returns a function that
+    restores them."""
     saved = [p.detach().clone() for p in parameters]
     for p in parameters:
         shaped = factor.reshape(-1, *[1] * (p.dim() - 1))

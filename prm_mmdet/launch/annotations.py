@@ -351,13 +351,7 @@ def _reason(error: Exception) -> str:
 
 
 def _compare_classes(faults: Faults, source: _Source, known: list[str]) -> None:
-    """Compare the names of the classes in a file with those of the config.
-
-    Args:
-        faults: Where faults are added.
-        source: What the config uses the file for.
-        known: The names in the file, in its order.
-    """
+    """Compare the names of a file's classes, in its order, with the config's."""
     classes = source.classes
     if not classes or not known:
         return
@@ -488,12 +482,7 @@ def _fault_of(
 
 
 def _check_rle(mask: dict, size: tuple[float, float]) -> None:
-    """Raise ValueError unless a run-length encoded mask has the size of its image.
-
-    Args:
-        mask: COCO's dict with 'size' and 'counts'.
-        size: (height, width) of the image.
-    """
+    """Raise ValueError unless a run-length encoded mask has its image's (h, w)."""
     runs = mask['counts']
     if isinstance(runs, str):
         runs = _decoded(runs)

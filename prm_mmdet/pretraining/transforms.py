@@ -120,12 +120,8 @@ class LoadRandomResizedCrop(LoadImage):
             shape = (self.image_size, self.image_size)
             return self.cut(cv2.resize(image, shape), shape, self.draw(*shape))
         part = self.draw(*shape)
-        image = decode(data, self.reduction(part))
+        image = decode(data, min(part[2:]) / self.size)
         return None if image is None else self.cut(image, shape, part)
-
-    def reduction(self, part: Part) -> float:
-        """Factor by which the image may be decoded smaller, for this part of it."""
-        return min(part[2:]) / self.size
 
     def cut(self, image: np.ndarray, shape: tuple[int, int], part: Part) -> np.ndarray:
         """A part of an image, resized to the square.
