@@ -2,7 +2,6 @@
 
 import math
 
-import mpmath
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,37 +10,11 @@ from prm_mmdet.comparison.comparison_report import verdict
 from prm_mmdet.comparison.intervals import paired_difference, sign, summary
 
 
-def coverage(quantile, freedom):
-    """Probability of |t| <= quantile, by integrating the density of Student's t."""
-    constant = mpmath.gamma((freedom + 1) / 2) / (
-        mpmath.sqrt(freedom * mpmath.pi) * mpmath.gamma(freedom / 2)
-    )
-
-    def density(x):
-        return constant * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
-
-    return float(mpmath.quad(density, [-quantile, 0, quantile]))
-
-
-@pytest.mark.parametrize('count', [2, 3, 5, 10])
-@pytest.mark.parametrize('comparisons', [1, 5])
-def test_the_interval_is_students(count, comparisons):
-    values = np.random.default_rng(count).normal(3, 2, count)
-    nothing = dict.fromkeys(range(count), 0.0)
-    low, high = paired_difference(dict(enumerate(values)), nothing, comparisons)[
-        'corrected'
-    ]
-    quantile = (high - low) / 2 / (values.std(ddof=1) / math.sqrt(count))
-    assert (high + low) / 2 == pytest.approx(values.mean())
-    assert coverage(quantile, count - 1) == pytest.approx(
-        1 - 0.05 / comparisons, abs=1e-8
-    )
-
-
+@pytest.mark.parametrize('count', [2, 4, 10])
 @pytest.mark.parametrize('comparisons', [1, 2, 5])
-def test_paired_difference_is_scipys(comparisons):
+def test_paired_difference_is_scipys(comparisons, count):
     generator = np.random.default_rng(comparisons)
-    control = dict(enumerate(generator.normal(30, 1, 4)))
+    control = dict(enumerate(generator.normal(30, 1, count)))
     block = {
         seed: value + generator.normal(0.5, 0.3) for seed, value in control.items()
     }

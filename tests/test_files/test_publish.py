@@ -71,17 +71,9 @@ def test_views_are_written_alone(tmp_path):
     assert Path(path).stat().st_size < 10_000
 
 
-@pytest.mark.parametrize(
-    ('content', 'message'),
-    [
-        (dict(state_dict={}), 'a.pth: its state dict is empty'),
-        (dict(state_dict=dict(w=1)), "a.pth: 'w' is no weight, but a int"),
-        (dict(state_dict=dict(w=torch.tensor([1, float('nan')]))), 'not finite.* w'),
-    ],
-)
-def test_what_is_no_checkpoint_is_refused(tmp_path, content, message):
-    torch.save(content, tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match=message):
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    torch.save(dict(state_dict={}), tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'a\.pth: its state dict is empty'):
         publish_checkpoint(str(tmp_path / 'a.pth'), str(tmp_path / 'out' / 'b'))
     assert not (tmp_path / 'out').exists()
 

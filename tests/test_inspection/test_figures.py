@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from prm_mmdet import LCT, PRM, SAC
-from prm_mmdet.files.atomic import write_file
 from prm_mmdet.inspection.capture import COSINE_BINS, Maps, Moments, Record
 from prm_mmdet.inspection.figure_files import new_figure, png
 from prm_mmdet.inspection.gate_figures import gate_statistics
@@ -254,15 +253,6 @@ def test_differing_predictions_are_thick():
     names = [t.get_text() for f in (figure, alone) for t in f.axes[0].texts]
     assert 'a.jpg' in names and '...' + 'b' * 27 in names
     assert [p.get_linewidth() for p in alone.axes[0].patches] == [1.5, 1.5]
-
-
-def test_files_are_written_whole(tmp_path):
-    path = tmp_path / 'new' / 'file'
-    write_file(str(path), b'1')
-    with pytest.raises(TypeError):
-        write_file(str(path), 1)
-    assert path.read_bytes() == b'1'
-    assert [p.name for p in path.parent.iterdir()] == ['file']
 
 
 def test_pictures_of_an_earlier_page_are_removed(tmp_path):

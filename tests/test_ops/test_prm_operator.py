@@ -112,13 +112,6 @@ def test_empty_batch():
     assert all(not g.any() for g in rest)
 
 
-def test_traced_form_computes_the_reference():
-    x, values = grid(2, 8, 4, 5).double(), [v.double() for v in parameters(4)]
-    traced = torch.jit.trace(lambda x: ops.prm(x, *values), x)
-    assert 'prm_mmdet::' not in str(traced.inlined_graph)
-    torch.testing.assert_close(traced(x), reference.prm(x, *values))
-
-
 @registered
 def test_second_derivative_is_refused_with_the_cure():
     x = grid(1, 4, 3, 3).requires_grad_()
@@ -152,10 +145,8 @@ def test_operator_is_registered_well(similarity, encoding):
 
 
 @registered
-@pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])
-def test_compiles_without_a_graph_break(backend):
-    if backend == 'inductor' and shutil.which('g++') is None:
-        pytest.skip('needs a C++ compiler')
+@pytest.mark.skipif(shutil.which('g++') is None, reason='needs a C++ compiler')
+def test_compiles_without_a_graph_break():
     pytest.importorskip('mmdet')
     from prm_mmdet import PRM
 
@@ -163,7 +154,7 @@ def test_compiles_without_a_graph_break(backend):
     for parameter in block.parameters():
         parameter.data.normal_()
     results = []
-    for function in (block, torch.compile(block, backend=backend, fullgraph=True)):
+    for function in (block, torch.compile(block, fullgraph=True)):
         x = torch.linspace(-2, 3, 2 * 16 * 30, dtype=torch.double).view(2, 16, 5, 6)
         x = x.sin().requires_grad_()
         y = function(x + 0)

@@ -272,40 +272,6 @@ def test_gc_keeps_its_zeros_in_a_backbone_from_nothing():
             assert torch.equal(bottleneck.context_block(x), x)
 
 
-# Added to ResNet-50 in every residual block by the PRM paper's Table 1, in thousands;
-# PRM's own 4 are printed as 3, as SGE's 2 are. SE, CBAM and GC are in the same table.
-@pytest.mark.parametrize(
-    ('block', 'thousands'),
-    [(SE, 28088 - 25557), (CBAM, 28090 - 25557), (GE, 0), (SGE, 2)],
-)
-def test_parameters_are_those_of_the_prm_papers_table(block, thousands):
-    widths = 3 * [256] + 4 * [512] + 6 * [1024] + 3 * [2048]
-    added = sum(p.numel() for c in widths for p in block(c).parameters())
-    assert round(added / 1e3) == thousands
-
-
-# Added to ResNet-50, c3-c5, by the SAC paper's Table VII: 44.4 M to 46.9 M with SE and
-# CBAM, to 64.3 M with DoubleAttention.
-@pytest.mark.parametrize(
-    ('block', 'millions'), [(SE, 2.5), (CBAM, 2.5), (DoubleAttention, 19.9)]
-)
-def test_parameters_are_those_of_the_papers_table(block, millions):
-    widths = 4 * [512] + 6 * [1024] + 3 * [2048]
-    added = sum(p.numel() for c in widths for p in block(c).parameters())
-    assert round(added / 1e6, 1) == millions
-
-
-def test_three_bams_have_the_parameters_of_the_papers_tables():
-    added = sum(p.numel() for c in (256, 512, 1024) for p in BAM(c).parameters())
-    # Table VII of the SAC paper, Mask R-CNN; Table X, ResNet-50 and ResNet-101.
-    for without, millions, places in (
-        (44.396, 44.8, 1),
-        (25.557, 25.92, 2),
-        (44.549, 44.91, 2),
-    ):
-        assert round(without + added / 1e6, places) == millions
-
-
 def test_bam_wants_two_images_while_its_norms_train():
     block = BAM(32)
     assert block(torch.randn(2, 32, 4, 4)).isfinite().all()
