@@ -25,14 +25,20 @@ def new_figure(width: float, height: float, **layout: Any) -> tuple[Figure, np.n
     return figure, figure.subplots(**layout, squeeze=False)
 
 
-def row_heights(images: Sequence[np.ndarray], panel: float) -> list[float]:
-    """Height in inches of a row of panels for each image (H, W, 3).
+def image_rows(
+    images: Sequence[np.ndarray], columns: int, panel: float, beside: float = 0
+) -> tuple[Figure, np.ndarray]:
+    """A figure with a row of panels for each image (H, W, 3), and its axes.
 
     A panel is ``panel`` inches wide, and narrower for a tall image. A row for a flat
-    image has room for the label of a colour bar.
+    image has room for the label of a colour bar. ``beside`` is the width in inches of
+    what stands at the right.
     """
     shapes = [image.shape for image in images]
-    return [panel * min(max(h / w, 0.35), 1.2) + 0.3 for h, w, *_ in shapes]
+    heights = [panel * min(max(h / w, 0.35), 1.2) + 0.3 for h, w, *_ in shapes]
+    size = columns * panel + beside, sum(heights)
+    shape = dict(nrows=len(images), ncols=columns, height_ratios=heights)
+    return new_figure(*size, **shape)
 
 
 def check_png(out: str | Path) -> None:

@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 
 from ..files.plain_pickle import load_plain_pickle
-from .figure_files import COLOURS, check_png, new_figure, row_heights, save_png
+from .figure_files import COLOURS, check_png, image_rows, new_figure, save_png
 from .style import class_name
 
 PANEL = 3.2  # width of a panel, in inches
@@ -123,14 +123,7 @@ def compare_predictions(
         names: Names of the images, which are drawn at the left of the rows.
     """
     columns = len(found) + (truths[0] is not None)
-    heights = row_heights(images, PANEL)
-    figure, axes = new_figure(
-        columns * PANEL,
-        sum(heights),
-        nrows=len(images),
-        ncols=columns,
-        height_ratios=heights,
-    )
+    figure, axes = image_rows(images, columns, PANEL)
     for i, (row, image, instances, *models) in enumerate(
         zip(axes, images, truths, *found)
     ):
@@ -167,15 +160,7 @@ def compare_classes(
         titles: Titles of the models.
         classes: Names of the classes.
     """
-    heights = row_heights(images, PANEL)
-    columns = 1 + len(found)
-    figure, axes = new_figure(
-        columns * PANEL,
-        sum(heights),
-        nrows=len(images),
-        ncols=columns,
-        height_ratios=heights,
-    )
+    figure, axes = image_rows(images, 1 + len(found), PANEL)
     for i, (row, image, name, *of_image) in enumerate(
         zip(axes, images, truths, *found)
     ):

@@ -12,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from .capture import Record
-from .figure_files import new_figure, row_heights
+from .figure_files import image_rows
 
 STAGES = {
     'c2': '#0072B2',
@@ -34,14 +34,7 @@ def image_grid(
 
     Panels have the shape of their image. A colour bar fits at the right.
     """
-    heights = row_heights(images, panel)
-    figure, axes = new_figure(
-        columns * panel + 0.9,
-        sum(heights),
-        nrows=len(images),
-        ncols=columns,
-        height_ratios=heights,
-    )
+    figure, axes = image_rows(images, columns, panel, beside=0.9)
     for axis in axes.flat:
         axis.axis('off')
     return figure, axes
