@@ -23,6 +23,21 @@ if os.environ.get('CI'):
     settings.load_profile('ci')
 
 ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(
+    p.relative_to(ROOT / 'configs').as_posix()
+    for p in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in p.parts
+)
+
+
+class Touch:
+    """Unpickled in full, creates a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, 'w')
 
 
 @pytest.fixture(scope='session')

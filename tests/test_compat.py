@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import Touch
 from mmengine.config import utils as config_utils
 from mmengine.fileio.io import file_handlers
 from mmengine.logging import HistoryBuffer
@@ -146,16 +147,6 @@ def test_nor_can_it_through_mmengine_in_a_tool(tmp_path, tool, evil):
         CheckpointLoader.load_checkpoint(str(path))
 
 
-class _Touch:
-    """Unpickled in full, creates a file."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return open, (self.path, 'w')
-
-
 def test_mmengine_reads_pickle_and_yaml_as_data_in_a_tool(tmp_path, tool):
     path = tmp_path / 'results.pkl'
     held = dict(
@@ -173,7 +164,7 @@ def test_mmengine_reads_pickle_and_yaml_as_data_in_a_tool(tmp_path, tool):
         assert loaded['array'].tolist() == [0, 1, 2]
         assert loaded['proposals'].scores.tolist() == [1, 1]
     storage = torch.storage._load_from_bytes
-    for evil in (_Touch(tmp_path / 'run'), _Reaches(np.ndarray, 'tofile')):
+    for evil in (Touch(tmp_path / 'run'), _Reaches(np.ndarray, 'tofile')):
         inner = io.BytesIO()
         torch.save(evil, inner)
         for content in (evil, _Calls(storage, inner.getvalue())):

@@ -9,19 +9,13 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import CONFIGS, ROOT
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 
 import prm_mmdet
 from prm_mmdet import config_path, load_config
-
-CONFIGS = sorted(
-    p.relative_to(ROOT / 'configs').as_posix()
-    for p in (ROOT / 'configs').rglob('*.py')
-    if '_base_' not in p.parts
-)
 
 
 def test_path_and_content():

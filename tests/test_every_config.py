@@ -2,18 +2,12 @@
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import CONFIGS, ROOT
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-
-CONFIGS = sorted(
-    p.relative_to(ROOT / 'configs').as_posix()
-    for p in (ROOT / 'configs').rglob('*.py')
-    if '_base_' not in p.parts
-)
 
 
 @pytest.mark.configs

@@ -18,7 +18,7 @@ import mmdet
 import psutil
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, Touch
 from mmengine.config import Config
 from mmengine.model import PretrainedInit
 
@@ -262,19 +262,9 @@ def test_missing_weights_are_named_where_the_config_has_class_objects():
     assert '  model.backbone.init_cfg.checkpoint=mine.pth\n' in message
 
 
-class _Touch:
-    """Unpickled in full, creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_downloaded_weights_run_no_code(run_python, demo_options, tmp_path):
     (tmp_path / 'served').mkdir()
-    torch.save(dict(state_dict=_Touch(tmp_path / 'run')), tmp_path / 'served/evil.pth')
+    torch.save(dict(state_dict=Touch(tmp_path / 'run')), tmp_path / 'served/evil.pth')
     handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'served')
     server = HTTPServer(('127.0.0.1', 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, Touch
 from mmengine.logging import HistoryBuffer
 
 from prm_mmdet.files.publish import publish_checkpoint
@@ -78,18 +78,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-class _Touch:
-    """Unpickled in full, creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, 'w')
-
-
 def test_the_tool_runs_no_code_and_says_what_it_left_out(run_python, tmp_path):
-    torch.save(dict(state_dict=_Touch(str(tmp_path / 'run'))), tmp_path / 'evil.pth')
+    torch.save(dict(state_dict=Touch(tmp_path / 'run')), tmp_path / 'evil.pth')
     result = run_python(TOOL, 'evil.pth', 'out', check=False)
     assert result.returncode == 1 and 'Traceback' not in result.stdout
     assert not (tmp_path / 'run').exists()
