@@ -36,9 +36,10 @@ def image_rows(
     """
     shapes = [image.shape for image in images]
     heights = [panel * min(max(h / w, 0.35), 1.2) + 0.3 for h, w, *_ in shapes]
-    size = columns * panel + beside, sum(heights)
-    shape = dict(nrows=len(images), ncols=columns, height_ratios=heights)
-    return new_figure(*size, **shape)
+    width = columns * panel + beside
+    return new_figure(
+        width, sum(heights), nrows=len(images), ncols=columns, height_ratios=heights
+    )
 
 
 def check_png(out: str | Path) -> None:
