@@ -23,6 +23,7 @@ from mmengine.config import Config
 from mmengine.model import PretrainedInit
 
 import prm_mmdet  # noqa: F401
+from prm_mmdet.files.checkpoints import read_checkpoint
 from prm_mmdet.launch import MissingInput, RunError, TrainRunner, check_data
 from prm_mmdet.launch.data_files import how_to_get_weights
 from prm_mmdet.launch.processes import StartWorker
@@ -32,7 +33,7 @@ TOOLS = {'ours': ROOT / 'tools', 'mmdet': Path(mmdet.__file__).parent / '.mim/to
 
 
 def blocks_in(checkpoint):
-    names = torch.load(checkpoint, weights_only=True)['state_dict']
+    names = read_checkpoint(checkpoint)['state_dict']
     return {n for n in names if '.sac_block.' in n}
 
 
@@ -47,7 +48,7 @@ def test_train_resume_test(whose, run_python, demo_options, tmp_path):
 
     resumed = run_python(*train, '--resume', *demo_options, 'train_cfg.max_epochs=3')
     assert 'resumed epoch: 2' in resumed.stdout
-    saved = torch.load(work / 'epoch_3.pth', weights_only=True)
+    saved = read_checkpoint(work / 'epoch_3.pth')
     assert saved['meta']['epoch'] == 3
 
     # Loading leaves no key out, and the metrics are those of a COCO evaluation.

@@ -23,7 +23,7 @@ from prm_mmdet.comparison.blocks import NAMES, read_blocks
 from prm_mmdet.comparison.comparison_page import as_page, write_pictures
 from prm_mmdet.comparison.comparison_report import as_markdown, collect
 from prm_mmdet.comparison.cost import costs_of
-from prm_mmdet.comparison.plan import make_comparison, save_rehearsal
+from prm_mmdet.comparison.plan import check_settings, make_comparison, save_rehearsal
 from prm_mmdet.comparison.plan_text import describe
 from prm_mmdet.experiments import Launch, plan, run_cells, state
 from prm_mmdet.files.atomic import write_file
@@ -207,6 +207,7 @@ def compare(args):
         return 0
     words = []
     if not args.report:
+        check_settings(comparison)
         save_rehearsal(comparison)
         words = [outcome.word for outcome in run_cells(cells, launch).values()]
     if any(word in UNFINISHED for word in words):

@@ -243,7 +243,7 @@ def _cost_rows(entries: list[dict]) -> list[list[str]]:
         row = [entry['label'], '', '']
         if 'parameters' in entry:
             row[1] = f'{entry["parameters"] / 1e6:.2f} M'
-            row[2] = f'{entry["multiply_adds"] / 1e9:.2f} G'
+            row[2] = f'{entry["multiply_adds"] / 1e9:.3g} G'
         cost = entry.get('cost')
         if cost:
             for kind in ('step', 'inference'):
@@ -300,7 +300,11 @@ def _notes(found: dict) -> list[str]:
         if not run['finished']
     ]
     if missing:
-        lines.append(f'Not finished: {"; ".join(missing)}.')
+        lines.append(
+            f'Not finished: {"; ".join(missing)}. Until then, a mean is over the '
+            "row's own seeds, and a difference is over the seeds that the control has, "
+            'too. They do not match each other.'
+        )
     changed = [
         f'{entry["name"]}, seed {seed}'
         for entry in entries

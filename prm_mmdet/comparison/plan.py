@@ -7,14 +7,16 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mmengine.config import Config
 
-from ..experiments import Cell
-from ..experiments.cells import write_config
+from ..experiments import Cell, read_record, write_config
+from ..experiments.cells import progress
+from ..experiments.records import begin_record
 from ..files.atomic import write_file
 from ..launch import check_data
 from .blocks import CONTROL, Block
@@ -98,14 +100,20 @@ class Comparison:
         """The runs in order: all networks with the first seed, then all with the next
         seed. So even an unfinished comparison can compare networks."""
         return [
-            self._cell(variant, seed)
-            for seed in self.seeds
-            for variant in self.variants
+            self.cell(variant, seed) for seed in self.seeds for variant in self.variants
         ]
 
-    def _cell(self, variant: Variant, seed: int) -> Cell:
+    def cell(self, variant: Variant, seed: int, config: Path | None = None) -> Cell:
+        """One run.
+
+        Args:
+            variant: The network.
+            seed: The seed.
+            config: Where the run's config is written. Default: None, beside the run's
+                work dir.
+        """
         work_dir = self.cell_dir(variant, seed)
-        path = work_dir.with_suffix('.py')
+        path = config or work_dir.with_suffix('.py')
         changes = dict(self.changes)
         changes['model'] = dict(copy.deepcopy(variant.model), _delete_=True)
         if variant.lr is not None:
@@ -170,6 +178,8 @@ def make_comparison(
     """
     if seeds < 1:
         raise ValueError(f'--seeds must be at least 1, got {seeds}')
+    if not Path(config).is_file():
+        raise ValueError(f'{config} is not a file; name a config file')
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(options or {})
     _check_config(cfg, config)
@@ -214,6 +224,22 @@ def make_comparison(
     if rehearse:
         _check_space(comparison)
     return comparison
+
+
+def check_settings(comparison: Comparison) -> None:
+    """Raise ValueError if a run of the first seed has begun with other settings."""
+    seed = comparison.seeds[0]
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in comparison.variants:
+            record = read_record(comparison.cell_dir(variant, seed))
+            if record is None:
+                continue
+            cell = comparison.cell(variant, seed, Path(folder, 'config.py'))
+            if cell.prepare:
+                cell.prepare()
+            # Until the first checkpoint exists, the settings may change.
+            if progress(cell).steps:
+                begin_record(cell, record['settings']['--ranks'], record)
 
 
 def save_rehearsal(comparison: Comparison) -> None:
@@ -379,6 +405,11 @@ def _check_space(comparison: Comparison) -> None:
     place = comparison.work_dir.absolute()
     while not place.exists():
         place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(
+            f'{place} is not a folder in which files can be written; choose another '
+            '--work-dir'
+        )
     free = shutil.disk_usage(place).free
     if needed > free:
         raise ValueError(

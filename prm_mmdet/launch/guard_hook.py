@@ -91,7 +91,7 @@ class TrainingGuard(Hook):
                 runner.logger.warning(warning)
             self._watch = None
         loss = (outputs or {}).get('loss')
-        if loss is None or math.isfinite(loss):
+        if loss is None or math.isfinite(float(loss)):
             self._invalid = 0
             return
         self._invalid += 1

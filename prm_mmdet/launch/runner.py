@@ -218,8 +218,9 @@ class Runner(MMEngineRunner):
                 return
         raise RunError(
             f'{filename} holds the weights of another model than the config builds: '
-            f'{differences}. Use the config that it was trained with, or pass '
-            '--allow-partial to load what fits'
+            f'{differences}. Use the config that it was trained with. For blocks in a '
+            'detector that was trained without them, use tools/adapt_checkpoint.py. Or '
+            'pass --allow-partial to load what fits'
         )
 
     def _starts_from_weights(self) -> bool:

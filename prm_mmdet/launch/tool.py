@@ -62,6 +62,8 @@ def run_tool(name: str) -> None:
                 '--allow-partial', action='store_true', help=ALLOW_PARTIAL
             )
             parsed = super().parse_args(*args, **kwargs)
+            if not Path(parsed.config).is_file():
+                self.error(f'{parsed.config} is not a file; name a config file')
             runner.allow_partial = parsed.allow_partial
             if getattr(parsed, 'resume', None) == 'auto':
                 # MMDetection would forget the config's load_from here, and a training
