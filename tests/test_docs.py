@@ -62,7 +62,7 @@ def test_python_runs(code, tmp_path, monkeypatch):
         cfg.model.backbone.pop('init_cfg', None)
         names = [name for name, _ in MODELS.build(cfg.model).named_modules()]
         block = re.search(r'prm_mmdet\.(PRM|LCT|SAC)', code).group(1).lower()
-        assert any(name.endswith(f'{block}_block') for name in names)
+        assert any(re.search(rf'\.{block}(_block)?$', name) for name in names)
 
 
 def test_custom_keys_match_parameters():

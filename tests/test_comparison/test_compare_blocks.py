@@ -51,10 +51,18 @@ def test_a_comparison(tool, user_config, tmp_path):
     assert 'none, seed 0: finished' in tool(*command, '--list')[1]
     assert tool(*command, '--report')[0] == 0
     assert json.loads((folder / 'report.json').read_text()) == found
+    config = (folder / 'none/seed0.py').read_text()
+    changed = [*command, '--cfg-options', 'optim_wrapper.optimizer.lr=0.5']
+    refused, text = tool(*changed)
+    assert 'none/seed0 has begun with other settings' in refused
+    assert 'report:' not in text
+    assert (folder / 'none/seed0.py').read_text() == config
     other = tool(*command, '--report', '--metric', 'coco/box')[0]
     assert "error: the evaluator gives no metric 'coco/box'" in other
 
 
-def test_mistakes_are_one_line(tool, user_config):
+def test_mistakes_are_one_line(tool, user_config, tmp_path):
     message, _ = tool(user_config, '--blocks', 'SACC')
     assert message.startswith("error: --blocks: there is no block 'SACC'")
+    message, _ = tool(tmp_path, '--blocks', 'SAC')
+    assert message == f'error: {tmp_path} is not a file; name a config file'

@@ -189,6 +189,14 @@ def _one_weight(folder):
     return path
 
 
+def test_work_dirs_that_cannot_be_written(user_config, tmp_path):
+    (tmp_path / 'file').touch()
+    found = comparison(user_config, tmp_path)
+    found = dataclasses.replace(found, work_dir=tmp_path / 'file' / 'runs')
+    with pytest.raises(ValueError, match='file is not a folder .* another --work-dir'):
+        plan._check_space(found)
+
+
 def test_too_little_space(user_config, tmp_path, monkeypatch):
     found = comparison(user_config, tmp_path)
     found.variants[:] = [
