@@ -28,24 +28,24 @@ def allow_mmengine_checkpoints() -> None:
     """Let weights-only loading read the checkpoints that MMEngine writes.
 
     torch >= 2.6 loads weights-only by default. It then refuses the training history in
-    an MMEngine checkpoint: ``HistoryBuffer``, NumPy arrays and scalars. The types that
-    are allowed here hold plain numbers. This can be removed when the oldest supported
-    MMEngine allows these types itself. MMEngine 0.10.7 does not. onedl-mmengine 0.10.12
-    does, but only inside its own loading functions, which forbid the types again at
+    an MMEngine checkpoint: ``HistoryBuffer``, NumPy arrays and scalars. This function
+    allows these types, which hold plain numbers. It can be removed when the oldest
+    supported MMEngine allows them itself. MMEngine 0.10.7 does not. onedl-mmengine
+    0.10.12 allows them in its own loading functions only, and forbids them again at
     their end. Therefore call this function before each load.
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
     # onedl-mmengine allows NumPy's own functions while it loads. torch cannot allow two
-    # functions of one name, so this package's replacements are left out.
+    # functions of one name, so allow NumPy's here and not this package's replacements.
     own = hasattr(checkpoint, '_safe_torch_load')
     torch.serialization.add_safe_globals(_numpy_types() if own else _PLAIN_TYPES)
 
 
 @contextlib.contextmanager
 def plain_types_only() -> Iterator[None]:
-    """Let weights-only loading read nothing but what MMEngine's checkpoints need, with
-    checks of NumPy's arrays."""
+    """Context manager in which weights-only loading accepts only the types that are in
+    MMEngine's checkpoints, and checks NumPy's arrays."""
     if digit_version(torch.__version__) < digit_version('2.6'):
         yield
         return
@@ -60,7 +60,8 @@ def plain_types_only() -> Iterator[None]:
 
 
 def _numpy_types() -> list:
-    # Taken from objects, since NumPy 2 moved the functions to another module.
+    # These functions are taken from objects, because NumPy 2 moved them to another
+    # module.
     rebuild_array = np.zeros(1).__reduce__()[0]
     rebuild_scalar = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
@@ -71,13 +72,13 @@ def _numpy_types() -> list:
 def load_weights_only() -> None:
     """Let no checkpoint, pickle or YAML file run code in this process.
 
-    MMEngine 0.10.7 loads downloads in full, against torch's default, and so do
-    ``mmengine.load`` and onedl-mmengine 0.10.12. All loading goes through
-    :mod:`prm_mmdet.files` instead, which also names a damaged file. If you set
+    Loading a pickle in full can run code in it. MMEngine 0.10.7 loads downloads in
+    full, and so do ``mmengine.load`` and onedl-mmengine 0.10.12. All loading goes
+    through :mod:`prm_mmdet.files` instead, which also names a damaged file. If you set
     ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``, MMEngine loads checkpoints as before. With
-    torch < 2.6, checkpoints are loaded in full: that torch cannot do otherwise.
+    torch < 2.6, checkpoints are loaded in full.
     """
-    from .files import checkpoints, plain_pickle  # they import this module
+    from .files import checkpoints, plain_pickle  # they import this module, too
 
     plain_pickle.read_for_mmengine()
     if digit_version(torch.__version__) < digit_version('2.6'):
@@ -92,14 +93,15 @@ def load_weights_only() -> None:
 def hide_known_warnings() -> None:
     """Hide warnings that the user of a command line can do nothing about.
 
-    MMEngine 0.10.7 asks pkg_resources for MMDetection's path with every config that it
-    reads, and gets a warning each time.
+    For every config that it reads, MMEngine 0.10.7 asks pkg_resources for the path of
+    MMDetection. Each time, pkg_resources warns that it is deprecated.
     """
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 
 def _history_statistic(owner: object, name: str) -> Any:
-    """Stands in for ``getattr``, by which a pickled history names its statistics.
+    """Replaces ``getattr``, which a pickled history calls to get statistics such as
+    ``mean``.
 
     The real ``getattr`` would let a checkpoint reach far more than numbers.
     """
@@ -109,10 +111,11 @@ def _history_statistic(owner: object, name: str) -> Any:
 
 
 def _find_torchvision_weights_without_torchvision() -> None:
-    """Let ``torchvision://resnet50`` name a download where torchvision is missing.
+    """Let MMEngine download weights such as ``torchvision://resnet50`` if torchvision
+    is not installed.
 
-    MMEngine imports torchvision to learn the addresses that its own list holds too.
-    This can be removed when MMEngine reads its own list.
+    MMEngine imports torchvision to get the addresses, although MMEngine's own list has
+    them. This function can be removed when MMEngine reads its own list.
     """
     if importlib.util.find_spec('torchvision'):
         return
@@ -126,10 +129,11 @@ def _find_torchvision_weights_without_torchvision() -> None:
 
 
 def _look_up_configs_once() -> None:
-    """Let a process look up MMDetection and its metafiles once.
+    """Let a process look up MMDetection and its metafiles (YAML lists of models) once.
 
     For each ``mmdet::`` config in ``_base_``, MMEngine 0.10.7 parses 102 YAML files and
-    loads pkg_resources again. Both take 0.3 s. Remove this when MMEngine keeps both.
+    loads pkg_resources again. Both take 0.3 s. This function can be removed when
+    MMEngine keeps the results.
     """
     for module, name in ((config_utils, 'load'), (config_module, 'is_installed')):
         if hasattr(module, name):

@@ -19,12 +19,13 @@ def _configs():
 def config_path(name: str) -> str:
     """Absolute path of one of the package's config files.
 
-    A config of another project inherits with it, whatever the install location::
+    With this path, a config of another project can inherit from the file::
 
         _base_ = __import__('prm_mmdet').config_path(
             'sac/mask-rcnn_r50-sac-c3-c5_fpn_1x_coco.py')
 
-    (MMEngine evaluates the right side of ``_base_`` before any import of the file.)
+    The import is in the expression, because MMEngine evaluates ``_base_`` before it
+    runs the file.
 
     Args:
         name (str): Path below ``configs/``, with ``.py``.
@@ -33,7 +34,7 @@ def config_path(name: str) -> str:
         str: The path.
 
     Raises:
-        FileNotFoundError: There is no such config; the message names the nearest.
+        FileNotFoundError: There is no such config. The message lists similar names.
     """
     root = _configs()
     path = (root / name).resolve()
@@ -46,7 +47,7 @@ def config_path(name: str) -> str:
 
 
 def load_config(name: str) -> dict[str, Any]:
-    """One of the package's configs with all it inherits, as a plain dict.
+    """One of the package's configs, with all inherited values, as a plain dict.
 
     Args:
         name (str): Path below ``configs/``, with ``.py``.

@@ -1,7 +1,7 @@
 """The package's registry scope.
 
-MMEngine imports this module by itself when a config says ``prm_mmdet.X``, and the
-registry then imports its ``locations``: no ``custom_imports`` is needed.
+If a config names ``prm_mmdet.X``, MMEngine imports this module by itself. The registry
+then imports its ``locations``, so a config requires no ``custom_imports``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from mmengine.registry import Registry
 
 
 class _Registry(Registry):
-    """A registry that names similar entries where MMEngine's returns None, after which
-    MMCV reports 'Cannot find None in registry'."""
+    """A registry that raises an error with similar names for most unknown names.
+    MMEngine's registry returns None. MMCV then reports 'Cannot find None in registry'.
+    """
 
     def get(self, key: str) -> type | None:
         found = super().get(key)
-        # A dumped config names a class by its module, as in 'insertion.Plugged' of this
-        # scope. MMEngine imports the module if no registry knows the name.
+        # A dumped config names a class with its module, such as 'insertion.Plugged'. If
+        # no registry knows such a name, MMEngine imports the module. So return None.
         is_path = '.' in key.removeprefix(f'{self.scope}.')
         if found is None and not is_path:
             name = f'{self.scope}.{key.rpartition(".")[2]}'
@@ -32,7 +33,8 @@ class _Registry(Registry):
 
 
 def near_names(kind: str, registry: Registry) -> list[str]:
-    """Registered names similar to an unknown name, from its scope if it has one."""
+    """Registered names similar to an unknown name. If the name has a known scope, only
+    names of this scope are returned."""
     names = [*registry.module_dict, *registry.root.module_dict]
     for scope, child in registry.root.children.items():
         names += [f'{scope}.{name}' for name in child.module_dict]

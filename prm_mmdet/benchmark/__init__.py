@@ -1,1 +1,1 @@
-"""What the blocks cost in time and memory, as ratios of runs that alternate."""
+"""What the blocks cost in time and memory, as ratios of functions that run in turn."""

@@ -6,7 +6,7 @@ The forms of a block are:
 - ``plain``: the block in vectorised PyTorch (:mod:`.opponents`), and
   ``plain, compiled``;
 - ``x * gate``: a product with one fixed number per channel. No gate can be cheaper;
-- ``x * learnt gate``: the same product, and the numbers' gradient by autograd.
+- ``x * learnt gate``: the same product, with a gradient for these numbers, too.
 
 For SE and GC, ``ours`` is the plain form. This module requires torch only.
 """
@@ -32,8 +32,9 @@ OURS, PLAIN = 'ours', 'plain'
 LIMIT, LEARNT = 'x * gate', 'x * learnt gate'
 COMPILED = ', compiled'
 _COPY = 'copy'
-# A step moves five maps: it reads x, writes y, reads x and the gradient of y, and
-# writes the gradient of x. A copy moves two maps.
+# The maps that a pass must read and write, over the two maps of a copy. A step (forward
+# and backward) reads x and writes the output y. Then it reads x and the gradient of y,
+# and writes the gradient of x: five maps.
 _FLOOR = {'step': 5 / 2, 'forward': 2 / 2}
 _GROUPS = 64
 
@@ -46,7 +47,8 @@ class Block:
         ours: This package's function of x and the parameters.
         plain: The same function in plain PyTorch. None if ``ours`` is plain PyTorch.
         shapes: Returns the parameters' shapes, given the number of channels.
-        width: Channels of the map in c2 where the papers place the block.
+        width: Channels of the block's input in c2 (ResNet's ``layer1``), at the place
+            in a bottleneck that the papers use.
     """
 
     ours: Callable[..., Tensor]
@@ -114,7 +116,7 @@ def forms(
         compiled: Whether to add the forms under torch.compile. Default: True.
     """
     if compiled:
-        torch._dynamo.reset()  # otherwise torch.compile uses dynamic shapes
+        torch._dynamo.reset()  # forget the shapes that were compiled before
     x, *parameters = inputs(block, stage, setting)
     gradient = torch.randn_like(x)
     gate = torch.rand(*x.shape[:2], 1, 1, device=x.device, dtype=x.dtype)
@@ -178,8 +180,8 @@ def measure_blocks(
         progress: Called with one line of text for each block and stage.
 
     Yields:
-        A record for each ``block``, ``stage`` and ``pass``, with these names and
-        ``shape``. Times are divided within rounds. It also has:
+        A record (dict) for each ``block``, ``stage`` and ``pass``, with these names and
+        ``shape``. Each ratio divides times of the same round. A record also has:
 
         - ``seconds``: by form, a time for each round;
         - ``ratios``: by form, the time of ``ours`` over the form's time;

@@ -1,4 +1,4 @@
-"""The benchmark's records as text."""
+"""Format the benchmark's records (dicts of measurements) as text tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .measure import Spread
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as lines of aligned columns. The first column is aligned left."""
+    """A table's rows as text. The first column is aligned left, all others right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for first, *others in rows:
@@ -83,7 +83,7 @@ def milliseconds(times: Sequence[float] | None) -> str:
 
 
 def spread(values: Mapping[str, float] | None, digits: int = 2) -> str:
-    """A spread as text, rounded to a number of decimals. '' for None."""
+    """Median and quartiles as text, with ``digits`` decimals. '' for None."""
     if values is None:
         return ''
     median, low, high = (f'{values[k]:.{digits}f}' for k in ('median', 'low', 'high'))

@@ -35,15 +35,15 @@ def measure_fps(
 
     Images are loaded one at a time in this process, outside of the measured time. The
     time of ``test_step`` is measured. It includes the data preprocessor and the
-    post-processing. The first images only warm up.
+    post-processing. The first images only warm the detectors up and are not counted.
 
     Args:
         configs: One config for each detector. All use the first config's test data.
         checkpoints: Weights of each detector, or None for random weights. With random
             weights, a detector detects less, and so computes less.
         device: Where the detectors run.
-        images: The largest number of images, those that warm up included.
-        warmup: Images before the measurement.
+        images: The largest number of images, including the ``warmup`` images.
+        warmup: Number of first images that are not counted.
         progress: Called with one line of text for each image.
 
     Returns:

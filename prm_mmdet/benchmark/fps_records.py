@@ -1,4 +1,4 @@
-"""The file in which measured images a second are kept for the papers' tables."""
+"""The file ``fps.json``: a record of the measured images a second of each config."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def record_fps(
 
     Args:
         work_dirs: The folder.
-        configs: Files of the configs. A record replaces an older one of the same file.
+        configs: Config files. A new record replaces an older record of the same file.
         checkpoints: Weights of each detector. None: they were random.
         fps: Images a second of each detector.
         device: Where the detectors ran.

@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 Function = Callable[[], Any]
 Key = TypeVar('Key', bound=Hashable)
 
-# A shorter call is repeated within a round: clock and synchronisation take time, too.
+# Shorter calls are repeated within a round. Otherwise the time of the clock and of the
+# synchronisation would distort the result.
 _SHORTEST = 5e-3  # seconds
 
 
@@ -33,8 +34,9 @@ class Setting:
 
     Args:
         device: Where the functions run.
-        dtype: Type of a block's features, and of autocast in networks unless float32.
-        batch: Images.
+        dtype: Type of a block's features. Networks run under autocast to this type,
+            unless it is float32.
+        batch: Number of images.
         size: Height and width of the images, in pixels.
     """
 
@@ -44,7 +46,7 @@ class Setting:
     size: tuple[int, int]
 
     def autocast(self) -> torch.autocast:
-        """Context of a forward: autocast to ``dtype``, unless it is float32."""
+        """Context manager for a forward: autocast to ``dtype`` unless it is float32."""
         enabled = self.dtype != torch.float32
         dtype = self.dtype if enabled else None
         return torch.autocast(self.device.type, dtype, enabled=enabled)
@@ -60,7 +62,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least two values."""
+        """Median and quartiles of at least two values."""
         low, median, high = statistics.quantiles(values, n=4, method='inclusive')
         return cls(median, low, high)
 
@@ -75,7 +77,7 @@ def interleave(
 
     Args:
         functions: Functions by name. Calls before the first round warm them up.
-        device: Where the functions run. A time on CUDA lasts until the device is idle.
+        device: Where the functions run. On CUDA, a time ends when the device is idle.
         rounds: How often each function is timed, at least 2.
         progress: Called before each round with its number, from 0. Default: None.
 
@@ -103,7 +105,7 @@ def ratio(times: Sequence[float], reference: Sequence[float]) -> Spread:
 
 
 def _repetitions(function: Function, device: torch.device) -> int:
-    """How often to call a function within a round. The calls here warm it up."""
+    """How often to call a function within a round. The trial calls also warm it up."""
     if _time(function, 1, device) > 1:  # seconds, warming up included
         return 1
     seconds = _time(function, 1, device)
@@ -126,10 +128,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory(function: Function, device: torch.device) -> int:
-    """The most bytes that a call has allocated at once, beyond what was there before.
+    """The peak of the memory that a call allocates, in bytes. Memory that was allocated
+    before the call does not count.
 
-    Torch's allocator counts them on CUDA, and torch's profiler on the CPU. Call the
-    function once before, because memory that a first call keeps would count.
+    Torch's allocator counts on CUDA, and torch's profiler on the CPU. Call the function
+    once before you measure it. Otherwise memory that its first call keeps would count.
     """
     if device.type == 'cuda':
         synchronize(device)
@@ -138,7 +141,7 @@ def peak_memory(function: Function, device: torch.device) -> int:
         function()
         synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    # Up to log level 5, the profiler's library prints each start and stop on stderr.
+    # At log level 5 or below, the profiler's library prints each start and stop.
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*Profiler clears events')
@@ -156,7 +159,7 @@ def peak_memory(function: Function, device: torch.device) -> int:
 
 
 def multiply_adds(function: Function) -> int:
-    """Multiply-adds of the convolutions, linear layers and products in a call."""
+    """Multiply-adds of a call's convolutions, linear layers and matrix products."""
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops() // 2
@@ -180,5 +183,5 @@ def _processor() -> str:
         with open('/proc/cpuinfo', encoding='utf-8') as file:
             names = [line for line in file if line.startswith('model name')]
         return names[0].partition(':')[2].strip()
-    except (OSError, IndexError):  # not on Linux, or no processor is named
+    except (OSError, IndexError):  # not Linux, or no model name
         return platform.processor() or platform.machine()

@@ -21,7 +21,7 @@ from torch._dynamo.utils import counters
 from ..config import config_path, load_config
 from .measure import Function, Setting, interleave, multiply_adds, peak_memory, ratio
 
-# The configs that place the blocks as the papers' tables of detection do.
+# Each config places its block as in the detection tables of the papers.
 BLOCKS = {
     'PRM': 'prm/mask-rcnn_r50-prm-c3-c5_fpn_1x_coco.py',
     'LCT': 'lct/mask-rcnn_r50-lct-c3-c5_fpn_1x_coco.py',
@@ -48,11 +48,11 @@ def measure_backbones(
     compiled: bool = False,
     progress: Callable[[str], Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure ResNet-50 without a block and with each.
+    """Measure ResNet-50 without a block, and with each of the blocks.
 
     A training step is the forward, the backward of the sum of all maps' means, and a
-    step of SGD. The stem and c2 are frozen and batch norm keeps its statistics, as in
-    the papers' rows of detection.
+    step of SGD. The stem and c2 (``layer1``) are frozen and batch norm keeps its
+    statistics, as in the papers' detection tables.
 
     Args:
         blocks: Names in :data:`BLOCKS`.
@@ -66,11 +66,12 @@ def measure_backbones(
         progress: Called with one line of text before each round. Default: None.
 
     Returns:
-        A record for each network, with:
+        A record (dict) for each network, with:
 
         - ``name``: 'none' for the network without a block;
-        - ``seconds``: by kind of run, a time for each round;
-        - ``ratios``: by kind of run, the time over that of 'none';
+        - ``seconds``: a time for each round, by kind of run ('step' for training;
+          'inference' and 'folded' for inference; 'compiled');
+        - ``ratios``: the time over that of 'none', by kind of run;
         - ``memory``: peak of the first kind of run, in bytes;
         - ``multiply_adds``: of a forward;
         - ``recompilations``, if a training step was compiled.
@@ -118,8 +119,8 @@ def measure_detectors(
     inference: bool = False,
     progress: Callable[[str], Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure Mask R-CNN with ResNet-50 and FPN without a block and with each, on
-    random images and boxes. A training step is MMDetection's.
+    """Measure Mask R-CNN with ResNet-50 and FPN, without a block and with each of the
+    blocks, on random images and boxes. The training step is MMDetection's.
 
     Arguments and result are those of :func:`measure_backbones`. Multiply-adds are not
     counted, because the heads' work depends on random proposals.
@@ -171,7 +172,7 @@ def _step(
 def _recompilations(
     model: nn.Module, network: Callable[..., Any], setting: Setting
 ) -> int:
-    """Number of graphs that torch.compile adds for image sizes after the first."""
+    """Number of graphs that torch.compile adds after the first image size."""
     graphs = []
     scale = min(setting.size) / 800
     for size in MULTI_SCALE:

@@ -3,7 +3,7 @@
 Each function is vectorised, straight from the paper's equations, and may be given to
 ``torch.compile``. It takes what the operator of the same name in :mod:`prm_mmdet.ops`
 takes, with the operator's defaults, and returns the same. ``x`` is (B, C, H, W), and
-N = H * W.
+N = H * W. PRM splits the channels into g groups of k channels. SAC has K contexts.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def prm(
 
 
 def lct(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """LCT, Eqs. 2-5."""
+    """LCT, by Eqs. 2-5 of its paper."""
     normalised = F.group_norm(x.mean((2, 3)), groups, weight, bias, 1e-5)
     return x * torch.sigmoid(normalised)[..., None, None]
 
@@ -62,8 +62,9 @@ def sac(
     w_transform: Tensor,
     b_transform: Tensor,
 ) -> Tensor:
-    """SAC in the paper's order. A 1x1 convolution transforms the mixture of contexts
-    (B, C, N), which costs C * C * N multiplications."""
+    """SAC, computed in the order of the paper's equations. First the contexts are mixed
+    to (B, C, N). Then a 1x1 convolution with C * C * N multiplications transforms the
+    mixture."""
     attention = _conv(x, w_attention, b_attention).flatten(2).softmax(2)
     weights = _conv(x, w_customization, b_customization).flatten(2)
     contexts = attention @ x.flatten(2).transpose(1, 2)  # (B, K, C)

@@ -33,7 +33,8 @@ class Block:
         options: Arguments of the constructor that the user chose.
         position: Place in a bottleneck: 'after_conv1', 'after_conv2' or 'after_conv3'.
         stages: Names such as 'c3', or None for the default.
-        at: Regular expression for names of submodules, or None for the default.
+        at: Regular expression for the names of the submodules that get the block, or
+            None for the default.
     """
 
     label: str

@@ -68,7 +68,7 @@ def _curves(axis: Axes, metric: str, drawn: list[tuple[dict, str]]) -> None:
         high = [max(by_step[step]) for step in steps]
         style = '--' if entry['label'] == CONTROL else '-'
         label = entry['label']
-        if len(steps) == 1:  # With a single step, the networks are drawn side by side.
+        if len(steps) == 1:  # Draw points side by side instead of curves.
             axis.set_xlim(steps[0] - 0.5, steps[0] + 0.5)
             axis.set_xticks(steps)
             x = [steps[0] + 0.6 * ((number + 0.5) / len(drawn) - 0.5)]

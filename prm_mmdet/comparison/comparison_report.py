@@ -13,10 +13,10 @@ from .blocks import CONTROL
 from .intervals import paired_difference, sign, summary
 from .plan import Comparison, Variant, main_metric
 
-_PERCENT = ('AP', 'AR')  # parts of the names of metrics in percent
+_PERCENT = ('AP', 'AR')  # Metrics with these name parts are shown in percent.
 _LOWER_IS_BETTER = ('loss', 'error', 'MR')
 _SHORT = {'bbox_mAP': 'AP', 'segm_mAP': 'mask AP', 'mAP': 'AP'}
-#: Keys of a run's record that the report contains.
+#: Keys of a run's record (see :mod:`prm_mmdet.experiments.records`) in the report.
 _KEPT = ('metrics', 'evaluations', 'unit', 'step', 'seconds', 'measured')
 
 
@@ -47,7 +47,8 @@ def collect(comparison: Comparison, cost: dict | None = None) -> dict:
     blocks = [v for v in comparison.variants if v.label != CONTROL]
     entries = []
     for variant in comparison.variants:
-        # This control is for the variants after it, which have the same learning rate.
+        # The control comes first at each learning rate. The blocks after it have the
+        # same rate and are compared with it.
         if variant.label == CONTROL:
             control = runs[variant.name]
         own = runs[variant.name]
@@ -68,7 +69,7 @@ def collect(comparison: Comparison, cost: dict | None = None) -> dict:
                 seed for seed in own if _other_data(own[seed], control[seed])
             ]
             entry['verdict'] = verdict(variant.label, metric, entry['metrics'])
-            # The learning rate does not change the cost: it is measured at one rate.
+            # The cost is measured at one learning rate, because the rate has no effect.
             if cost and variant.label in cost['blocks']:
                 entry['cost'] = cost['blocks'][variant.label]
         entries.append(entry)
@@ -158,7 +159,7 @@ def verdict(label: str, metric: str, metrics: Mapping[str, dict]) -> str:
 
 
 def points(metric: str, value: float) -> float:
-    """A value as it is shown. Shares such as AP are multiplied by 100."""
+    """A value as it is shown: AP and AR are multiplied by 100."""
     name = metric.rpartition('/')[2]
     return value * 100 if any(word in name for word in _PERCENT) else value
 
@@ -173,7 +174,7 @@ def unit_of(metric: str) -> str:
 
 
 def sections(found: dict) -> Iterator[tuple[str, Any]]:
-    """The parts of a report in order, as pairs of kind and content.
+    """The parts of a report in order, as pairs of the part's kind and its content.
 
     Args:
         found: Result of :func:`collect`.
@@ -214,8 +215,8 @@ def _main_rows(metric: str, entries: list[dict]) -> list[list[str]]:
 
 
 def _metric_rows(found: dict, entries: list[dict]) -> list[list[str]]:
-    """Rows of a table of all metrics but the main one, with a column for each block. A
-    cell has the mean, the difference to the control and its 95% interval."""
+    """Rows of a table of all metrics but the main one, with a column for each block. An
+    entry has the mean, the difference to the control and its 95% interval."""
     rows = [['metric', *(entry['label'] for entry in entries)]]
     for name in found['metrics']:
         measured = [entry['metrics'][name] for entry in entries]

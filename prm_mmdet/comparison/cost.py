@@ -43,7 +43,7 @@ def costs_of(comparison: Comparison, rounds: int) -> dict | None:
     """
     path = comparison.work_dir / 'cost.json'
     known = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
-    # The learning rate does not change the cost: it is measured at one rate.
+    # The cost is measured at one learning rate, because the rate has no effect.
     first = comparison.variants[0].lr
     variants = [v for v in comparison.variants if v.lr == first]
     if known and {v.label for v in variants} <= {CONTROL, *known['blocks']}:
@@ -65,7 +65,8 @@ def costs_of(comparison: Comparison, rounds: int) -> dict | None:
         functions = _functions(cfg, model, train, test)
         if variant.label == CONTROL:
             control = functions
-            # The first step allocates the optimizer's state, which must not count.
+            # The first step allocates the optimizer's state. It runs before the
+            # measurement, so that this memory does not count.
             control['step']()
             memory = peak_memory(control['step'], device)
             continue
@@ -91,11 +92,11 @@ def _functions(cfg: Any, model: Any, train: dict, test: dict) -> dict[str, Calla
     """The functions to measure, without arguments: a training step and inference."""
     wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     for group in wrapper.param_groups:
-        group['lr'] = 0.0  # The weights do not change, and a step costs the same.
+        group['lr'] = 0.0  # Rate 0 keeps the weights, at the same cost.
 
     def step() -> None:
-        # With the same random numbers, each step samples the same boxes. If the
-        # training varies the size of images, each step also uses the same size.
+        # The random numbers choose the boxes that a step samples, and the size of the
+        # images if the training varies it. With a fixed seed, both are always the same.
         set_random_states(0)
         model.train()
         model.train_step(copy.deepcopy(train), wrapper)

@@ -70,7 +70,8 @@ def paired_difference(
 def _rounding(values: Sequence[float]) -> float:
     """The step to which all values were rounded, such as 0.001. It is 0 if a value has
     more than four decimals."""
-    # Evaluators round shares to three decimals or more, and percentages to two or more.
+    # Evaluators round values from 0 to 1 to at least three decimals, and percentages to
+    # at least two.
     fewest = 3 if max(map(abs, values)) <= 1 else 2
     for digits in range(fewest, 5):
         if all(math.isclose(v, round(v, digits), abs_tol=1e-9) for v in values):

@@ -26,8 +26,8 @@ from ..files.atomic import write_file
 from ..insertion import preserve
 from ..registry import HOOKS
 
-_SEEN = 'prm_mmdet_data_seen'  # key in the message hub, which checkpoints contain
-_PIXELS = 16  # every 16th row and column is in the checksum
+_SEEN = 'prm_mmdet_data_seen'  # key of the checksum in checkpoints
+_PIXELS = 16  # The checksum uses every 16th row and column.
 
 
 @HOOKS.register_module()
@@ -71,8 +71,8 @@ class PairedRun(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._seed(runner, runner.iter)
-        # A loop that counts iterations stays in epoch 0. When it continues, it draws
-        # all earlier batches again.
+        # In a loop that counts iterations, the epoch is always 0. A continued loop
+        # draws all earlier batches again, so its workers draw the same numbers.
         numbers = [runner.seed, get_rank(), runner.epoch]
         runner.train_dataloader.worker_init_fn = partial(_seed_worker, numbers)
 
@@ -92,7 +92,8 @@ class PairedRun(Hook):
         data_batch: dict | None = None,
         outputs: dict | None = None,
     ) -> None:
-        # Without data workers, this process draws the next batch before the next hook.
+        # Seed already here for the next iteration. Without data workers, this process
+        # loads the next batch before it calls another hook.
         self._seed(runner, runner.iter + 1)
 
     def after_val(self, runner: Runner) -> None:
@@ -135,7 +136,7 @@ def set_random_states(seed: int) -> None:
 
 
 def _parts(batch: Any) -> Iterator[bytes]:
-    """The parts of a batch that the network sees, as bytes in a fixed order."""
+    """The contents of a batch for the checksum, as bytes in a fixed order."""
     if isinstance(batch, dict):
         for key in sorted(batch):
             yield from _parts(batch[key])
@@ -154,5 +155,5 @@ def _parts(batch: Any) -> Iterator[bytes]:
         for name in ('gt_instances', 'gt_label'):
             if name in batch:
                 yield from _parts(dict(batch.get(name).items()))
-    elif hasattr(batch, 'tensor'):  # MMDetection's classes for boxes
+    elif hasattr(batch, 'tensor'):  # boxes in one of MMDetection's classes
         yield from _parts(batch.tensor)

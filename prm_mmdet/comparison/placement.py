@@ -18,7 +18,7 @@ from ..insertion.channels import run_as_in_inference, tensors
 from ..plugins import SAC
 from .blocks import Block
 
-_PLUGGED = ('prm_mmdet.Plugged', Plugged)  # the type in a config, as text or as class
+_PLUGGED = ('prm_mmdet.Plugged', Plugged)  # both forms of ``type`` in configs
 #: Where blocks go in backbones without a ``plugins`` argument, as in this package's own
 #: configs: a regular expression of module names, and which of the matching modules of a
 #: stage get the block. ``{}`` is replaced by the numbers that the chosen stages have in
@@ -27,9 +27,9 @@ _KNOWN_PLACES = {
     'CSPNeXt': (r'stage[{}]\.\d+', 'last'),
     'CSPDarknet': (r'stage[{}]\.\d+', 'last'),
 }
-_BEFORE_ADDITION = (r'layer[{}]\.\d+\.bn2', None)  # in a ResNet of basic blocks
-#: Options that must divide the channels: the option's name, its default, and the
-#: smallest allowed value of channels / option.
+_BEFORE_ADDITION = (r'layer[{}]\.\d+\.bn2', None)  # for a ResNet of BasicBlocks
+#: For each block, the option that must divide the number of channels: its name, its
+#: default, and the smallest allowed value of channels / option.
 _DIVISORS = {
     'prm_mmdet.PRM': ('groups', 64, 1),
     'prm_mmdet.LCT': ('groups', 64, 2),
@@ -39,7 +39,7 @@ _DIVISORS = {
     'prm_mmdet.BAM': ('reduction', 16, 1),
     'prm_mmdet.DoubleAttention': ('reduction', 4, 1),
 }
-#: MMCV's ContextBlock has no default for this argument. The papers' tables use 1 / 16.
+#: GC is MMCV's ContextBlock, whose ``ratio`` has no default. The papers use 1 / 16.
 _REQUIRED = {'prm_mmdet.GC': dict(ratio=1 / 16)}
 _POSTFIX = '_channels'  # marks the temporary SAC that reads the number of channels
 
@@ -77,7 +77,7 @@ def place(model: dict, block: Block) -> Placed:
         ValueError: The detector has no backbone, or the block cannot be placed there.
     """
     whole = copy.deepcopy(model)
-    # The config with the backbone: of the detector, or of a wrapped detector.
+    # If a wrapper holds the detector, the backbone is in the inner config.
     holder = whole
     while 'backbone' not in holder and isinstance(holder.get('detector'), dict):
         holder = holder['detector']
@@ -87,7 +87,8 @@ def place(model: dict, block: Block) -> Placed:
         )
     backbone = holder['backbone']
     entry, where = _place_in(holder, block)
-    # SAC accepts any number of channels. It is inserted first, to read the channels.
+    # The block's options depend on the channels. To read the channels, SAC is inserted
+    # first, because it accepts any number.
     reader = dict(type='prm_mmdet.SAC', postfix=_POSTFIX)
     channels = [
         module.in_channels
@@ -98,12 +99,12 @@ def place(model: dict, block: Block) -> Placed:
     chosen = _fitted(block, options, channels)
     cfg = dict(type=block.type, **options, **chosen)
     holder['backbone'] = _with(backbone, cfg, entry)
-    _build(holder['backbone'])  # Raises ValueError if the options do not fit.
+    _build(holder['backbone'])  # raises ValueError if the options do not fit
     return Placed(whole, where, len(channels), chosen)
 
 
 def _build(backbone: dict) -> Any:
-    """Build a backbone without trained weights. The random state does not change."""
+    """Build a backbone without trained weights, and keep PyTorch's random state."""
     cfg = ConfigDict(copy.deepcopy(dict(backbone)))
     with torch.random.fork_rng([]):
         try:
@@ -114,8 +115,9 @@ def _build(backbone: dict) -> Any:
 
 
 def _with(backbone: dict, cfg: dict, entry: dict) -> dict:
-    """A backbone's config with a block in it. If the entry has a position, the block is
-    in the backbone's ``plugins``. Otherwise it is in the ``plugins`` of Plugged."""
+    """A backbone's config with the block ``cfg`` at the place ``entry``. If the entry
+    has a position, the block is in the ``plugins`` of the backbone. Otherwise it is in
+    the ``plugins`` of Plugged."""
     changed = holder = copy.deepcopy(dict(backbone))
     plugged = changed['type'] in _PLUGGED
     if 'position' in entry and plugged:
@@ -193,8 +195,8 @@ def _chosen(
 
 
 def _fitted(block: Block, options: dict, channels: Sequence[int]) -> dict:
-    """The option that has to divide all channels, if the block's default does not
-    divide them: {name: value}. Otherwise {}."""
+    """A value for the option that has to divide all channels, if the block's default
+    does not divide them: {name: value}. Otherwise {}."""
     if block.type not in _DIVISORS or not channels:
         return {}
     name, default, quotient = _DIVISORS[block.type]

@@ -24,11 +24,11 @@ from .placement import Placed, place
 from .rehearsal import Rehearsal, Rehearsed, write_start
 
 _HOOK = 'prm_mmdet.PairedRun'
-_REHEARSAL = 'rehearsal.json'  # file in the folder of the comparison
+_REHEARSAL = 'rehearsal.json'  # in the comparison's folder, see save_rehearsal
 #: Keys of param_scheduler that count epochs, or iterations if by_epoch is False.
 _STEPS = ('begin', 'end', 'T_max', 'milestones', 'step_size', 'total_steps')
 _ABSOLUTE_RATES = ('eta_min',)
-_ENDLESS = 10**8  # If a scheduler has no end, MMEngine sets a larger 'end'.
+_ENDLESS = 10**8  # MMEngine's 'end' is larger if a scheduler has none.
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Variant:
         label: Name of the block, or 'none' for the control.
         model: Config of the detector.
         placed: The place of the block. None for the control.
-        rehearsed: Results of one step of the network. None if there was no rehearsal.
+        rehearsed: Results of the rehearsal, which runs one step of the network before
+            the trainings. None if there was no rehearsal.
     """
 
     lr: float | None
@@ -70,7 +71,8 @@ class Comparison:
         changes: Changes to the file that all runs share, in the form that
             :func:`write_config` takes.
         work_dir: Folder of all runs.
-        variants: The networks, by learning rate. The control is first at each rate.
+        variants: The networks in the order of the learning rates. At each rate, the
+            control is first.
         seeds: Seeds of the runs.
         metric: The metric that decides the verdicts. Default: None, chosen by
             :func:`main_metric`.
@@ -243,7 +245,8 @@ def check_settings(comparison: Comparison) -> None:
 
 
 def save_rehearsal(comparison: Comparison) -> None:
-    """Write the results of the rehearsal for reports that are made without one."""
+    """Write the results of the rehearsal (one step of each network) to a file, for
+    reports that are made later without a rehearsal."""
     found = {v.label: asdict(v.rehearsed) for v in comparison.variants if v.rehearsed}
     comparison.work_dir.mkdir(parents=True, exist_ok=True)
     write_file(comparison.work_dir / _REHEARSAL, json.dumps(found, indent=1) + '\n')
@@ -290,7 +293,8 @@ def main_metric(chosen: str | None, metrics: Sequence[str]) -> str:
 def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
     """Changes to the config that every run gets, the control included."""
     hooks = [*(cfg.get('custom_hooks') or []), dict(type=_HOOK, control=cfg.model)]
-    # Data workers that end after each epoch can be seeded again when a run continues.
+    # A continued run must draw the same random numbers. Persistent data workers would
+    # keep a random state that cannot be restored.
     changes: dict = {
         'custom_hooks': hooks,
         'train_dataloader.persistent_workers': False,
@@ -301,7 +305,7 @@ def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
     visualizer = cfg.get('visualizer') or {}
     backends = visualizer.get('vis_backends') or []
     if not any('LocalVisBackend' in str(backend.get('type')) for backend in backends):
-        # The report reads the log that this backend writes.
+        # LocalVisBackend writes the log that the report reads.
         backends = [*backends, dict(type='LocalVisBackend')]
         kind = visualizer.get('type', 'DetLocalVisualizer')
         changes['visualizer'] = dict(visualizer, type=kind, vis_backends=backends)
@@ -309,7 +313,8 @@ def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
 
 
 def _shortened(cfg: Config, steps: int) -> dict:
-    """Changes to the config, and to schedules, for a training of another length."""
+    """Changes to the config, with its schedules, for a training of ``steps`` epochs or
+    iterations."""
     if steps < 1:
         raise ValueError(f'--epochs must be at least 1, got {steps}')
     key = 'max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters'
@@ -327,7 +332,7 @@ def _shortened(cfg: Config, steps: int) -> dict:
             _scaled(s, factor) if s.get('by_epoch', True) == by_epoch else dict(s)
             for s in schedulers
         ]
-        # After rounding, a part of the schedule may have no step left.
+        # After rounding, a scheduler may have no step left. It is left out.
         changes['param_scheduler'] = [
             s for s in scaled if s.get('begin', 0) < s.get('end', _ENDLESS)
         ]
@@ -374,7 +379,8 @@ def _at_rate(cfg: Config, changes: dict, lr: float) -> dict:
 
 
 def _warnings(cfg: Config, changes: dict, images: int, ranks: int) -> list[str]:
-    """A warning for each schedule by iteration that is too long for the training."""
+    """A warning for each scheduler that counts iterations and is too long for the
+    training."""
     epochs = changes.get('train_cfg.max_epochs', cfg.train_cfg.get('max_epochs'))
     batch = cfg.train_dataloader.get('batch_size')
     if not epochs or not batch:
@@ -394,8 +400,9 @@ def _warnings(cfg: Config, changes: dict, images: int, ranks: int) -> list[str]:
 
 def _check_space(comparison: Comparison) -> None:
     """Raise ValueError if the disk cannot hold the checkpoints."""
-    # 12 bytes for each parameter: the weight, and two numbers of AdamW. Each run keeps
-    # one file. One more file exists while it is written.
+    # A checkpoint has 12 bytes for each parameter: the weight, and two numbers of
+    # AdamW. Each run keeps one checkpoint. While a run writes its next checkpoint, one
+    # more exists.
     sizes = [
         12 * variant.rehearsed.parameters
         for variant in comparison.variants

@@ -28,7 +28,7 @@ from ..files.checkpoints import compare_keys, read_state_dict, write_checkpoint
 from ..insertion import preserve
 from .placement import Placed
 
-_SAMPLERS = ('DefaultSampler', 'InfiniteSampler')  # they work with any batch size
+_SAMPLERS = ('DefaultSampler', 'InfiniteSampler')  # samplers for any batch size
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def _count(model: Any) -> int:
 
 
 def _fitting(weights: dict, model: Any) -> dict:
-    """The weights that the model has under the same name and in the same shape."""
+    """The weights whose names and shapes are the same in the model."""
     own = model.state_dict()
     return {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
 
@@ -243,11 +243,12 @@ def _check_fit(path: str | None, weights: dict, model: Any, partial: bool) -> No
 
 
 def _metric_names(cfg: Config, model: Any, batch: dict, dataset: Any) -> list[str]:
-    """Names of the evaluator's metrics, from one image with an invented detection."""
+    """Names of the evaluator's metrics. They are found by an evaluation of one batch
+    with an invented detection on each image."""
     metrics = cfg.val_evaluator
     metrics = [dict(m) for m in (metrics if isinstance(metrics, list) else [metrics])]
     for metric in metrics:
-        # Result files of the user must not be overwritten.
+        # Without a prefix, the metric cannot overwrite result files of the user.
         metric.pop('outfile_prefix', None)
     evaluator = Evaluator(metrics)
     evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
@@ -266,7 +267,7 @@ def _metric_names(cfg: Config, model: Any, batch: dict, dataset: Any) -> list[st
 
 
 def _made_up(sample: Any) -> InstanceData:
-    """One detection in the middle of an image. An untrained network may find none."""
+    """One invented detection in an image: an untrained network may find none."""
     height, width = sample.ori_shape[:2]
     found = sample.pred_instances
     made = InstanceData(
@@ -282,7 +283,8 @@ def _made_up(sample: Any) -> InstanceData:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Turn any error into a ValueError that begins with ``what``. Hide printed text."""
+    """Context manager that turns any error into a ValueError whose message begins with
+    ``what``. It hides printed text."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield

@@ -1,4 +1,4 @@
-"""Experiments: many trainings, each resumable and with a record of its results."""
+"""Experiments: many trainings. Each can be resumed, and has a file with its results."""
 
 from .cells import Cell, state, write_config
 from .launchers import Launch

@@ -17,14 +17,14 @@ class Cell:
     """One run of an experiment: a config that is trained and evaluated.
 
     Args:
-        name: Name in messages and records. No other cell of the experiment has it.
+        name: Unique name in the experiment, for messages and record files.
         config: Path of the config file.
-        work_dir: Folder of the run's logs, checkpoints and record. No other cell of
+        work_dir: Folder of the run's logs, checkpoints and record file. No other run of
             any experiment uses it.
         auto_scale_lr: Whether train.py scales the learning rate to the batch.
-        after: Names of cells that must be finished before this cell starts.
-        then: Commands (lists of arguments) for the same process or Slurm job.
-        makes: Files that a finished cell has made, by ``then`` or by a hook.
+        after: Names of runs that must be finished before this run starts.
+        then: Commands (lists of arguments) after the evaluation, in the same Slurm job.
+        makes: Files that exist after a finished run, from ``then`` or from a hook.
         prepare: Called before the config file is read, to write the config file.
         env: Environment variables of the run's processes.
     """
@@ -50,11 +50,13 @@ def write_config(
 ) -> None:
     """Write a config file that holds another config, all that it inherits, and changes.
 
-    The file inherits nothing, so that editing ``base`` changes no run that has begun.
+    The new file has no ``_base_``. So a later change of the file ``base`` has no effect
+    on runs that have begun.
 
     Args:
         path: The file to write.
-        base: Config file of any folder, written as text or as pure Python.
+        base: The other config file, in any folder. It may be in MMEngine's text style
+            or in its pure Python style.
         changes: Values by key. A key may be dotted. A dict is merged into the dict of
             ``base``, unless it holds ``_delete_=True``.
         seed: Seed of the training. Default: None, as in ``base``.
@@ -68,7 +70,7 @@ def write_config(
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a cell.
+    """Progress of a cell (one run of an experiment).
 
     Args:
         unit: Unit of the steps: 'epoch' or 'iteration'.
@@ -101,7 +103,8 @@ class Progress:
 
 
 def progress(cell: Cell) -> Progress:
-    """Find the progress of a cell from its checkpoints and logs.
+    """Find the progress of a cell (one run of an experiment) from its checkpoints and
+    logs.
 
     Args:
         cell: The cell.
@@ -116,17 +119,18 @@ def progress(cell: Cell) -> Progress:
     unit = 'epoch' if by_epoch else 'iteration'
     steps = train_cfg['max_epochs' if by_epoch else 'max_iters']
     reached = checkpoint.step if checkpoint else 0
-    # If the name of a tested checkpoint does not contain its step, the step is None.
+    # For a test, the step is taken from the name of the checkpoint. The step is None if
+    # the name does not contain it.
     evaluated = bool(evaluations) and (
         evaluations[-1].step == steps
         or (evaluations[-1].step is None and reached == steps)
     )
     if checkpoint and reached < steps:
-        evaluated = False  # The evaluation belongs to an earlier training.
+        evaluated = False  # The evaluation is of an earlier training.
     return Progress(unit, steps, reached, evaluated, missing)
 
 
 def state(cell: Cell) -> str:
-    """Progress of a cell in words: 'not begun', 'after epoch 3 of 12', 'not evaluated',
-    'without FILE' or 'finished'."""
+    """Progress of a cell (one run of an experiment) in words: 'not begun', 'after epoch
+    3 of 12', 'not evaluated', 'without FILE' or 'finished'."""
     return str(progress(cell))

@@ -49,7 +49,7 @@ def tool_path(name: str) -> str:
 
 
 def commands(cell: Cell, progress: Progress, launch: Launch) -> list[list[str]]:
-    """The commands that finish a cell. Run them one after another.
+    """The commands that finish a cell (one run of an experiment). Run them in order.
 
     Args:
         cell: The cell.
@@ -71,7 +71,7 @@ def commands(cell: Cell, progress: Progress, launch: Launch) -> list[list[str]]:
 
 def _task(cell: Cell, progress: Progress) -> list[str]:
     if progress.reached and progress.reached == progress.steps:
-        # train.py would have nothing left to train, and so would not evaluate.
+        # The training has ended, so train.py would do nothing. test.py evaluates.
         name = f'{"epoch" if progress.unit == "epoch" else "iter"}_{progress.reached}'
         checkpoint = str(Path(cell.work_dir, f'{name}.pth'))
         task = [tool_path('test.py'), cell.config, checkpoint]
@@ -79,13 +79,14 @@ def _task(cell: Cell, progress: Progress) -> list[str]:
     task = [tool_path('train.py'), cell.config, '--work-dir', str(cell.work_dir)]
     if cell.auto_scale_lr:
         task.append('--auto-scale-lr')
-    # If there is no checkpoint, --resume starts the training. Slurm requires the flag
-    # in every command, because it repeats the same command after it requeues a job.
+    # Without a checkpoint, --resume starts the training. So the flag is always given:
+    # Slurm repeats the same command after it requeues a job.
     return [*task, '--resume']
 
 
 def job_name(cell: Cell) -> str:
-    """Name of a cell's Slurm job: the cell's name and a checksum of its folder."""
+    """Name of the Slurm job of a cell (one run of an experiment): the cell's name, and
+    a checksum of its folder."""
     mark = zlib.crc32(str(Path(cell.work_dir).absolute()).encode())
     return f'{cell.name}-{mark:08x}'
 
@@ -93,7 +94,7 @@ def job_name(cell: Cell) -> str:
 def sbatch(
     cell: Cell, progress: Progress, launch: Launch, after: Sequence[str] = ()
 ) -> list[str]:
-    """The command that submits a cell to Slurm.
+    """The command that submits a cell (one run of an experiment) to Slurm.
 
     The environment variables ``GPUS_PER_NODE`` (default 8) and ``CPUS_PER_TASK``
     (default 5) have the same meaning as for tools/slurm_train.sh.
@@ -154,7 +155,7 @@ def queued_jobs(launch: Launch) -> dict[str, str]:
 
 
 def environment(cell: Cell, launch: Launch, slot: int = 0) -> dict[str, str]:
-    """Environment variables of a cell's processes.
+    """Environment variables for the processes of a cell (one run of an experiment).
 
     If several cells run at the same time, each process has one thread, unless
     ``OMP_NUM_THREADS`` is set.
@@ -162,8 +163,8 @@ def environment(cell: Cell, launch: Launch, slot: int = 0) -> dict[str, str]:
     Args:
         cell: The cell.
         launch: How cells are run.
-        slot: Number of the cell among the cells that run at the same time, from 0. If
-            there are enough GPUs, each slot has its own GPUs.
+        slot: A number from 0, different for all cells that run at the same time. It
+            selects the GPUs. If there are enough, no two of these cells share a GPU.
     """
     env = {**os.environ, **cell.env}
     if launch.jobs > 1:

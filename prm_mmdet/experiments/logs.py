@@ -88,8 +88,9 @@ def _lines(log: Path) -> Iterator[dict]:
 def _unit(step: int, trained: dict) -> str:
     """Unit of an evaluation's step: 'epoch' or 'iteration'.
 
-    The log does not contain the unit. It is 'epoch' if the step is the epoch of the
-    last training line before it, or is smaller than the iteration of this line.
+    The log does not contain the unit. The last training line before the evaluation
+    shows it: the unit is 'epoch' if the step equals this line's epoch, or is smaller
+    than this line's iteration.
     """
     if not trained or step == trained.get('epoch') or step < trained['iter']:
         return 'epoch'
@@ -115,13 +116,13 @@ def last_checkpoint(work_dir: str | Path) -> Checkpoint | None:
     Args:
         work_dir: Folder of the runs.
     """
-    # MMEngine writes this file after the checkpoint that the file names is complete.
+    # MMEngine writes this file when the checkpoint is complete. It holds the path.
     pointer = Path(work_dir, 'last_checkpoint')
     text = pointer.read_text(encoding='utf-8') if pointer.is_file() else ''
     found = re.search(r'(epoch|iter)_(\d+)\.pth$', text.strip())
     if not found:
         return None
-    # Only the name is used: the path is absolute, and the folder may have been moved.
+    # The folder may have been moved, and the path is absolute. So use the name only.
     path = Path(work_dir, found.group())
     return Checkpoint(path, _UNITS[found.group(1)], int(found.group(2)))
 
@@ -135,13 +136,13 @@ def reason_of_failure(text: str) -> str:
     Args:
         text: The output of the process and of its ranks.
     """
-    # The message ends where the output of another rank or of torchrun begins.
+    # The error message ends where the output of another rank or of torchrun begins.
     end = r'(?=^\[rank|^[EW]\d{4} |\Z)'
     own_message = re.search(rf'^error: .*?{end}', text, re.M | re.S)
     first_to_fail = re.search(r'^(\[rank\d+\]: )Traceback', text, re.M)
     if own_message:
         lines = own_message.group().rstrip().splitlines()[:15]
-    elif first_to_fail:  # Later tracebacks report only that this rank has ended.
+    elif first_to_fail:  # Other ranks' tracebacks report only that this rank ended.
         rank = first_to_fail.group(1)
         lines = [s for s in text.splitlines() if s.startswith(rank)][-15:]
     else:

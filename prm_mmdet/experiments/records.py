@@ -1,4 +1,4 @@
-"""The record of a cell: its settings, versions, times and results."""
+"""The record file of a cell (one run of an experiment): settings, times and results."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _SHOWN = 5  # number of changed settings that a message lists
 
 
 def read_record(work_dir: str | Path) -> dict | None:
-    """The record in a work dir, or None if there is none.
+    """The content of the record file in a work dir, or None if there is no file.
 
     A record has ``name``, ``config`` (the file), ``settings`` (all values of the config
-    by dotted key, and the options of the launch), ``versions``, ``begun`` and the
-    ``seconds`` of all its runs. The record of a finished cell also has ``ended``, the
-    ``metrics`` of the last evaluation, its ``step`` and ``unit`` ('epoch' or
+    by dotted key, and the options of the launch), ``versions``, ``begun`` and
+    ``seconds`` (the total duration). The record of a finished cell also has ``ended``,
+    the ``metrics`` of the last evaluation, its ``step`` and ``unit`` ('epoch' or
     'iteration'), and all ``evaluations`` in order. If a hook of the training wrote
     ``measured.json``, its content is ``measured``.
 
     Args:
-        work_dir: Work dir of the cell.
+        work_dir: Work dir of the cell (one run of an experiment).
 
     Raises:
         ValueError: The file is not a record.
@@ -49,12 +49,12 @@ def read_record(work_dir: str | Path) -> dict | None:
 
 
 def write_record(record: dict, work_dir: str | Path) -> None:
-    """Write a record into a work dir."""
+    """Write the record of a cell (one run of an experiment) into its work dir."""
     write_file(Path(work_dir, 'record.json'), json.dumps(record, indent=1) + '\n')
 
 
 def begin_record(cell: Cell, ranks: int, earlier: dict | None = None) -> dict:
-    """The record of a cell that starts or continues.
+    """The record of a cell (one run of an experiment) that starts or continues.
 
     Args:
         cell: The cell.
@@ -62,7 +62,7 @@ def begin_record(cell: Cell, ranks: int, earlier: dict | None = None) -> dict:
         earlier: The record in the work dir. Default: None, there is no record.
 
     Raises:
-        ValueError: The earlier record was begun with other settings.
+        ValueError: The earlier record has other settings.
     """
     config = Config.fromfile(cell.config, import_custom_modules=False).to_dict()
     settings = _flat(json.loads(json.dumps(config, default=str)))
@@ -95,7 +95,8 @@ def begin_record(cell: Cell, ranks: int, earlier: dict | None = None) -> dict:
 
 
 def finish_record(record: dict, work_dir: str | Path) -> dict:
-    """Complete the record of a finished cell, and write it into the work dir.
+    """Complete the record of a finished cell (one run of an experiment), and write it
+    into the work dir.
 
     Args:
         record: Result of :func:`begin_record`.
@@ -103,7 +104,8 @@ def finish_record(record: dict, work_dir: str | Path) -> dict:
     """
     evaluations = read_evaluations(work_dir)
     last = evaluations[-1]
-    # Earlier tests are left out: they may have evaluated other checkpoints.
+    # Runs of test.py before the last one may have evaluated other checkpoints. So they
+    # are left out.
     during = [e for e in evaluations if not e.test or e is last]
     by_step = {e.step: e.metrics for e in during if e.step is not None}
     record = dict(record, ended=_now(), unit=last.unit, step=last.step)

@@ -1,4 +1,4 @@
-"""Run each cell of an experiment once, even if the command is repeated."""
+"""Finish each run of an experiment once, even if the command is repeated."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ from .launchers import Launch, commands, environment, job_name, queued_jobs, sba
 from .logs import reason_of_failure
 from .records import begin_record, finish_record, read_record, write_record
 
-# Seconds that a process has to end after SIGTERM; torchrun waits half as long.
+# A process is killed if it has not ended this many seconds after SIGTERM. torchrun
+# waits half as long for its ranks.
 _GRACE = 60
 
 
-#: Outcomes of a cell after which the cells that need it may start.
+#: Outcomes of a run after which the runs that need its result may start.
 WELL = ('ok', 'finished before', 'submitted', 'in the queue')
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a cell in one call of :func:`run_cells`.
+    """The outcome of a cell (a run of an experiment) in one call of :func:`run_cells`.
 
     Args:
         word: One of :data:`WELL`, or 'failed', 'left out', 'run by another process'.
@@ -50,7 +51,8 @@ def run_cells(
     launch: Launch | None = None,
     on_record: Callable[[Cell, dict], None] = lambda cell, record: None,
 ) -> dict[str, Outcome]:
-    """Run the cells of an experiment that are not finished, or submit them to Slurm.
+    """Run the cells (runs) of an experiment that are not finished, or submit them to
+    Slurm.
 
     A finished cell is skipped. An interrupted cell continues from its last checkpoint.
     A cell that was trained but not evaluated is evaluated. If a cell fails, only the
@@ -90,7 +92,7 @@ def plan(cells: Sequence[Cell], launch: Launch | None = None) -> str:
     """The commands that :func:`run_cells` would run, as shell text with comments.
 
     Args:
-        cells: The cells.
+        cells: The runs of the experiment.
         launch: How cells are run. Default: ``Launch()``.
     """
     _check(cells)
@@ -98,7 +100,7 @@ def plan(cells: Sequence[Cell], launch: Launch | None = None) -> str:
     lines, jobs = [], {}
     try:
         jobs = queued_jobs(launch)
-    except OSError as error:  # Slurm's queue is not required
+    except OSError as error:  # Without the queue, all runs are listed.
         lines.append(f'# {error}')
     for cell in cells:
         found = progress(cell)
@@ -152,8 +154,9 @@ _Steps = Generator[None, None, Outcome]
 class _Experiment:
     """The state of :func:`run_cells`.
 
-    A running cell is a generator. It yields while it waits for a process, and returns
-    the cell's outcome. Closing the generator ends the process and releases the lock.
+    Each running cell (run of the experiment) has a generator. It yields while it waits
+    for a process, and returns the cell's outcome. Closing the generator ends the
+    process and releases the lock.
     """
 
     def __init__(
@@ -167,10 +170,10 @@ class _Experiment:
         self.on_record = on_record
         self.outcomes: dict[str, Outcome] = {}
         self.queue = queued_jobs(launch)
-        self.jobs: dict[str, str] = {}  # ids of the Slurm jobs, by the cells' names
-        # Slot and process of each running cell.
+        self.jobs: dict[str, str] = {}  # ids of the runs' Slurm jobs, by name
+        # The slot (see ``launchers.environment``) and the process of each active run.
         self.processes: dict[Cell, tuple[int, subprocess.Popen]] = {}
-        self.seconds: list[float] = []  # durations of the cells that this call finished
+        self.seconds: list[float] = []  # durations of the runs that this call finished
 
     def run(self) -> None:
         waiting = list(self.cells)
@@ -202,7 +205,7 @@ class _Experiment:
                 _say(f'  {outcome.word}: {name}')
 
     def _can_start(self, cell: Cell) -> bool:
-        """Whether the cells that this cell needs have ended, in success or failure."""
+        """Whether all runs that this run needs have ended, in success or failure."""
         return all(name in self.outcomes for name in cell.after)
 
     def _tell(self, cell: Cell, text: str) -> None:
@@ -210,7 +213,7 @@ class _Experiment:
         _say(f'[{number}/{len(self.cells)}] {cell.name}: {text}')
 
     def _settle(self, cell: Cell, steps: _Steps) -> bool:
-        """Run a cell until it waits again, and return whether it has ended."""
+        """Continue a run's generator until it waits again. Return whether it ended."""
         try:
             next(steps)
             return False
@@ -218,7 +221,7 @@ class _Experiment:
             outcome = stop.value
         except FolderInUseError:
             outcome = Outcome('run by another process')
-        except Exception as error:  # After any error, the next cells can still run.
+        except Exception as error:  # Other runs can still start.
             text = ''.join(traceback.format_exception_only(type(error), error))
             outcome = Outcome('failed', text.rstrip())
         self.outcomes[cell.name] = outcome
@@ -237,7 +240,8 @@ class _Experiment:
             if cell.prepare:
                 cell.prepare()
             found = progress(cell)
-            # Until the first checkpoint exists, the settings may change.
+            # ``steps`` is 0 before the first checkpoint. The settings may change then,
+            # so an existing record is not compared with them.
             earlier = read_record(cell.work_dir) if found.steps else None
             if not earlier and found.reached and not found.finished:
                 raise ValueError(
@@ -251,7 +255,7 @@ class _Experiment:
                 ranks = earlier['settings']['--ranks']
             record = begin_record(cell, ranks, earlier)
             if found.finished:
-                # After a Slurm job or another command, the record is incomplete.
+                # If a Slurm job or another command finished it, complete the record.
                 if not earlier or 'ended' not in earlier:
                     earlier = finish_record(record, cell.work_dir)
                 self.on_record(cell, earlier)
@@ -322,7 +326,7 @@ class _Experiment:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment(cell, self.launch, slot),
-            # Otherwise Ctrl-C would reach all processes at once.
+            # Without a new session, Ctrl-C would reach all processes at once.
             start_new_session=True,
             preexec_fn=functools.partial(end_with_parent, os.getpid(), signal.SIGTERM),
         )
@@ -339,7 +343,7 @@ class _Experiment:
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                # Child processes may outlive a crashed parent.
+                # If the process crashed, its child processes may still run.
                 _signal_group(process, signal.SIGKILL)
 
 

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and read as data only."""
+"""Write files whole or not at all, and read files without running code in them."""

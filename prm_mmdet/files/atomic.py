@@ -9,9 +9,9 @@ from typing import BinaryIO, Union
 
 @contextlib.contextmanager
 def replacing(path: Union[str, Path]) -> Iterator[BinaryIO]:
-    """Open a binary file that takes the place of ``path`` when the block ends.
+    """Open a binary file that replaces ``path`` at the end of the ``with`` block.
 
-    If the block raises or the process is killed, ``path`` keeps its old content.
+    If the ``with`` block raises or the process is killed, ``path`` keeps its content.
     Folders on the way to ``path`` are made.
 
     Args:

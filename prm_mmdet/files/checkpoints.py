@@ -25,7 +25,7 @@ _load_with_mmengine = CheckpointLoader.load_checkpoint
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names file, reason and cure."""
+    """A checkpoint cannot be used. The message names the file, reason and cure."""
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
@@ -48,8 +48,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     cached: Any
     with contextlib.ExitStack() as stack:
         stack.enter_context(compat.plain_types_only())
-        # Reject sparse tensors with indices out of range. PyTorch would write outside
-        # of the tensor's memory.
+        # Reject sparse tensors with indices out of range. For such indices, PyTorch
+        # would write outside of the tensor's memory.
         stack.enter_context(torch.sparse.check_sparse_tensor_invariants())
         if '://' in str(path):
             load, source, cached = _load_with_mmengine, str(path), _download(str(path))
@@ -78,32 +78,32 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _damage(path: str, mtime: int, size: int) -> str:
-    """What is wrong with the checksums in a file, or ''. A file is checked again only
+    """A message if a checksum in a file is wrong, else ''. A file is checked again only
     if its time or its size changed."""
     if not zipfile.is_zipfile(path):
         return ''  # the format before torch 1.6 has no checksums
     try:
         with zipfile.ZipFile(path) as file:
             name = file.testzip()
-    except Exception as error:  # the headers are damaged
+    except Exception as error:  # damaged headers of the archive
         return f'{error}'
     return f'the checksum of {name} in it is wrong' if name else ''
 
 
 def _download(name: str) -> str:
-    """Path at which PyTorch keeps the download of an address or of a name."""
+    """Path of PyTorch's downloaded file, for an address or a name of weights."""
     url = compat.weights_url(name) or name
     folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
     return os.path.join(folder, url.rpartition('/')[2])
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a file, without PyTorch's advice."""
+    """The reason in PyTorch's error message, without PyTorch's advice."""
     reason = re.sub(
         r'(?s).*(WeightsUnpickler error:|trusted source\.)\s*', '', str(error)
     )
     reason = re.split(r'\. |\n', reason)[0].rstrip('.')
-    # PyTorch names an unknown byte, or gives no reason.
+    # For other files, PyTorch reports an unknown byte only, or no reason.
     if re.fullmatch(r'(Unsupported operand )?\d*', reason):
         return 'its content is not what torch.save writes'
     return reason
@@ -232,8 +232,8 @@ def compare_keys(
         model: The model's own ``state_dict()``.
 
     Returns:
-        The differences, which are false if there are none. Batch norms'
-        ``num_batches_tracked`` may be missing: old files lack it.
+        The differences. The object is false if there are none. A missing
+        ``num_batches_tracked`` of a batch norm does not count: old files lack it.
     """
     return KeyDifferences(
         missing=[
@@ -252,13 +252,13 @@ def compare_keys(
 
 @contextlib.contextmanager
 def noting_differences(model: nn.Module) -> Iterator[KeyDifferences]:
-    """Note what does not fit while MMEngine loads weights into a model.
+    """Record which weights do not fit while MMEngine loads them into a model.
 
-    Models may rename keys while they load, so the keys are compared then. MMEngine
-    leaves weights of another shape out without listing them.
+    Models may rename keys while they load, so the keys cannot be compared earlier.
+    MMEngine does not list weights that it leaves out because of their shape.
 
     Yields:
-        The differences, which are empty until the weights are loaded.
+        The differences between weights and model, empty until the weights are loaded.
     """
     found: tuple[list[str], list[str], list[str]] = ([], [], [])
     missing, unknown, misshapen = found
@@ -289,7 +289,7 @@ def write_checkpoint(
     path: str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Write a checkpoint, in place of an older one only when it is whole.
+    """Write a checkpoint. A file at ``path`` is replaced when the new one is complete.
 
     Args:
         checkpoint: What to write.
@@ -308,7 +308,8 @@ def write_checkpoint(
         with replacing(path) as file:
             torch.save(checkpoint, file)
     except RuntimeError as error:
-        # PyTorch reports a full disk as 'unexpected pos', raised from the OSError.
+        # If the disk is full, PyTorch raises a RuntimeError 'unexpected pos' after the
+        # OSError. The OSError tells the user more.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise

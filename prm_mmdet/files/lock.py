@@ -1,4 +1,4 @@
-"""Folders that one process at a time writes to."""
+"""Lock a folder, so that only one process at a time writes to it."""
 
 import os
 from pathlib import Path
@@ -8,13 +8,13 @@ import filelock
 
 
 class FolderInUseError(OSError):
-    """Another process holds a folder; the message says what to do."""
+    """Another process has locked a folder. The message says what to do."""
 
 
 def lock_folder(
     folder: Union[str, Path], name: str = '.lock'
 ) -> filelock.AcquireReturnProxy:
-    """Hold a folder, so that no second run writes to it.
+    """Lock a folder, so that no second run writes to it.
 
     The operating system releases the lock when the process ends, however it ends::
 
@@ -22,16 +22,17 @@ def lock_folder(
             ...
 
     Args:
-        folder: The folder to hold. A missing folder is made.
+        folder: The folder to lock. A missing folder is made.
         name: Name of the lock's file. Locks of different names do not conflict: the
-            runner of experiments and the training that it starts hold the same folder.
+            runner of experiments and the training that it starts lock the same folder.
 
     Returns:
-        The lock, which is already held. It is released at the end of a ``with`` block,
-        and when the object is deleted.
+        The lock, which is already acquired. It is released at the end of a ``with``
+        block, and when the object is deleted.
 
     Raises:
-        FolderInUseError: Another process or lock holds the folder.
+        FolderInUseError: Another lock of this name holds the folder, here or in another
+            process.
         OSError: The folder cannot be written.
     """
     os.makedirs(folder, exist_ok=True)

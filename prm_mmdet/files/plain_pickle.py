@@ -37,12 +37,12 @@ def load_plain_pickle(file: BinaryIO) -> Any:
 
 
 def _load_storage(content: bytes) -> Any:
-    """Replaces PyTorch's ``_load_from_bytes``, which executes what it reads."""
+    """Replaces PyTorch's ``_load_from_bytes``, which would run code in a file."""
     return torch.load(io.BytesIO(content), weights_only=True)
 
 
 class PlainDtype:
-    """Stands in for ``np.dtype`` while a file is unpickled.
+    """Replaces ``np.dtype`` while a file is unpickled.
 
     NumPy does not check a pickled dtype. If a dtype of floats claims to hold objects,
     or the reverse, NumPy uses numbers in the file as addresses in memory.
@@ -61,7 +61,8 @@ class PlainDtype:
 
 
 class PlainArray(np.ndarray):
-    """An array that is read from a file. It is pickled as a usual array."""
+    """Replaces ``np.ndarray`` while a file is unpickled, and rejects arrays of objects.
+    It is pickled as an ``np.ndarray``."""
 
     def __new__(cls, *args: Any) -> PlainArray:
         return super().__new__(cls, (0,), 'b')
@@ -86,8 +87,8 @@ def _scalar(dtype: PlainDtype, content: bytes) -> np.generic:
     return np.frombuffer(content, dtype.dtype)[0]
 
 
-#: Replacements for the functions and classes that a pickle of NumPy objects names.
-#: NumPy 2 moved the functions, and files of both versions exist.
+#: Replacements for the functions and classes that a pickle of NumPy objects names. Some
+#: are listed twice, because NumPy 2 moved them and files of both versions exist.
 NUMPY = {
     ('numpy._core.multiarray', '_reconstruct'): _array,
     ('numpy.core.multiarray', '_reconstruct'): _array,
@@ -102,10 +103,10 @@ _ALLOWED = {
     ('torch.storage', '_load_from_bytes'): _load_storage,
     ('torch', 'Size'): torch.Size,
     ('collections', 'OrderedDict'): collections.OrderedDict,
-    ('_codecs', 'encode'): _codecs.encode,  # bytes, in pickle's protocol 2
-    # Protocol 2 names the built-in types as Python 2 did.
+    ('_codecs', 'encode'): _codecs.encode,  # Pickle's protocol 2 uses it for bytes.
+    # Protocol 2 uses Python 2's name of the module ``builtins``.
     **{(m, t.__name__): t for m in ('builtins', '__builtin__') for t in (set, bytes)},
-    # Proposals that MMDetection's DumpProposals wrote.
+    # MMDetection's DumpProposals writes proposals as InstanceData.
     ('mmengine.structures.instance_data', 'InstanceData'): InstanceData,
 }
 
@@ -126,7 +127,7 @@ class _PlainPickleHandler(PickleHandler):
 
 class _PlainYamlHandler(YamlHandler):
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
-        # The loader in C is faster: MMEngine reads long lists of MMDetection's models.
+        # MMEngine reads long lists of MMDetection's models. The loader in C is faster.
         return yaml.load(file, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints for others: the weights, and nothing that only the training needs.
+"""Write checkpoints to publish: the weights, and nothing that only a training needs.
 
-MMDetection's publish_model.py and MMEngine's ``published_keys`` do this too. But
-weights-only loading may refuse their files, and the hash in the name may be wrong.
+MMDetection's publish_model.py and MMEngine's ``published_keys`` do this, too. But
+weights-only loading may refuse their files, and the hash in a file's name may be wrong.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def publish_checkpoint(
         digits of its SHA-256, or PREFIX.pth.
 
     Raises:
-        OSError: ``source`` cannot be read, or nothing written.
+        OSError: ``source`` cannot be read, or the file cannot be written.
         ValueError: ``source`` is no checkpoint, or weights in it are not finite.
     """
     checkpoint = read_checkpoint(source)
@@ -45,7 +45,7 @@ def publish_checkpoint(
     left_out += [f'meta.{k}' for k, v in meta.items() if not _is_plain(v)]
     published = dict(
         meta={k: v for k, v in meta.items() if _is_plain(v)},
-        # A view would be written with all the memory behind it, so tensors are copied.
+        # torch.save writes the whole memory behind a view, so tensors are copied.
         state_dict={k: v.clone() for k, v in state.items()},
     )
     written = f'{prefix}.new'

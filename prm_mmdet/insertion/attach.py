@@ -30,7 +30,7 @@ from .channels import (
 )
 from .specs import Spec, chosen_levels, chosen_names, hint, read_specs, where
 
-# These classes run or count all of their submodules, so a plugin must not be added.
+# These classes run or count all of their submodules, so a plugin must not become one.
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -88,7 +88,7 @@ def attach_plugins(
             f'module must not be a {type(module).__name__}, which would not '
             'synchronise the plugins; attach them to the model before you wrap it'
         )
-    model = getattr(module, '_orig_mod', module)  # the model inside a compiled model
+    model = getattr(module, '_orig_mod', module)  # torch.compile wraps it
     read = read_specs(specs)
     probe = Probe(model, input_shape)
     plan = [planned for spec in read for planned in _planned(model, probe, spec)]
@@ -142,9 +142,9 @@ def Plugged(
 @dataclass(frozen=True)
 class _Planned:
     spec: Spec
-    at: str  # name of the module that the plugin follows
-    follows: nn.Module
-    holder: nn.Module  # the plugin becomes its submodule
+    at: str  # name of ``follows``
+    follows: nn.Module  # the module whose output the plugin gets
+    holder: nn.Module  # the module that gets the plugin as a submodule
     name: str
     plugin: nn.Module
     channels_last: tuple[bool, ...]  # for each map: whether it is (B, H, W, C)
@@ -224,7 +224,7 @@ def _last_in_containers(modules: dict[str, nn.Module], name: str) -> Iterator[st
 
 
 def _build(spec: Spec, levels: Levels) -> tuple[str, nn.Module]:
-    """A plugin's name and the plugin, or a ModuleList with a plugin for each level."""
+    """A plugin's name, and the plugin or a ModuleList with a plugin for each map."""
     chosen = chosen_levels(spec, levels)
     if not isinstance(levels, tuple):
         return _build_one(spec, levels)
@@ -282,7 +282,7 @@ def _attach(model: nn.Module, plan: list[_Planned]) -> None:
                 beside = None if p.holder is p.follows else p.plugin
                 hook = _RunPlugin(p.name, beside, p.channels_last)
                 handles.append(p.follows.register_forward_hook(hook))
-            # ``train`` may freeze parts of the model, and the plugins in them.
+            # The model's ``train`` may freeze parts. This applies it to their plugins.
             model.train(model.training)
     except BaseException:
         for handle in handles:
@@ -299,8 +299,8 @@ class _RunPlugin:
     the model runs the copy's plugin.
 
     Args:
-        name: The module's submodule that is the plugin.
-        beside: The plugin, if it is not in the module. Default: None.
+        name: Name of the plugin in the module.
+        beside: The plugin, if it is not a submodule of the module. Default: None.
         channels_last: For each map, whether it is (B, H, W, C).
     """
 
@@ -330,12 +330,12 @@ class _RunPlugin:
 def _run(plugin: Callable, x: torch.Tensor, channels_last: bool) -> torch.Tensor:
     if not channels_last:
         return plugin(x)
-    # Contiguous, since the modules behind it may call view().
+    # The result is contiguous, because modules after the plugin may call view().
     return plugin(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
 
 
 def has_plugins(module: nn.Module) -> bool:
-    """Whether a plugin of :func:`attach_plugins` is behind a module or inside it."""
+    """Whether :func:`attach_plugins` put a plugin behind a module or inside it."""
     hooks = (hook for m in module.modules() for hook in m._forward_hooks.values())
     return any(isinstance(hook, _RunPlugin) for hook in hooks)
 
@@ -353,9 +353,9 @@ def _keep_through_init_weights(
 class _InitWeights:
     """A model's ``init_weights`` that leaves plugins as they were built.
 
-    A model's ``init_cfg`` is for its own layers. Kaiming initialisation of every
-    convolution would overwrite a plugin's zeros. MMEngine calls a plugin's
-    ``init_weights`` only if the module around it is MMEngine's.
+    A model's ``init_cfg`` is for its own layers. For example, Kaiming initialisation of
+    all convolutions would overwrite the zeros with which a plugin starts. MMEngine
+    calls a plugin's ``init_weights`` only if the module around it is MMEngine's.
 
     Raises:
         ValueError: A module that a plugin follows has been replaced.
@@ -363,7 +363,7 @@ class _InitWeights:
 
     def __init__(self, module: Any):
         self.module = module
-        # Each plugin, and the module that it follows.
+        # The module that each plugin follows.
         self.plugins: dict[nn.Module, nn.Module] = {}
 
     def __call__(self) -> None:
@@ -388,7 +388,7 @@ class _InitWeights:
             plugin.load_state_dict(state)
             if hasattr(plugin, 'init_weights'):
                 for m in plugin.modules():
-                    m._is_init = False  # MMEngine's mark that init_weights has run
+                    m._is_init = False  # else MMEngine would skip init_weights
                 plugin.init_weights()
 
         # A plugin's values are restored just before a Pretrained checkpoint is loaded.

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# At stride 32, this image leaves 4 x 4 positions. All of MMDetection's backbones run.
+# All of MMDetection's backbones can run on this image. At stride 32, its map is 4 x 4.
 _IMAGE = (3, 128, 128)
 _SMALLEST_MAP = 4
 
@@ -85,7 +85,7 @@ class Probe:
                 run_as_in_inference(module, example_inputs(module, shapes))
         except Exception as error:  # A model may raise anything on an unfit input.
             lines = str(error).strip().splitlines()
-            # A bare assertion has no message. Its source line says more.
+            # An assertion may have no message. The source line is used then.
             lines.append(traceback.extract_tb(error.__traceback__)[-1].line or '')
             reason = lines[0]
             self.failure = f'{self.name} on {shapes}: {type(error).__name__}: {reason}'
@@ -199,7 +199,7 @@ def _state_kept(module: nn.Module) -> Iterator[None]:
 
 
 def _without_compiled_code() -> contextlib.AbstractContextManager:
-    """Run Python code even if it was compiled: compiled code ignores new hooks."""
+    """Run a compiled model as Python code, because compiled code ignores new hooks."""
     compiler: Any = getattr(torch, 'compiler', None)
     if 'torch._dynamo' in sys.modules and hasattr(compiler, 'set_stance'):
         return compiler.set_stance('force_eager')
@@ -207,8 +207,8 @@ def _without_compiled_code() -> contextlib.AbstractContextManager:
 
 
 def input_shapes(module: nn.Module, input_shape: Sequence | None = None) -> Sequence:
-    """The shape (C, H, W) of an input that a model can be run on, or a list of shapes
-    for a model that takes several maps. See :class:`Probe`.
+    """The shape (C, H, W) of an input on which a model can be run, or a list of shapes
+    if the model takes several maps. :class:`Probe` describes the default.
 
     Raises:
         ValueError: ``input_shape`` is no shape and no sequence of shapes.
@@ -229,7 +229,7 @@ def input_shapes(module: nn.Module, input_shape: Sequence | None = None) -> Sequ
 
 
 def example_inputs(module: nn.Module, shapes: Sequence) -> Inputs:
-    """Normal random numbers of a model's type, the same at every call.
+    """Input for a model: normal random numbers of its data type, equal at every call.
 
     Args:
         module: The model.
@@ -249,8 +249,9 @@ def example_inputs(module: nn.Module, shapes: Sequence) -> Inputs:
 
 
 def _larger(shapes: Sequence) -> Sequence:
-    """Larger shapes, of other proportions. Ratios between the maps stay as they are,
-    and so does divisibility by powers of two up to 32."""
+    """Larger shapes, with another ratio of height to width. Ratios between maps do not
+    change. If a power of two up to 32 divides a size, it divides the larger size, too.
+    """
     if _is_shape(shapes):
         return _larger([shapes])[0]
     channels, heights, widths = zip(*shapes)
@@ -291,7 +292,7 @@ def tensors(outputs: Any) -> Iterator[torch.Tensor]:
 
 @dataclass(frozen=True)
 class _Map:
-    """A tensor that may be a map."""
+    """Shape, device and type of a tensor that may be a feature map."""
 
     shape: tuple[int, ...]
     device: torch.device
@@ -306,7 +307,7 @@ def _recorder(calls: list) -> Callable:
 
 
 def _described(output: Any) -> Any:
-    """A _Map or a tuple of them, or a text that describes any other output."""
+    """A _Map for each map in an output, or a text if the output is something else."""
     if _is_map(output):
         return _Map(tuple(output.shape), output.device, output.dtype)
     if type(output) in (list, tuple) and output and all(map(_is_map, output)):
@@ -318,13 +319,14 @@ def _is_map(output: Any) -> bool:
     return (
         isinstance(output, torch.Tensor)
         and output.dim() == 4
-        and output.shape[0] == 1  # attention windows have a larger axis
+        and output.shape[0] == 1  # False for attention windows
         and output.is_floating_point()
     )
 
 
 def _levels(call: Any, on_larger: Any) -> Levels:
-    """A Level for each map of a call, given the same call on the larger input."""
+    """A Level for each map that a call returned. ``on_larger`` is the output of the
+    same call in the run with the larger input."""
     if isinstance(call, str):
         raise ValueError(
             f'it returns {call}, not maps (B, C, H, W) or (B, H, W, C), which plugins '
@@ -346,7 +348,7 @@ def _level(seen: _Map, on_larger: Any) -> Level:
 
 
 def _channel_axis(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> int:
-    """1 for (B, C, H, W), 3 for (B, H, W, C).
+    """The axis of the channels: 1 for (B, C, H, W), 3 for (B, H, W, C).
 
     Args:
         shape: Shape of a map.
@@ -364,8 +366,8 @@ def _channel_axis(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> int
                 f'it returns {shape}, and {larger} for a larger input: neither axis 1 '
                 'nor axis 3 holds the channels alone'
             )
-    # The map's shape for a larger input is unknown, or it does not settle the axis. The
-    # map is then expected to be square: two equal sizes are its height and width.
+    # Here, the shape for a larger input is unknown, or does not decide. The map is then
+    # expected to be square: two equal sizes are its height and width.
     _, first, second, third = shape
     if first != second == third:
         return 1

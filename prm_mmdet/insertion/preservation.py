@@ -1,10 +1,10 @@
-"""Blocks in trained weights, so that the network computes the same as without them.
+"""Add blocks to a trained network so that its outputs do not change.
 
-A fresh PRM or LCT multiplies its input by a constant, sigmoid(bias) = 0.73. The last
-norm or convolution before the block is multiplied by the inverse, channel by channel. A
-ReLU or a pooling between the two lets positive factors through. Whether they reach the
-block, and whether anything else uses the layer, is found by running the network with
-the layer scaled.
+A fresh PRM or LCT multiplies its input by a constant, sigmoid(bias) = 0.73. Therefore
+the last norm or convolution before the block is multiplied by the inverse, channel by
+channel. A ReLU or a pooling between layer and block passes positive factors on. A run
+of the network with the scaled layer shows whether the factors reach the block, and
+whether anything else uses the layer.
 """
 
 from __future__ import annotations
@@ -183,8 +183,8 @@ class _Run:
     """One run of a model.
 
     Attributes:
-        called: Names of layers and blocks in the order in which their calls begin. A
-            plugin behind a layer is called by the layer's hook.
+        called: Names of layers and blocks in the order in which their calls begin. The
+            plugin behind a layer comes after it, because the layer's hook calls it.
         inputs: For each block, its input at each call.
         outputs: The model's outputs.
     """
@@ -196,8 +196,8 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Step:
-    """One change to a layer: its name, the factor of its weight and bias, (C,), and the
-    blocks whose gates the factor cancels."""
+    """One change to a layer: the layer's name, the factors (C,) for its C output
+    channels, and the blocks whose gates these factors cancel."""
 
     layer: str
     factor: torch.Tensor
@@ -213,7 +213,7 @@ class _Preservation:
         module: The module.
         missing: Names of the module's weights that were not loaded.
         prefix: Prefix of the part's names, such as 'backbone.'.
-        part: The part.
+        part: A part of the module, or the module itself.
         blocks: The part's fresh blocks, by name.
     """
 
@@ -245,7 +245,7 @@ class _Preservation:
         for name, p in module.named_parameters(remove_duplicate=False):
             self.owners.setdefault(p, []).append(name)
         self.inputs: Inputs = ()
-        self.plain = _Run()  # run in which the identity replaces every gated block
+        self.plain = _Run()  # run without the gated blocks
         self.done: list[str] = []  # blocks whose gates are cancelled
         self._reached: dict[str, dict[str, bool | None]] = {}
 
@@ -318,7 +318,7 @@ class _Preservation:
         return run
 
     def _layer_before(self, block: str) -> tuple[str | None, str]:
-        """The layer whose scale reaches a block, or None and the reason."""
+        """The layer whose factors reach a block's input, or None and the reason."""
         if block not in self.plain.inputs:
             return None, 'the model does not call it in inference'
         width = len(self.gates[block])
@@ -346,8 +346,9 @@ class _Preservation:
         return None, f'no norm or convolution of {width} channels comes before it'
 
     def _parameters(self, layer: str) -> list[nn.Parameter]:
-        """A layer's weight and bias. Empty if they do not have one row or number for
-        each output channel, or if they are computed from other parameters."""
+        """A layer's weight and bias. Empty if they cannot be scaled channel by channel:
+        without one row or number per output channel, or computed from other parameters.
+        """
         module = self.layers[layer]
         both: list[Any] = [getattr(module, n, None) for n in ('weight', 'bias')]
         found = [p for p in both if p is not None]
@@ -364,8 +365,8 @@ class _Preservation:
     def _reached_by(
         self, layer: str, parameters: list[nn.Parameter]
     ) -> dict[str, bool | None]:
-        """For each block, how its input changes if a layer is scaled. True: by the same
-        factor. False: not at all. None: in another way.
+        """How each block's input changes if a layer is scaled: by the same factors
+        (True), not at all (False), or in another way (None).
 
         The factors are powers of two, which floating-point numbers multiply exactly.
         They are so large that a ReLU6 would clip the scaled values.
@@ -404,15 +405,15 @@ class _Preservation:
                     yield _outcome(name, self.blocks[name], text, step.layer)
 
     def _ways(self, step: _Step) -> Iterator[list[_Step]]:
-        """Ways to scale one layer: by all gates, for blocks in sequence; or by one
-        gate, for blocks side by side with equal gates."""
+        """Ways to scale one layer. Blocks in sequence need the factors of all gates.
+        Blocks side by side with equal gates need the factor of one gate."""
         yield [step]
         gates = [self.gates[name] for name in step.blocks]
         if len(gates) > 1 and all(torch.equal(gate, gates[0]) for gate in gates):
             yield [_Step(step.layer, 1 / gates[0], step.blocks)]
 
     def _apply(self, steps: list[_Step]) -> bool:
-        """Scale layers. Keep the change if blocks do not change the outputs."""
+        """Scale layers, and activate their blocks. Undo this if the outputs change."""
         names = [name for step in steps for name in step.blocks]
         with contextlib.ExitStack() as undo:
             for step in steps:
@@ -441,8 +442,8 @@ class _Preservation:
 
 
 class _Forget:
-    """Hook of a layer that was scaled for a block. If new weights are loaded into the
-    layer, they are not scaled, so the hook removes the block's mark."""
+    """Hook of a layer that was scaled for a block. It runs if new weights, which are
+    not scaled, are loaded into the layer. It then removes the block's mark."""
 
     def __init__(self, block: nn.Module):
         self.block = block
@@ -453,7 +454,7 @@ class _Forget:
 
 
 def _width(layer: nn.Module) -> int:
-    """Channels of a norm's or convolution's output."""
+    """Number of output channels of a norm or convolution."""
     for name in ('out_channels', 'num_features', 'num_channels', 'out_features'):
         if hasattr(layer, name):
             return getattr(layer, name)
@@ -462,8 +463,8 @@ def _width(layer: nn.Module) -> int:
 
 @torch.no_grad()
 def _scale(parameters: list[nn.Parameter], factor: torch.Tensor) -> Callable:
-    """Multiply a layer's weight and bias by numbers, (C,). Returns a function that
-    restores them."""
+    """Multiply a layer's weight and bias by one factor per output channel, (C,). Return
+    a function that restores them."""
     saved = [p.detach().clone() for p in parameters]
     for p in parameters:
         shaped = factor.reshape(-1, *[1] * (p.dim() - 1))
@@ -480,8 +481,8 @@ def _scale(parameters: list[nn.Parameter], factor: torch.Tensor) -> Callable:
 def _scales(
     before: list[torch.Tensor], after: list[torch.Tensor], factor: torch.Tensor
 ) -> bool | None:
-    """Whether maps (B, C, H, W) of several calls were multiplied by a factor, (C,):
-    True if all were, False if all stayed the same, else None."""
+    """True if the maps (B, C, H, W) of all calls were multiplied by factors (C,), False
+    if all maps stayed the same, else None."""
     pairs = list(zip(before, after))
     if len(before) != len(after) or any(x.shape != y.shape for x, y in pairs):
         return None

@@ -26,7 +26,7 @@ class Spec:
         label: The entry's name in messages, such as 'plugins[0]'.
         plugin: The plugin's class.
         options: Arguments of the plugin, without ``in_channels``.
-        postfix: What follows the plugin's abbreviation in its name.
+        postfix: End of the plugin's name, after the abbreviation of its class.
         at: Regular expression for names of submodules.
         blocks: Indices among the matches of a stage. None stands for all matches.
         levels: Indices among the maps of a module. None stands for all maps.
@@ -132,7 +132,7 @@ def _plugin_class(kind: Any) -> type:
         with MODELS.switch_scope_and_registry(None) as registry:
             try:
                 plugin = registry.get(kind)
-            except (KeyError, RuntimeError):  # MMEngine's error for most unknown names
+            except (KeyError, RuntimeError):  # The name is unknown.
                 plugin = None
             near = [] if plugin else near_names(kind, registry)
         if plugin is None:
@@ -191,8 +191,8 @@ def chosen_levels(spec: Spec, levels: Levels) -> Sequence[int]:
     """Indices of the maps that get a plugin.
 
     Raises:
-        ValueError: ``levels`` of the spec is out of range, or the module returns one
-            map that is in no list.
+        ValueError: ``levels`` of the spec is out of range, or the module returns a
+            single map instead of a list.
     """
     if spec.levels is None:
         return range(len(levels)) if isinstance(levels, tuple) else [0]
@@ -208,7 +208,8 @@ def chosen_levels(spec: Spec, levels: Levels) -> Sequence[int]:
 
 
 def _stage(name: str) -> str:
-    """'layer2.*.bn2' for 'layer2.0.bn2'. Without a number, the parent's name."""
+    """The stage of a submodule, such as 'layer2.*.bn2' for 'layer2.0.bn2'. For a name
+    without a number, the stage is the parent's name."""
     parts = name.split('.')
     numbers = [i for i, part in enumerate(parts) if part.isdigit()]
     if not numbers:
@@ -225,9 +226,9 @@ def where(name: str) -> str:
 def hint(spec: Spec, modules: dict[str, nn.Module], probe: Probe) -> str:
     """The end of an error message: other modules that the user may have meant.
 
-    They return feature maps, and their names are spelled like the name in the spec. If
-    no name is, top-level modules are listed. Modules without weights are left out: few
-    users look for a padding or a dropout.
+    These modules return feature maps, and their names are similar to the name in the
+    spec. If no name is similar, top-level modules are listed. Modules without weights,
+    such as dropout, are left out: few users look for them.
     """
     known = [
         name

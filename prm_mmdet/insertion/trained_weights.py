@@ -63,8 +63,8 @@ class PreservedPretrainedInit(PretrainedInit):
                 'others overwrite what PreservedPretrained loads; put it last, without '
                 'a Pretrained'
             )
-        # MMEngine initialises submodules before a Pretrained, but after any other type.
-        # Initialise them here, so that MMEngine does not overwrite the weights later.
+        # For types other than Pretrained, MMEngine initialises submodules after this
+        # call, and would overwrite the loaded weights. So initialise submodules here.
         child: Any
         for child in module.children():
             if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
@@ -85,7 +85,7 @@ class Adapted:
     Attributes:
         outcomes (list[Outcome]): What was done about each block, see :func:`preserve`.
         part (str): What the checkpoint holds, 'network' or 'backbone'.
-        others (list[str]): Keys of other parts, which are copied without a check.
+        others (list[str]): Keys that are not of this part. They are copied unchecked.
         rounding (str): The checkpoint's type, such as 'float16', if scaled weights were
             rounded to this type. Else ''.
     """
@@ -137,7 +137,7 @@ def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
     with torch.random.fork_rng([]):
         # PRM's theta is random. With a fixed seed, the file is the same each time.
         torch.manual_seed(0)
-        model = MODELS.build(copy.deepcopy(cfg.model))  # DETR changes the config.
+        model = MODELS.build(copy.deepcopy(cfg.model))  # DETR changes its config.
         plain = MODELS.build(_without_plugins(cfg.model))
     own, prefix = dict(weights), _backbone_prefix(weights, plain)
     if prefix is None:
@@ -173,7 +173,8 @@ def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
 
 
 def _backbone_prefix(weights, plain):
-    """Key prefix if the weights are a backbone's, else None. The prefix may be ''."""
+    """Prefix of the weights' keys, 'backbone.' or '', if the weights belong to a
+    backbone alone. Else None."""
     inside = [k for k in plain.state_dict() if k.startswith('backbone.')]
     others = set(plain.state_dict()) - set(inside)
     if not inside or any(k in others for k in weights):

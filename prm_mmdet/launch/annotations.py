@@ -27,7 +27,7 @@ from .run_errors import RunError
 #: Images with more pixels take minutes and gigabytes to process.
 LARGE = 50_000_000
 
-# Texts of the faults that make a run useless or crash later.
+# Faults that make a run useless or let it crash later, with their texts in messages.
 _REFUSED = {
     'not readable': 'the file cannot be read as annotations',
     'classes are a text': 'metainfo.classes must be a tuple of names, not the text',
@@ -45,7 +45,7 @@ _REFUSED = {
     'another order': 'the classes are in another order than in',
     'nothing to learn': 'no image has an object that can be learned or found',
 }
-# Faults of a whole file. Their number of cases has no meaning.
+# Faults of a whole file. For these faults, messages contain no number of cases.
 _WHOLE_FILE = (
     'not readable',
     'classes are a text',
@@ -73,7 +73,7 @@ _WARNED = {
     'large images': f'images have more than {LARGE // 10**6} million pixels',
     'other size': 'images have another size than the annotations say',
 }
-# What Python raises on entries that are missing or of a wrong type.
+# Errors that Python raises if entries are missing or have a wrong type.
 _WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
@@ -86,7 +86,7 @@ class Faults:
         counts: Number of cases by the fault's name.
         examples: One case by the fault's name.
         images: Number of images in the file.
-        objects: Number of objects that can be learned or found.
+        objects: Number of objects that a training or an evaluation can use.
         labels: Names of the classes in the order in which MMDetection numbers them.
     """
 
@@ -101,7 +101,7 @@ class Faults:
         """Count a fault, and keep the first example."""
         self.counts[name] += count
         text = f'{example}'[:200]
-        # A text from a file may hold control codes of the terminal.
+        # The example may come from a file and contain control codes for the terminal.
         self.examples.setdefault(name, text if text.isprintable() else ascii(text))
 
     @property
@@ -133,8 +133,8 @@ class _Source:
             (VOC).
         coco: Whether the file is COCO's JSON, not a list of Pascal VOC's XML files.
         classes: Names of the classes.
-        trained: Whether a training uses it.
-        scored: Whether an evaluation compares predictions with it.
+        trained: Whether a training uses the file.
+        scored: Whether an evaluation compares predictions with the file.
         masks: Whether masks are used.
         by_name: Whether the data set keeps only the classes that the config names. LVIS
             and Objects365 keep all classes.
@@ -303,7 +303,7 @@ def _cached(source: _Source) -> Faults:
     """The faults of a COCO file, from the cache if the file did not change."""
     status = os.stat(source.path)
     key = [os.path.abspath(source.path), status.st_mtime_ns, status.st_size]
-    # A change of this file may change the rules.
+    # This module is part of the key, because a new version may have other rules.
     key += [source, Path(__file__).read_bytes()]
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
@@ -312,7 +312,7 @@ def _cached(source: _Source) -> Faults:
         known = json.loads(cache.read_text(encoding='utf-8'))
         return Faults(**{**known, 'counts': Counter(known['counts'])})
     faults = _coco(source)
-    with contextlib.suppress(OSError):  # The cache only saves time.
+    with contextlib.suppress(OSError):  # The cache is not required.
         write_file(cache, json.dumps(vars(faults)))
     return faults
 
@@ -324,7 +324,7 @@ def _coco(source: _Source) -> Faults:
         content = _read_json(source.path)
         for name in ('images', 'categories', 'annotations'):
             if name == 'annotations' and name not in content and not source.trained:
-                faults.add('no annotations')  # For example, COCO's test-dev has none.
+                faults.add('no annotations')  # for example, in COCO's test-dev
             elif not isinstance(content[name], list):
                 raise TypeError(f'{name!r} is no list')
         names = _read_categories(faults, content['categories'])
@@ -351,7 +351,7 @@ def _reason(error: Exception) -> str:
 
 
 def _compare_classes(faults: Faults, source: _Source, known: list[str]) -> None:
-    """Compare the names of a file's classes, in its order, with the config's."""
+    """Compare the names and the order of a file's classes with those in the config."""
     classes = source.classes
     if not classes or not known:
         return
@@ -393,7 +393,7 @@ def _read_images(
         try:
             number, width, height = image['id'], image['width'], image['height']
             twice = number in sizes
-            # The comparisons raise TypeError if an entry is a text.
+            # If an entry is a text, the comparisons raise TypeError (caught below).
             if not (0 < width < math.inf and 0 < height < math.inf):
                 raise ValueError(f'width {width} and height {height}')
             if named and not isinstance(image['file_name'], str):
@@ -438,7 +438,7 @@ def _read_objects(
             if usable and thing['category_id'] in wanted:
                 full.add(thing['image_id'])
                 faults.objects += 1
-        except OverflowError:  # a whole number that no float can hold
+        except OverflowError:  # An integer exceeds the range of floats.
             faults.add('numbers not finite', number)
         except _WRONG as error:
             faults.add('malformed objects', f'{number} ({_reason(error)})')
@@ -493,7 +493,7 @@ def _check_rle(mask: dict, size: tuple[float, float]) -> None:
 
 
 def _decoded(text: str) -> list[int]:
-    """Lengths of the runs in COCO's compressed text, as in pycocotools' maskApi.c."""
+    """Decode the run lengths of a compressed COCO mask (see pycocotools' maskApi.c)."""
     runs: list[int] = []
     value = shift = 0
     for character in text:

@@ -1,4 +1,4 @@
-"""MMEngine's CheckpointHook, with steps in an order that is safe against a kill."""
+"""MMEngine's CheckpointHook, which removes an older checkpoint only after saving."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ class SafeCheckpointHook(CheckpointHook):
     - Weights that are not finite are not saved.
     - The file holds plain numbers, texts and tensors, which every weights-only loader
       reads, and the state of the random generators of each rank.
-    - Only files in this run's folder are removed, whatever a resumed checkpoint names.
+    - Only files in this run's folder are removed, even if a resumed checkpoint names
+      files in other folders.
     """
 
     def before_train(self, runner: Runner) -> None:
         self._step: int | None = None
-        # These entries come from the resumed checkpoint. They name files that will be
-        # removed, so only files in this run's folder are allowed.
+        # Entries of a resumed checkpoint may name best checkpoints in other folders.
+        # MMEngine would remove them later. So only this run's folder is allowed.
         info = runner.message_hub.runtime_info
         for key in [key for key in info if key.startswith('best_ckpt')]:
             name = os.path.basename(f'{info[key]}')
@@ -72,7 +73,8 @@ class SafeCheckpointHook(CheckpointHook):
                 checkpoint[key] = _plain(checkpoint[key])
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        # After validation, MMEngine writes the same step again. The random states stay.
+        # After validation, MMEngine may write the same step again. The file keeps
+        # the random states from before the validation.
         if step != self._step:
             self._step, self._random_states = step, all_gather_object(random_state())
         with self._removing_afterwards():
@@ -86,7 +88,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     @contextlib.contextmanager
     def _removing_afterwards(self) -> Iterator[None]:
-        """Put off the removal of older checkpoints to the end of the block."""
+        """Delay the removal of older checkpoints to the end of the ``with`` block."""
         backend: Any = vars(self)['file_backend']
         if isinstance(backend, _RemovesLater):
             yield
@@ -114,7 +116,7 @@ class _RemovesLater:
         return getattr(self._backend, name)
 
     def isdir(self, path: str) -> bool:
-        return False  # no checkpoint of this runner is a folder
+        return False  # This runner's checkpoints are files.
 
     def remove(self, path: str) -> None:
         self.doomed.append((self._backend.remove, path))

@@ -28,7 +28,7 @@ def check_data(cfg: Config, *phases: str) -> None:
         MissingInput: Files are missing. The message names each file, and the settings
             that change its place.
     """
-    missing = []  # pairs of a path and the setting that changes it
+    missing = []  # (path, setting that changes it)
     classifies = False
     for phase in phases:
         loader = cfg.get(f'{phase}_dataloader') or {}
@@ -78,12 +78,13 @@ def is_local(path: str, node: dict) -> bool:
 
 
 def _missing(path: str, key: str, node: dict) -> list[tuple[str, str]]:
-    """[(path, key)] if a data set or an evaluator needs a missing file, else []."""
+    """[(path, key)] if the file is missing and read from this machine, else []."""
     return [(path, key)] if is_local(path, node) and not os.path.exists(path) else []
 
 
 def datasets_of(key: str, node: dict) -> Iterator[tuple[str, dict]]:
-    """(key, cfg) of every data set in a data loader's config, also inside wrappers."""
+    """(key, config) of every data set in a data loader's config. Data sets inside
+    wrappers are included."""
     if 'ann_file' in node or 'data_prefix' in node:
         yield key, node
     inner = [('dataset', node.get('dataset'))]

@@ -19,8 +19,9 @@ from .plugin_blocks import GradientWatch
 from .random_state import CallAfter, random_state, set_random_state, worker_seed
 from .run_errors import DivergedError
 
-#: Mixed precision skips a step whose gradients overflow, and halves the loss scale. If
-#: this many steps are skipped in a row, the loss scale is not the cause.
+#: Mixed precision skips a step whose gradients overflow, and halves the loss scale.
+#: After this many skipped steps in a row, the loss scale is so small that it cannot be
+#: the cause. The training stops.
 MAX_SKIPPED_STEPS = 50
 
 
@@ -31,9 +32,9 @@ class TrainingGuard(Hook):
     - If the loss is NaN or infinite, the training stops. In mixed precision it stops
       after 50 such steps in a row, because mixed precision itself corrects a loss scale
       that is too large.
-    - The seeds of data workers depend only on the seed, the rank and the epoch.
-      Validation does not change the random state of the training. So a resumed training
-      equals an uninterrupted one.
+    - A resumed training equals an uninterrupted one: the seeds of data workers depend
+      only on the seed, the rank and the epoch. Validation does not change the random
+      state of the training.
     - If the training was killed after an epoch was saved and before its validation
       ended, this validation runs first.
     - If a plugin block gets no gradient in the first iteration, a warning names it.
@@ -122,7 +123,7 @@ class TrainingGuard(Hook):
 
 
 def _steps(runner: Runner) -> int:
-    """Number of finished epochs or iterations, whichever the loop counts."""
+    """Number of finished epochs, or of iterations if the loop counts iterations."""
     return runner.epoch if _by_epoch(runner) else runner.iter
 
 
@@ -135,7 +136,7 @@ def _unit(runner: Runner) -> str:
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Whether the loop has to validate after the step of the resumed checkpoint."""
+    """Whether the config requires a validation after the resumed checkpoint's step."""
     loop, steps = runner.train_loop, _steps(runner)
     loop._decide_current_val_interval()
     last = loop.max_epochs if _by_epoch(runner) else loop.max_iters

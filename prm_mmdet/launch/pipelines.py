@@ -15,7 +15,7 @@ class NamingPipeline(Compose):
 
     Raises:
         RunError: A step that loads the image or its annotations fails.
-        RuntimeError: Another step fails. Its own error is the cause.
+        RuntimeError: Another step fails. The step's error is the ``__cause__``.
     """
 
     def __init__(self, pipeline: Compose) -> None:

@@ -19,7 +19,8 @@ from .run_errors import RunError
 
 def plugin_blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Return the plugin blocks in a model by their names."""
-    # Plugins have an abbreviation. MMCV's ConvModule also has one, but is no plugin.
+    # Plugin classes have the attribute ``_abbr_``. MMCV's ConvModule has it, too, but
+    # is no plugin.
     return {
         name: module
         for name, module in model.named_modules()
@@ -43,7 +44,7 @@ def check_stages(cfg: Config) -> None:
                 kind = MODELS.get(kind)
         if not isinstance(kind, type) or not issubclass(kind, ResNet):
             continue
-        number = node.get('num_stages', 4)  # ResNet's default
+        number = node.get('num_stages', 4)  # 4 is ResNet's default.
         for plugin in node.get('plugins') or ():
             stages = plugin.get('stages')
             if stages is not None and len(stages) != number:

@@ -54,8 +54,8 @@ class StartWorker:
         self.parent: int | None = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Python pickles this object for workers that are not forked from this process.
-        # Their parent may be another process.
+        # Python pickles this object if a worker is not forked from this process. The
+        # worker's parent may then be another process, so no parent is saved.
         return {**self.__dict__, 'parent': None}
 
     def __call__(self, worker: int) -> None:

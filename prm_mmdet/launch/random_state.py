@@ -41,16 +41,17 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def worker_seed(seed: int, rank: int, epoch: int) -> int:
-    """Return the seed of a data loader's generator, which draws the seeds of its
-    workers. Each rank and each epoch has its own seed."""
+    """Return the seed of a data loader's generator. The generator draws the seeds of
+    the loader's workers. Each rank and each epoch has its own seed."""
     return (seed * 1_000_003 + epoch * 1_009 + rank) % 2**32
 
 
 class CallAfter:
     """Iterator that calls a function once, before item number ``count`` (from 0).
 
-    When a loop that counts iterations resumes, it first skips the batches that were
-    trained on. Skipping draws random numbers, so the saved state is set afterwards.
+    When a loop that counts iterations resumes, it first skips the batches of the
+    finished iterations. Skipping draws random numbers, so the function sets the saved
+    random state after it.
     """
 
     def __init__(self, inner: Iterator, count: int, function: Callable) -> None:

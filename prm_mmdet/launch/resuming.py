@@ -127,7 +127,7 @@ def _run_id_file(work_dir: str) -> str:
 
 
 def _read_pointer(path: str) -> tuple[str, str]:
-    """The path in ``last_checkpoint`` and '', or '' and the reason."""
+    """The path in ``last_checkpoint`` and '', or '' and why there is no path."""
     try:
         with open(path, encoding='utf-8') as file:
             named = file.read(4096).strip()
@@ -154,8 +154,8 @@ def _numbered(folder: str) -> list[str]:
 
 
 def _candidates(own: str, older: list[str], limit: int | None) -> Iterator[str]:
-    """The checkpoints to try, best first. A number above the one of ``last_checkpoint``
-    belongs to an earlier training in the same folder, and is left out."""
+    """The checkpoints to try, best first. Checkpoints with a higher number than that in
+    ``last_checkpoint`` are left out: they are from an earlier training."""
     if own and os.path.exists(own):
         yield own
     for path in older:

@@ -64,7 +64,8 @@ HEADLINES = {
 
 
 class Runner(MMEngineRunner):
-    """MMEngine's Runner that checks data and weights first, and trains on CPU ranks.
+    """MMEngine's Runner with checks of data and weights. It also supports distributed
+    training on CPUs.
 
     Attributes:
         allow_partial: Whether loaded weights may be incomplete, or contain weights that
@@ -109,7 +110,7 @@ class Runner(MMEngineRunner):
             raise RunError(f'pre-trained weights cannot be used: {error}') from error
 
     def setup_env(self, env_cfg: dict) -> None:
-        # MMEngine's launcher would select a CUDA device, unless a process group exists.
+        # Without a process group, MMEngine's launcher would select a CUDA device.
         if self._launcher == 'pytorch' and not torch.cuda.is_available():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
@@ -138,7 +139,7 @@ class Runner(MMEngineRunner):
         name_images(loader.dataset)
         function = loader.worker_init_fn
         if isinstance(function, processes.StartWorker):
-            return loader  # An earlier call has prepared this loader.
+            return loader  # an earlier call prepared this loader
         quiet = False
         if getattr(function, 'func', None) is worker_init_fn:
             quiet = function.keywords.get('disable_subprocess_warning', False)
@@ -180,7 +181,7 @@ class Runner(MMEngineRunner):
             raise RunError(f'{filename} cannot be loaded: {error}') from error
         if self._resuming:
             check_training_state(checkpoint, filename)
-            # MMEngine would run this text as Python code, in Config.fromstring.
+            # MMEngine would run the config's text as Python code (Config.fromstring).
             checkpoint['meta'].pop('config', None)
             restore_histories(checkpoint['message_hub'])
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
@@ -230,8 +231,9 @@ class Runner(MMEngineRunner):
 def _expected_at_start(
     model: nn.Module, differences: KeyDifferences
 ) -> tuple[KeyDifferences, list[str]]:
-    """The unexpected differences, and notes about the expected ones. If a training
-    starts from weights, new blocks and another number of classes are expected."""
+    """The unexpected differences between weights and model, and notes about expected
+    ones. If a training starts from weights, new blocks and another number of classes
+    are expected."""
     modules = dict(model.named_modules())
     blocks = tuple(f'{name}.' for name in plugin_blocks(model))
     fresh = [key for key in differences.missing if key.startswith(blocks)]
@@ -304,7 +306,7 @@ class TrainRunner(Runner):
         if cfg.get('resume') and cfg.get('randomness', {}).get('seed') is None:
             seed = _seed_of(cfg.load_from)
             if seed is not None:
-                # Data loaders are built before MMEngine restores the seed.
+                # MMEngine restores the seed only after it has built the data loaders.
                 cfg.randomness = dict(cfg.get('randomness', {}), seed=seed)
         run_id = None if cfg.get('resume') else uuid.uuid4().hex
         if first and run_id:
@@ -425,7 +427,7 @@ def _seed_of(filename: str) -> int | None:
         meta = read_checkpoint(filename)['meta']
         return meta['seed'] if type(meta['seed']) is int else None
     except (CheckpointError, OSError, KeyError, TypeError):
-        return None  # resume() reports the error.
+        return None  # Later, resume() reports the error.
 
 
 def _size(state: Any) -> int:

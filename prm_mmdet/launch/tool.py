@@ -66,8 +66,8 @@ def run_tool(name: str) -> None:
                 self.error(f'{parsed.config} is not a file; name a config file')
             runner.allow_partial = parsed.allow_partial
             if getattr(parsed, 'resume', None) == 'auto':
-                # MMDetection would forget the config's load_from here, and a training
-                # without a checkpoint would start from other weights than the config's.
+                # MMDetection would set the config's load_from to None here. A training
+                # without a checkpoint would then start from other weights.
                 runner.auto_resume = True
                 parsed.resume = None
             return parsed
@@ -88,7 +88,7 @@ def run_tool(name: str) -> None:
 
 def _stop(message: str) -> NoReturn:
     """Exit with an error. Every rank exits, and rank 0 prints the message."""
-    # For an error in a data worker, PyTorch adds a traceback before the message.
+    # If the error is from a data worker, its message begins with a traceback.
     message = message.rpartition('RunError: ')[2].strip()
     raise SystemExit(f'\nerror: {message}' if processes.rank() == 0 else 1) from None
 
