@@ -25,19 +25,19 @@ from .generated_coco import Instance, write_coco
 #: Names of the classes. The ``category_id`` is the position in this tuple plus one.
 CLASSES = SHAPES
 
-#: Raise this by one whenever the drawing changes. Data of other versions are refused.
+#: Raise this by one whenever the drawing changes. Older data then raise an error.
 VERSION = 1
 
-MIN_IMAGE_SIZE = 32  # pixels: a smaller image has no room for shapes of MIN_SIDE
-MAX_OBJECTS = 5  # shapes in an image, besides a crowd
-# "Side" is the square root of a shape's area.
-MIN_SIDE = 16  # pixels
-MAX_SIDE = 0.5  # share of the image size
-LARGE_SIDE = 0.85  # share of the image size: COCO counts the shape as large
-MIN_VISIBLE = 0.85  # share of a shape's area
+MIN_IMAGE_SIZE = 32  # pixels. A smaller image has no room for shapes of MIN_SIDE.
+MAX_OBJECTS = 5  # shapes in an image, not counting a crowd
+# The "side" of a shape is the square root of its area.
+MIN_SIDE = 16  # in pixels
+MAX_SIDE = 0.5  # as a fraction of the image size
+LARGE_SIDE = 0.85  # as a fraction of the image size. COCO counts it as large.
+MIN_VISIBLE = 0.85  # smallest visible fraction of a shape's area
 CROWD_SIDE = (7, 9)  # side of the shapes in a crowd, in pixels
 CROWD_MEMBERS = (12, 20)  # number of shapes in a crowd
-# Of PERIOD images in a row, one has a crowd, one a large shape, and one no object.
+# Of PERIOD successive images, one has a crowd, one a large shape, and one no object.
 PERIOD = 12
 CROWD_AT, LARGE_AT, EMPTY_AT = 3, 6, 9
 
@@ -120,7 +120,7 @@ def _add_shape(rng, canvas, instances, side, attempts=20):
     size = len(canvas)
     label = int(rng.integers(len(CLASSES)))
     for _ in range(attempts):
-        # At this distance from the border, nearly all of the shape is inside.
+        # At this distance from the border, nearly all of the shape is inside the image.
         centre = rng.uniform(side / 2, size - side / 2, 2)
         coverage = coverage_of(random_polygon(rng, label, side, centre), size)
         inside = coverage >= 0.5

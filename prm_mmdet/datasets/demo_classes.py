@@ -21,7 +21,7 @@ from .generated import MAX_SEED, check_integers, check_recorded, is_there
 #: Raise this by one whenever the drawing changes.
 VERSION = 1
 
-SIDE = (0.3, 0.6)  # square root of the shape's area, as a share of the image size
+SIDE = (0.3, 0.6)  # square root of the shape's area, as a fraction of the image size
 JPEG_QUALITY = 95
 
 

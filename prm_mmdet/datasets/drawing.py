@@ -1,4 +1,4 @@
-"""Drawing of shapes in textured colours, for the generated data sets.
+"""Draw shapes in textured colours, for the generated data sets.
 
 Every function with an argument ``rng`` draws random numbers from a numpy Generator.
 Pictures are BGR.
@@ -18,8 +18,8 @@ SHAPES = ('circle', 'rectangle', 'triangle', 'star')
 # A shape is rotated by at most this angle to the left or right, in radians.
 MAX_TURN = math.radians(20)
 # The hues of a class reach HUE_SPREAD / num_classes degrees to either side of their
-# centre: two classes share no hue. Both colour and shape show the class, so that
-# a small network learns it in minutes.
+# centre, so no two classes share a hue. Both colour and shape show the class, so a
+# small network learns the classes in minutes.
 HUE_SPREAD = 120
 # Shapes are drawn this many times larger and then averaged, for smooth edges.
 SUPERSAMPLING = 4
@@ -57,9 +57,9 @@ def random_polygon(
 
 
 def coverage_of(polygon: np.ndarray, size: int) -> np.ndarray:
-    """Share of each pixel that a polygon covers, (size, size) floats from 0 to 1."""
+    """How much of each pixel a polygon covers, (size, size) floats from 0 to 1."""
     large = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
-    # OpenCV counts from the centre of the first pixel, and polygons from its corner.
+    # In OpenCV, (0, 0) is the centre of the first pixel. In polygons, it is the corner.
     corners = np.rint(polygon * SUPERSAMPLING - 0.5).astype(np.int32)
     cv2.fillPoly(large, [corners], 255)
     return cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA) / 255
@@ -77,7 +77,7 @@ def paint(
     Args:
         rng: Source of randomness.
         canvas: Picture, (size, size, 3) floats from 0 to 255.
-        coverage: What :func:`coverage_of` returned for the shape.
+        coverage: Result of :func:`coverage_of` for the shape.
         label: Number of the class, which determines the range of hues.
         num_classes: Number of classes that share the circle of hues.
 
@@ -88,14 +88,14 @@ def paint(
     hue, spread = 360 * label / num_classes, HUE_SPREAD / num_classes
     hues = (hue - spread, hue + spread)
     candidates = random_colours(rng, hues, (0.6, 1.0), (0.5, 1.0), 8)
-    # A candidate's distance to the canvas is the 10th percentile over the pixels. Take
-    # the candidate with the largest distance.
+    # The distance of a colour to the canvas is the 10th percentile over the pixels.
+    # Take the candidate colour with the largest distance.
     gaps = np.linalg.norm(candidates[:, None] - canvas[inside][None], axis=2)
     colour = candidates[np.percentile(gaps, 10, axis=1).argmax()]
     tint = 0 if colour.mean() > 128 else 255
     filling = texture(rng, len(canvas), colour, 0.8 * colour + 0.2 * tint)
     core = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8))
-    filling *= np.where(core, 1, 0.6)[..., None]  # The rim is darker.
+    filling *= np.where(core, 1, 0.6)[..., None]  # Darken the rim of the shape.
     return canvas + coverage[..., None] * (filling - canvas)
 
 

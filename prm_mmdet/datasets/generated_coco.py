@@ -104,7 +104,7 @@ def _image_name(name, index):
 
 
 def _is_complete(root, name, counts, parameters):
-    """Whether all files are there. Raises ValueError if there are other files."""
+    """Whether the folder has all files. Raises ValueError if it has other files."""
     complete = True
     for split, count in counts.items():
         path = _json_path(root, split)

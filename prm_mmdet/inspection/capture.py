@@ -17,12 +17,12 @@ from ..ops.common import without_autocast
 from .geometry import Grid, Grids, first
 from .quantities import adds, check, kind, quantities
 
-# Outside of this range, a sigmoid's gradient is less than a fifth of that at 0.5.
+# Outside this range of a sigmoid, its gradient is below a fifth of the largest one.
 SATURATED = (0.05, 0.95)
 # Similarities are computed between at most this many positions of an image.
 _POSITIONS = 512
 COSINE_BINS = np.linspace(-1, 1, 81)
-# An array, or None if the block has no such quantity.
+# Type of a quantity: an array, or None if the block does not have the quantity.
 MaybeArray = Any
 
 
@@ -83,14 +83,14 @@ def capture(model: nn.Module, images: int = 0) -> Iterator[list[Record]]:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model without its wrapper for distributed training or compilation."""
     inner: Any = model.module if is_model_wrapper(model) else model
-    return getattr(inner, '_orig_mod', inner)  # An OptimizedModule has _orig_mod.
+    return getattr(inner, '_orig_mod', inner)  # A compiled model has _orig_mod.
 
 
 def _uncompiled():
-    """Run compiled models uncompiled: compiled code ignores hooks added later."""
+    """Run compiled models uncompiled. Compiled code ignores hooks added later."""
     if hasattr(getattr(torch, 'compiler', None), 'set_stance'):
         return torch.compiler.set_stance('force_eager')
-    return contextlib.nullcontext()  # before PyTorch 2.6
+    return contextlib.nullcontext()  # PyTorch before 2.6 has no such setting
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Record:
     name: str
     block: Any  # the nn.Module
     images: int = 0
-    stage: str | None = None  # by the stride: 'c4' at stride 16
+    stage: str | None = None  # named by its stride: 'c4' at stride 16
     context_in: MaybeArray = None
     context_out: MaybeArray = None
     channel_gate: MaybeArray = None  # gate of each channel, (C,), averaged over images
@@ -116,7 +116,7 @@ class Record:
     # Histograms of the cosine between the weights of the contexts at two positions,
     # over COSINE_BINS: after a softmax over the contexts (True) and without it (False).
     cosines: dict[bool, np.ndarray] = field(default_factory=dict)
-    maps: list[Maps] = field(default_factory=list)  # maps of the first images
+    maps: list[Maps] = field(default_factory=list)  # one for each of the first images
 
     @property
     def kind(self) -> str | None:
@@ -132,13 +132,13 @@ class Maps:
     query: MaybeArray = None  # row and column of each group's query point, (g, 2)
     encoding: MaybeArray = None  # position encoding D, averaged over groups, (h, w)
     attention: MaybeArray = None  # attention maps of the K contexts, (K, h, w)
-    # For a block that adds to its input X and returns Z, lengths over channels, (h, w):
+    # Norms over channels, (h, w), for a block that adds to its input X and returns Z.
     norm_in: MaybeArray = None  # |X|
     norm_added: MaybeArray = None  # |Z - X|
 
 
 class Moments:
-    """Running count, mean, deviation and saturated share of the values of tensors."""
+    """Count, mean, deviation and saturated fraction of all values of some tensors."""
 
     def __init__(self) -> None:
         self.count, self.mean, self._squares = 0, 0.0, 0.0
@@ -152,7 +152,7 @@ class Moments:
         squares = (deviations * deviations).sum(dtype=torch.float64).item()
         low, high = SATURATED
         self._saturated += ((values < low) | (values > high)).sum().item()
-        # Pairwise update (Chan, Golub and LeVeque, 1983), which avoids cancellation.
+        # This update (Chan, Golub and LeVeque, 1983) avoids cancellation.
         shift, total = mean - self.mean, self.count + count
         self._squares += squares + shift**2 * self.count * count / total
         self.mean += shift * count / total
@@ -165,7 +165,7 @@ class Moments:
 
     @property
     def saturated(self) -> float:
-        """Share of the values outside the interval ``SATURATED``."""
+        """Fraction of the values outside the interval ``SATURATED``."""
         return self._saturated / self.count
 
 

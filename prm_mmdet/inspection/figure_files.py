@@ -30,9 +30,9 @@ def image_rows(
 ) -> tuple[Figure, np.ndarray]:
     """A figure with a row of panels for each image (H, W, 3), and its axes.
 
-    A panel is ``panel`` inches wide, and narrower for a tall image. A row for a flat
-    image has room for the label of a colour bar. ``beside`` is the width in inches of
-    what stands at the right.
+    A panel is ``panel`` inches wide, or narrower if its image is tall. If an image is
+    flat, its row still has room for the label of a colour bar. ``beside`` is the width
+    in inches that stays free at the right.
     """
     shapes = [image.shape for image in images]
     heights = [panel * min(max(h / w, 0.35), 1.2) + 0.3 for h, w, *_ in shapes]
@@ -68,7 +68,7 @@ def png(figure: Figure, dpi: int = 100) -> bytes:
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=dpi, facecolor='white')
-    # Without transparency, the file is a quarter smaller.
+    # Remove transparency, which makes the file a quarter smaller.
     picture = Image.open(buffer).convert('RGB')
     buffer = io.BytesIO()
     picture.save(buffer, 'PNG', optimize=True)

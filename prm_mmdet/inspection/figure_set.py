@@ -57,8 +57,8 @@ def figures(
             compares both models. Default: None.
         titles: Titles of the models above their predictions.
         score_thr: Lowest score of the detections drawn. Default: 0.3.
-        rank: Number of the detection or class of each image that Grad-CAM explains, in
-            the model's order. Default: 0, the first.
+        rank: Which detection or class of each image Grad-CAM explains, counted from 0
+            in the model's order. Default: 0.
 
     Returns:
         The figures. Their selection depends on the model's blocks.
@@ -102,7 +102,7 @@ def _described(images):
 
 
 def _predictions(model, images, score_thr):
-    """The predictions for all images, and frames and pixels of the images drawn."""
+    """The predictions for all images, and a Frame and the pixels for each one drawn."""
     found, frames, pixels = [], [], []
     classifies = isinstance(model, ImageClassifier)
     for i in tqdm(range(len(images)), desc='images', unit='image'):
@@ -127,7 +127,8 @@ def _predictions(model, images, score_thr):
 
 
 def _compact(sample, score_thr):
-    """The instances with enough score. Masks are run-length encoded to save memory."""
+    """The instances with at least this score. Masks are run-length encoded, which saves
+    memory."""
     instances = sample.pred_instances.cpu()
     instances = instances[instances.scores >= score_thr]
     result = {key: instances[key] for key in ('bboxes', 'labels', 'scores')}

@@ -13,7 +13,7 @@ from .style import layer_axis, legend_above
 
 
 def gate_statistics(records: Sequence[Record]) -> Figure:
-    """Mean, standard deviation and saturated share of every gate.
+    """Mean, standard deviation and fraction of saturated values of every gate.
 
     Args:
         records: Records of blocks with gates.

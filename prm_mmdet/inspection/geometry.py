@@ -1,4 +1,4 @@
-"""Positions of a feature map in pixels of the original image."""
+"""Convert positions of a feature map to pixels of the original image."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Grid:
-    """The pixels of the network's input at which the positions of a map are centred.
+    """The pixels of the network's input on which the positions of a map are centred.
 
-    Index i is centred on pixel ``stride * i + offset``. Both have a number for rows and
-    a number for columns. The centre of a pixel has integer coordinates.
+    Position i is centred on pixel ``stride * i + offset``. Stride and offset each have
+    a number for rows and one for columns. Pixel centres have integer coordinates.
     """
 
     stride: tuple[float, float]
@@ -40,7 +40,7 @@ class Grids:
     strided layers before it. For example, a 3x3 convolution with padding 1 and stride 2
     is centred on pixels 0, 2, 4, ... A patch embedding without padding is centred on
     the centres of its patches. If a map's size comes from another operation (slicing,
-    patch merging), its positions are assumed to be equal cells that cover the input.
+    patch merging), its positions are assumed to be equal boxes that cover the input.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -94,7 +94,7 @@ class Grids:
             return
         grid, size = self.of(first(inputs, keywords).shape[2:]), tuple(output.shape[2:])
         if size in self._known:
-            return  # A shortcut has the same grid as the path beside it.
+            return  # A residual shortcut has the grid of the path beside it.
         axes = zip(*(_pair(getattr(layer, name)) for name in _ATTRIBUTES))
         dilations = _pair(getattr(layer, 'dilation', 1))
         stride, offset = [], []
@@ -173,7 +173,7 @@ class Frame:
         return (inputs + 0.5) / self.scale - 0.5
 
     def inside(self, pixels: np.ndarray) -> np.ndarray:
-        """Whether pixels (n, 2) are inside the original image, (n,)."""
+        """Whether each of the pixels (n, 2) is inside the original image, (n,)."""
         inside = (pixels >= -0.5) & (pixels <= np.subtract(self.shape, 0.5))
         return np.all(inside, axis=1)
 

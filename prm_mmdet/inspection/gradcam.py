@@ -35,7 +35,7 @@ class ClassCAM:
 
     label: int
     score: float  # probability, 0 to 1
-    # The grid and the map (h, w) of each stage. A map has maximum 1, or is zero.
+    # The grid and the map (h, w) of each stage. The maximum of a map is 1 or 0.
     maps: list[tuple[Grid, np.ndarray]]
     # (4,), x1, y1, x2, y2 in pixels. None for a classifier.
     box: np.ndarray | None = None
@@ -46,10 +46,10 @@ def class_cam(
 ) -> ClassCAM | None:
     """Grad-CAM of a class score, at each map that the backbone returns.
 
-    The model runs as in inference, but with gradients. For a detector, the score is the
-    score of a box that the detector returns. Gradients also pass where a head detaches
-    scores. This holds for MMDetection's one-stage and two-stage heads and for the DETR
-    family. For a classifier, the score is a logit, and maps of all stages are used.
+    The model runs as in inference, but with gradients. For a detector, the score
+    belongs to a box that the detector returns. Heads that detach scores let gradients
+    pass here. This holds for MMDetection's one-stage and two-stage heads and for the
+    DETR family. For a classifier, the score is a logit, and all stages are used.
 
     Args:
         model: A detector of MMDetection or an ImageClassifier, in evaluation mode.
@@ -64,7 +64,7 @@ def class_cam(
     maps, grids = [], []
 
     def start(backbone, inputs):
-        # An input with a gradient gives maps of frozen stages a gradient, too.
+        # If the input has a gradient, maps of frozen stages have a gradient, too.
         return (inputs[0].clone().requires_grad_(), *inputs[1:])
 
     def keep(backbone, inputs, output):
@@ -91,7 +91,7 @@ def class_cam(
             gradient = torch.zeros_like(features)
         weights = gradient.mean((2, 3), keepdim=True)
         raw = (weights * features.detach()).sum(1)[0].relu().double().cpu().numpy()
-        # If several maps have one size, the last map is kept.
+        # If several maps have the same size, the last map is kept.
         by_stage[grid] = raw / raw.max() if raw.max() > 0 else raw
     cam.maps = list(by_stage.items())
     tops = [raw.max() for _, raw in cam.maps]
@@ -99,7 +99,7 @@ def class_cam(
 
 
 def _ranked(found, rank):
-    """The detection or class of a rank, and its score as a tensor."""
+    """The detection or class at a rank, and its score as a tensor."""
     if isinstance(found, dict):
         logits = found['logits']
         if rank >= len(logits):
@@ -136,7 +136,7 @@ def draw_cam(
     Args:
         cam: Result of :func:`class_cam`.
         image: The image, RGB, (H, W, 3).
-        frame: Frame of this image.
+        frame: The mapping from the network's input to the pixels of this image.
         classes: Names of the classes.
     """
     figure, axes = image_grid([image], 1 + len(cam.maps), panel=2.2)

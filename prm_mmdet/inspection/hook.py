@@ -23,7 +23,7 @@ class BlockStatisticsHook(Hook):
     Scalars are named ``blocks/<name of the block>/<statistic>``. The statistics are:
 
     - of a gate over the batch: ``gate_mean``, ``gate_std`` and ``gate_saturated`` (the
-      share of values below 0.05 or above 0.95);
+      fraction of values below 0.05 or above 0.95);
     - of PRM: ``contribution_rate``, ``theta_rows``, ``theta_columns`` and ``sigma``;
     - of a block that adds to its input X and returns Z: ``added``, |Z - X| / |X|.
 
@@ -56,7 +56,7 @@ class BlockStatisticsHook(Hook):
         self._open.close()
         if runner.rank == 0 and self.every_n_train_iters(runner, self.interval):
             model = unwrapped(runner.model)
-            # Parameters are read before the optimiser's step, as the gates are.
+            # Read parameters before the optimiser's step: the gates depend on them.
             self._parameters = {
                 name: _of_parameters(module)
                 for name, module in model.named_modules()

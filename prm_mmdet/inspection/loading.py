@@ -31,8 +31,8 @@ def load_model(
 
     Args:
         cfg: A complete config of a detector or a classifier.
-        checkpoint: File with the model's weights. Default: None, weights by a fixed
-            seed.
+        checkpoint: File with the model's weights. Default: None, random weights from
+            a fixed seed.
         device: Device of the model. Default: 'cpu'.
 
     Raises:
@@ -71,7 +71,7 @@ def _load(model, state, checkpoint):
             f'{checkpoint} does not fit the model of the config: {problems}. Use the '
             'config that the checkpoint was trained with'
         )
-    # Not strict, because num_batches_tracked may be missing.
+    # Do not be strict: num_batches_tracked may be missing.
     model.load_state_dict(state, strict=False)
 
 
@@ -144,7 +144,7 @@ class Images:
             }
 
     def info(self, index: int) -> dict | None:
-        """The data set's record of an image, or None for a file."""
+        """The data set's record of an image. None if the image comes from a file."""
         if self.dataset is None:
             return None
         return self.dataset.get_data_info(self._sources[self._order[index]])

@@ -85,7 +85,7 @@ def draw_predictions(
             f'{cfg.filename}. Use the config that made them'
         )
     picks = spread(len(infos), num_images)
-    # Two images a row, each with its two panels.
+    # A row has two images, each with a panel for truth and one for predictions.
     rows = (len(picks) + 1) // 2
     figure, axes = new_figure(4 * PANEL, rows * (PANEL + 0.3), nrows=rows, ncols=4)
     for pair, pick in zip(axes.reshape(-1, 2), picks):
@@ -186,10 +186,10 @@ def _fitted(title):
 
 
 def unmatched(instances: Sequence[Instance], others: Sequence[Instance]) -> set[int]:
-    """Indices of the instances without a match among the others.
+    """Indices of the instances without a match in ``others``.
 
-    A match has the same label and an IoU of 0.5 or more. Each of the others
-    matches once; instances are matched in their order.
+    A match has the same label and an IoU of 0.5 or more. Instances are matched in their
+    order. A match cannot be used again.
     """
     free, alone = list(others), set()
     for i, instance in enumerate(instances):

@@ -60,9 +60,9 @@ def query_points(
 
     Args:
         records: Records of PRM blocks.
-        index: Number of the image among the images kept, from 0.
+        index: Index of the image in ``Record.maps``, from 0.
         image: The original image, RGB, (H, W, 3).
-        frame: Frame of this image.
+        frame: The mapping from the network's input to the pixels of this image.
     """
     stages = last_of_stages(r for r in records if index < len(r.maps))
     maps = {stage: record.maps[index] for stage, record in stages.items()}

@@ -25,7 +25,7 @@ from ..plugins.sac import is_plain
 
 @dataclass
 class Quantities:
-    """Quantities of a block for a batch. Those that the block lacks are None or
+    """Quantities of a block for a batch. If a block lacks a quantity, it is None or
     empty."""
 
     # Gates by name, (B, ...), values from 0 to 1.
@@ -70,10 +70,10 @@ def adds(block: nn.Module) -> bool:
 
 
 def contribution_rate(block: PRM) -> float:
-    """Share of the query point in the similarity of a PRM, between 0 and 1.
+    """How much the query point counts in a PRM's similarity, from 0 to 1.
 
-    The share is the mean over groups of |alpha| / (|alpha| + |beta|). A group in which
-    both are zero counts as 0. Source: Ma and Fu, IJCAI 2020, Section 4.2, Figure 3.
+    This is the mean over groups of |alpha| / (|alpha| + |beta|). A group in which both
+    are zero counts as 0. Source: Ma and Fu, IJCAI 2020, Section 4.2, Figure 3.
     """
     alpha, beta = block.alpha.detach().abs(), block.beta.detach().abs()
     return (alpha / (alpha + beta).clamp(min=1e-12)).mean().item()
@@ -220,8 +220,8 @@ def _local_statistics(block):
 
 
 def _normalise(norm, x):
-    # With synchronised ranks, a rank's batch may have one value for each channel. It
-    # has no variance, so the running statistics are used.
+    # In synchronised training, a rank's batch may have only one value for each channel.
+    # One value has no variance, so the running statistics are used.
     one = x.numel() == x.shape[1]
     running = (norm.running_mean, norm.running_var) if one else (None, None)
     return batch_norm(

@@ -1,6 +1,6 @@
 """Figures of the SAC paper (Ruan et al., IEEE TIP 2021).
 
-They are drawn for every block that gathers contexts or adds to its input.
+The figures are drawn for every block that gathers contexts or adds to its input.
 """
 
 from __future__ import annotations
@@ -38,18 +38,19 @@ def attention_maps(
 ) -> Figure:
     """Figure 4 of the SAC paper: attention maps, one row for each image.
 
-    The contexts shown attend to different places. The first is the most concentrated
-    one. Each further context is the one least similar to the contexts chosen before.
+    The figure shows contexts that attend to different places. The first context is the
+    most concentrated one. Each next context is the least similar to those before it.
 
     Args:
         record: Record of a block with attention maps.
-        images: The images kept, RGB, (H, W, 3).
-        frames: Frames of these images.
+        images: The images of ``record.maps``, RGB, (H, W, 3).
+        frames: For each image, the mapping from the network's input to its pixels.
         contexts: Largest number of maps to show for each image. Default: 4.
     """
     chosen = _different([m.attention for m in record.maps], contexts)
     figure, axes = image_grid(images, 1 + len(chosen), panel=2.2)
-    # If all positions have the same attention, values are 1: keep 1 inside the scale.
+    # If all positions have the same attention, values are 1. The colour scale, up to
+    # ``top``, must contain 1.
     drawn, top = [], 2.0
     for row, image, frame, maps in zip(axes, images, frames, record.maps):
         show_image(row[0], image)
@@ -88,7 +89,7 @@ def feature_norms(
 
     Args:
         record: Record of a block that adds to its input.
-        images: The images kept, RGB, (H, W, 3).
+        images: The images of ``record.maps``, RGB, (H, W, 3).
         frames: For each image, the mapping from the network's input to its pixels.
     """
     figure, axes = image_grid(images, 3)
@@ -103,7 +104,7 @@ def feature_norms(
             top = max(top, float(values.max()))
             drawn.append(show_map(row[column], image, values))
         for picture in drawn:
-            picture.set_clim(0, top or 1)  # The maximum of a fresh block is 0.
+            picture.set_clim(0, top or 1)  # A fresh block may add 0 everywhere.
         axes[0, column].set_title(label, fontsize=9)
         label = 'length of the feature vector'
         colour_bar(figure, drawn[0], axes[:, column], label, location='bottom')

@@ -1,4 +1,4 @@
-"""Draw images, maps and axes of blocks."""
+"""Draw images, maps of blocks over images, and axes that list blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAGES = {
     'c3': '#E69F00',
     'c4': '#009E73',
     'c5': '#CC79A7',
-    # c6 and c7 are levels of a neck.
+    # c6 and c7 are extra levels of a neck, not stages.
     'c6': '#D55E00',
     'c7': '#56B4E9',
 }
@@ -32,7 +32,7 @@ def image_grid(
 ) -> tuple[Figure, np.ndarray]:
     """A figure with a row of panels for each image (H, W, 3), and its axes.
 
-    Panels have the shape of their image. A colour bar fits at the right.
+    Panels have the shape of their image. The space at the right fits a colour bar.
     """
     figure, axes = image_rows(images, columns, panel, beside=0.9)
     for axis in axes.flat:
@@ -56,7 +56,7 @@ def class_name(classes: Sequence[str], label: int) -> str:
 
 
 def panel_shape(image: np.ndarray) -> tuple[int, ...]:
-    """Rows and columns that an image (H, W, 3) has in a panel."""
+    """Numbers of rows and columns at which a panel shows an image (H, W, 3)."""
     factor = min(1, LONGER_SIDE / max(image.shape[:2]))
     return tuple(max(1, round(side * factor)) for side in image.shape[:2])
 
@@ -116,7 +116,7 @@ def colour_bar(
 
 
 def short_names(records: Sequence[Record]) -> list[str]:
-    """Names of blocks without their common prefix and without their last part."""
+    """Names of blocks, such as 'layer2.0', without common prefix and last component."""
     names = [record.name.split('.') for record in records]
     common = 0
     while len({tuple(name[: common + 1]) for name in names}) == 1 < len(names):

@@ -1,9 +1,9 @@
-"""Choose the form in which an operator runs. An environment variable can force one.
+"""Choose the backend that runs an operator. An environment variable can force one.
 
 ``PRM_MMDET_BACKEND`` in the environment is read at every call:
 
-- unset or empty: the kernels for the tensor's device and dtype if they are available,
-  else ``torch``;
+- unset or empty: the kernels for the tensor's device and dtype (``cpp`` or ``triton``)
+  if they are available, else ``torch``;
 - ``cpp``: the compiled CPU kernels (``csrc``);
 - ``triton``: the CUDA kernels of PRM and LCT. With ``TRITON_INTERPRET=1``, Triton's
   interpreter runs them on the CPU. The interpreter is slow and meant for tests;
@@ -36,14 +36,14 @@ _DTYPES = {
 
 
 def _has_triton() -> bool:
-    """Whether Triton can compile the kernels, which pass named tuples: 3.3 or later."""
+    """Whether Triton is 3.3 or later. Older ones cannot compile the named tuples."""
     try:
         if importlib.util.find_spec('triton') is None:
             return False
         version = importlib.metadata.version('triton')
-    except ValueError:  # another package has put a stand-in for triton into sys.modules
+    except ValueError:  # another package has put a fake triton into sys.modules
         return False
-    except importlib.metadata.PackageNotFoundError:  # a build under another name
+    except importlib.metadata.PackageNotFoundError:  # its package has another name
         return True
     return tuple(int(n) for n in re.findall(r'\d+', version)[:2]) >= (3, 3)
 
@@ -52,7 +52,7 @@ _HAS_TRITON = _has_triton()
 
 
 def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
-    """Name of the form in which an operator runs for a tensor.
+    """Name of the backend that runs an operator for a tensor.
 
     Args:
         x: The operator's input. Only its device and dtype matter.
@@ -88,7 +88,7 @@ def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
 
 
 def kernels_for(x: Tensor) -> str:
-    """Kernels for the tensor's device, available or not: 'cpp' or 'triton'."""
+    """The kernels for a tensor's device, 'cpp' or 'triton', even if not available."""
     forced = os.environ.get(VARIABLE, '')
     if forced in _DTYPES:
         return forced

@@ -1,4 +1,4 @@
-"""What the blocks' operators share."""
+"""Constants and small functions that the blocks' operators share."""
 
 import contextlib
 
@@ -9,14 +9,14 @@ from torch import Tensor
 MIN_SIGMA = 1e-5
 # PRM's Eq. 7 adds EPS to the deviation.
 EPS = 1e-5
-# Far below PRM's EPS. It only keeps the gradient of sqrt finite at 0.
+# Smallest deviation, far below EPS. It only keeps the gradient of sqrt finite at 0.
 MIN_DEVIATION = 1e-15
 # PRM's Eq. 2 divides by at least this product of norms.
 MIN_NORMS = 1e-8
 
 try:
     from torch.compiler import is_compiling
-except ImportError:  # torch < 2.1
+except ImportError:  # torch < 2.1 has the function in another module
     from torch._dynamo import is_compiling  # noqa: F401
 try:
     from torch.compiler import is_exporting
@@ -27,7 +27,7 @@ except ImportError:  # torch < 2.7 does not distinguish torch.export from torch.
 
 
 def accumulation_dtype(x: Tensor) -> torch.dtype:
-    """float32 for half-precision inputs, else the input's own dtype."""
+    """The dtype of sums: float32 for half-precision inputs, else the input's dtype."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -40,12 +40,12 @@ def without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """channels_last if the input is channels_last, else contiguous."""
+    """The memory format of a result: channels_last if the input is, else contiguous."""
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
 
 
 def exporting() -> bool:
-    """Whether torch traces or exports a model, which must run without this package."""
+    """Whether torch traces or exports a model, to run it without this package."""
     return torch.jit.is_tracing() or is_exporting()

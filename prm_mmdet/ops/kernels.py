@@ -24,7 +24,7 @@ _REBUILD += 'install the package again where a C++ compiler is available'
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    """The library and '', or None and the reason."""
+    """The loaded library and '', or None and the reason why it is missing."""
     for suffix in EXTENSION_SUFFIXES:
         path = _FOLDER / f'_kernels{suffix}'
         if path.is_file():
@@ -48,7 +48,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def source_hash(folder: Path) -> str:
-    """Sixteen digits that change with the sources. setup.py computes the same."""
+    """A hash of the sources, 16 hexadecimal digits. setup.py computes the same hash."""
     content = b''.join(path.read_bytes() for path in sorted(folder.iterdir()))
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -57,15 +57,15 @@ LIBRARY, UNAVAILABLE = _load()
 
 
 class Arguments(ctypes.Structure):
-    """A structure of a C++ file in csrc. Tensors, which must be contiguous, become
-    pointers, and None becomes null."""
+    """Arguments of a C++ function, as the structure that it takes. Tensors, which must
+    be contiguous, become pointers, and None becomes null."""
 
     def __init__(self, **values: Tensor | float | None) -> None:
         self.tensors: list[Tensor] = []
         self.set(**values)
 
     def set(self, **values: Tensor | float | None) -> None:
-        """Give fields their values. Tensors are kept alive as long as the structure."""
+        """Set fields. The structure keeps a reference to each tensor."""
         for name, value in values.items():
             if isinstance(value, Tensor):
                 self.tensors.append(value)
@@ -73,13 +73,13 @@ class Arguments(ctypes.Structure):
             setattr(self, name, value)
 
     def call(self, name: str, dtype: torch.dtype) -> None:
-        """Run a function of the library for float32 or float64."""
+        """Run the library's function ``<name>_float32`` or ``<name>_float64``."""
         suffix = str(dtype).removeprefix('torch.')
         getattr(LIBRARY, f'{name}_{suffix}')(ctypes.byref(self))
 
 
 def to_kernel(x: Tensor) -> Tensor:
-    """The features as kernels take them: contiguous, float32 or float64."""
+    """The features in the form that kernels take: contiguous, float32 or float64."""
     return x.to(accumulation_dtype(x)).contiguous()
 
 

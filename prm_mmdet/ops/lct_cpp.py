@@ -51,8 +51,8 @@ def backward(
     eps: float,
     normalization: bool,
 ) -> tuple[Tensor, ...]:
-    """Returns the gradients of x, weight and bias; the last two are empty where there
-    is no transform."""
+    """Returns the gradients of x, weight and bias. Without the transform (Eq. 4), the
+    gradients of weight and bias are empty."""
     features = to_kernel(x)
     result = torch.empty_like(features)
     transform = (weight, bias)

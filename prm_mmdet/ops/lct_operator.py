@@ -4,7 +4,7 @@ Source: D. Ruan, J. Wen, N. Zheng and M. Zheng, "Linear Context Transform Block"
 AAAI 2020, Eqs. 2-5.
 
 For backward, the kernels (``lct_cpp.py``, ``lct_triton.py``) keep x and the channels'
-means (B, C). The plain form keeps x, and the gate (B, C).
+means (B, C). Plain PyTorch keeps x and the gate (B, C).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def lct(
     Args:
         x: Features, (B, C, H, W), any floating dtype and memory format. The gate is
             computed in float32 at least.
-        weight: (C,), gain of Eq. 4. If it and ``bias`` are None, there is no transform.
+        weight: (C,), gain of Eq. 4. If weight and bias are None, Eq. 4 is left out.
         bias: (C,), bias of Eq. 4.
-        groups: Groups of channels that are normalised together; divides C.
+        groups: Number of groups within which channels are normalised. Divides C.
         eps: Added to the variance (Eq. 3). Default: 1e-5.
         normalization: Whether to normalise within groups (Eqs. 2 and 3).
 

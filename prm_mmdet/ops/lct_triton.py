@@ -1,10 +1,18 @@
 """Linear Context Transform in Triton kernels, forward and backward.
 
-Each direction has three launches. The first sums over the positions of each channel.
-The middle launch computes gates or gradients of a group of channels from the sums. The
-sweep writes the result. The sweep starts where the sums stopped, because the positions
-that were read last are still in cache. Sums are accumulated in float32 (float64 for
-float64 inputs), in an order that never changes.
+The input x is (B, C, H, W): B samples, C channels and N = H * W positions. Each
+direction has three launches:
+
+1. Sum each channel over positions. P programs divide the positions among them. Their
+   partial sums are called shares, (B, C, P).
+2. From the sums, compute gates (forward) or gradients (backward). A program computes M
+   channels. If groups are normalised (Eqs. 2 and 3), they are one group.
+3. Write the result, (B, C, H, W). This launch starts at the positions that the first
+   launch read last, because they are still in cache.
+
+A block is BLOCK_C channels at BLOCK_N positions. Sums are accumulated in float32
+(float64 for float64 inputs), in an order that never changes. In the functions, s is a
+_Sizes and p a _Plan.
 """
 
 from typing import NamedTuple, Optional
@@ -25,12 +33,12 @@ from .triton_launch import (
     wide,
 )
 
-# Elements that a program handles at a time, and the program's warps.
+# Elements of a block, channels times positions, and the warps of its program.
 _BLOCK = 4096
 _WARPS = 8
 # Channels in a block of a channels_last map: a cache line of float32.
 _INNER = 32
-# Channels that one program of the middle launch takes if no groups are normalised.
+# M (see _Sizes) if there are no groups to normalise.
 _CHANNELS = 256
 
 
@@ -42,7 +50,7 @@ class _Sizes(NamedTuple):
     B: int  # samples
     C: int  # channels
     N: int  # positions
-    M: int  # channels in one program of the middle launch: those of one group
+    M: int  # channels in one program of the second launch
     P: int  # programs that share the positions of a block of channels
 
 
@@ -95,8 +103,8 @@ def backward(
     """Compute the gradients of x, weight and bias.
 
     Returns:
-        tuple[Tensor]: The gradients; those of weight and bias are empty without the
-        transform.
+        tuple[Tensor]: The gradients in this order. Without the transform (Eq. 4), the
+        gradients of weight and bias are empty.
     """
     x = dense(x)
     gradient = dense(gradient, like=x)
@@ -144,16 +152,17 @@ def _plan(x, groups, eps, normalization):
 
 
 def _programs(slabs, available):
-    """Number of programs that share the positions of a block of channels.
+    """Upper limit of P, the number of programs that share the positions of a slab.
 
-    Each available multiprocessor gets eight programs.
+    A slab is BLOCK_C channels of one sample. With this number, each available
+    multiprocessor gets eight programs.
     """
     return triton.cdiv(8 * available, max(slabs, 1))
 
 
 def _sum(x, factor, shares, s, p):
-    """Sum each channel of x, or of x * factor, over positions. P programs divide the
-    positions among them, and each writes its own sums into ``shares``, (B, C, P)."""
+    """Sum each channel of x, or of x * factor, over positions. Each of the P programs
+    writes the sum over its own positions into ``shares``, (B, C, P)."""
     grid = (s.B * triton.cdiv(s.C, p.BLOCK_C.value) * s.P,)
     launch(_sum_kernel, grid, x, x, factor, shares, s, p, num_warps=_WARPS)
 
@@ -167,7 +176,7 @@ def _scale(x, gain, shift, result, s, p):
 
 @triton.jit
 def _channels(slab, s, p):
-    """Sample and channels of a block, the channels' numbers among all samples, and
+    """Sample of a slab, its channels (BLOCK_C,), their indices into (B * C,), and
     whether the channels exist."""
     blocks = tl.cdiv(s.C, p.BLOCK_C)
     sample = slab // blocks
@@ -185,8 +194,8 @@ def _address(tensor, sample, c, n, s, p):
 @triton.jit
 def _sum_kernel(
     x,  # features, (B, C, H, W), any floating dtype, dense
-    factor,  # gradient of y, shape and strides of x; None: sum x alone
-    shares,  # sums of each program, (B, C, P), float64 if x is float64, else float32
+    factor,  # gradient of y, shape and strides of x. None: sum x alone
+    shares,  # partial sums, (B, C, P), float64 if x is float64, else float32
     s,  # sizes and strides, as _Sizes
     p,  # compile-time constants, as _Plan
 ):
@@ -210,7 +219,7 @@ def _sum_kernel(
 def _scale_kernel(
     x,  # features or gradient of y, (B, C, H, W), any floating dtype, dense
     gain,  # (B, C), dtype of _sum_kernel's shares
-    shift,  # (B, C), dtype of gain; None: no shift
+    shift,  # (B, C), dtype of gain. None: no shift
     result,  # x * gain + shift, shape, dtype and strides of x
     s,  # sizes and strides, as _Sizes
     p,  # compile-time constants, as _Plan
@@ -230,11 +239,11 @@ def _scale_kernel(
 
 @triton.jit
 def _gate_kernel(
-    shares,  # sums of x, (B, C, P), float64 for float64 features, else float32
-    weight,  # (C,), any floating dtype; None: no transform
-    bias,  # (C,), any floating dtype; None: no transform
+    shares,  # partial sums of x, (B, C, P), float64 if x is float64, else float32
+    weight,  # (C,), any floating dtype. None: no transform
+    bias,  # (C,), any floating dtype. None: no transform
     mean,  # mean of x over positions, written here, (B, C), dtype of shares
-    gate,  # sigmoid of Eq. 5, written here, (B, C), dtype of shares
+    gate,  # Eq. 5, written here, (B, C), dtype of shares
     s,  # sizes and strides, as _Sizes
     p,  # compile-time constants, as _Plan
 ):
@@ -252,14 +261,14 @@ def _gate_kernel(
 
 @triton.jit
 def _gate_gradient_kernel(
-    shares,  # sums of x times the gradient of y, otherwise as in _gate_kernel
+    shares,  # partial sums of x * (gradient of y), (B, C, P), dtype as in _gate_kernel
     weight,  # as in _gate_kernel
     bias,  # as in _gate_kernel
     mean,  # mean of x over positions, (B, C), dtype of shares
-    gate,  # factor of the gradient of y, written here, (B, C), dtype of shares
-    shift,  # added to the product, written here, (B, C), dtype of shares
-    g_weight,  # gradient of weight, written here, (C,); empty without transform
-    g_bias,  # gradient of bias, written here, (C,); empty without transform
+    gate,  # written here, (B, C), dtype of shares
+    shift,  # gradient of x - gate * (gradient of y), written here, (B, C), as gate
+    g_weight,  # gradient of weight, written here, (C,). Empty: no transform
+    g_bias,  # gradient of bias, written here, (C,). Empty: no transform
     s,  # sizes and strides, as _Sizes
     p,  # compile-time constants, as _Plan
 ):
@@ -292,7 +301,7 @@ def _gate_gradient_kernel(
 
 @triton.jit
 def _group(group, s, p):
-    """Channels of a program in the middle launch, and whether the channels exist."""
+    """Channels of a program in the second launch, and whether the channels exist."""
     j = tl.arange(0, p.BLOCK_M)
     c = group * s.M + j
     return c, (j < s.M) & (c < s.C)
@@ -300,7 +309,7 @@ def _group(group, s, p):
 
 @triton.jit
 def _total(shares, channel, inside, s, p):
-    """The sum of all programs' shares, (BLOCK_M,)."""
+    """Sum over positions of each channel, (BLOCK_M,), from the P partial sums."""
     total = tl.zeros((p.BLOCK_M,), shares.dtype.element_ty)
     for i in range(s.P):
         total += tl.load(shares + channel * s.P + i, mask=inside, other=0)

@@ -1,4 +1,4 @@
-"""Make one operator from forward and backward kernels, and choose a block's form."""
+"""Make one function of a block from its kernels and its form in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def operator(
     flops: tuple[Callable[..., int], ...] = (),
     kernels: tuple[str, ...] = ('cpp', 'triton'),
 ) -> Callable[..., Tensor]:
-    """A function that runs a block in the form that :func:`.backend.backend` names.
+    """A function that runs a block on the backend that :func:`.backend.backend` names.
 
-    The forms with kernels are modules ``<name>_<backend>`` beside this one:
+    Kernels are in the modules ``<name>_<backend>`` beside this module:
 
     - ``forward(*tensors, *switches)`` returns y and the tensors kept for backward;
     - ``backward(gradient, *tensors, *kept, *switches)`` returns a gradient for each
-      tensor, an empty one for None.
+      tensor, and an empty tensor in place of None.
 
     Autograd and ``torch.compile`` see the kernels as one operator
     ``torch.ops.prm_mmdet.<name>``, which has no second derivative.
 
-    The plain form consists of PyTorch operators. It runs where there are no kernels,
+    ``plain`` consists of PyTorch operators. It runs where there are no kernels,
     and where a custom operator fails: in exported models, under the transforms of
     ``torch.func``, and in forward-mode differentiation.
 
@@ -55,7 +55,7 @@ def operator(
         switches: The other arguments of a call, in the same language.
         kept: The tensors that forward keeps for backward, in the same language.
         plain: The block in PyTorch operators.
-        reference: The block line by line, in the dtype of its input.
+        reference: The block's equations line by line, in the dtype of its input.
         shapes: Function of the arguments of a call. It returns empty tensors with the
             shapes and dtypes of y and of the tensors kept for backward.
         flops: Two functions of shapes: floating point operations of matrix products in
@@ -76,7 +76,7 @@ def operator(
             values = (t if t is None else t.to(dtype) for t in inputs[:count])
             with without_autocast(x):
                 return reference(*values, *inputs[count:]).to(x.dtype)
-        # The plain form has only operators that every export format knows.
+        # ``plain`` consists of operators that every export format knows.
         if exporting():
             with without_autocast(x):
                 return plain(*inputs)
@@ -126,7 +126,7 @@ def _join(name, tensors, switches, kept, shapes, flops):
     def differentiate(ctx, gradient, *_):
         if gradient is None:
             return (None,) * (count + len(ctx.switches))
-        # Read these only once: activation checkpointing frees them at the first read.
+        # Read the saved tensors only once: activation checkpointing then frees them.
         saved = ctx.saved_tensors
         gradients = differentiator(gradient, *saved, *ctx.switches)
         return (

@@ -15,7 +15,7 @@ from torch import Tensor
 from .common import accumulation_dtype
 from .kernels import LIBRARY, Arguments, from_kernel, to_kernel
 
-_SIMILARITIES = ('dot', 'l1', 'cosine')  # in the order of csrc/gates.cpp
+_SIMILARITIES = ('dot', 'l1', 'cosine')  # csrc/gates.cpp has the same order
 
 
 class _Arguments(Arguments):
@@ -45,9 +45,9 @@ def forward(
     similarity: str,
     normalization: bool,
 ) -> tuple[Tensor, ...]:
-    """Returns y (B, C, H, W), the query's index (B, g), the mean vector (B, g, k) and
-    the score's statistics (B, g, 3): shift (the first position's score), offset (the
-    mean of score - shift) and deviation."""
+    """Returns y (B, C, H, W) and, for g groups of k channels, the query's index (B, g),
+    the mean vector (B, g, k) and the score's statistics (B, g, 3): shift (the first
+    position's score), offset (the mean of score - shift) and deviation."""
     features = to_kernel(x)
     result = torch.empty_like(features)
     slabs = (len(x), len(alpha))
@@ -73,9 +73,9 @@ def backward(
     sigma: Tensor | None,
     *kept_and_switches: Any,
 ) -> tuple[Tensor, ...]:
-    """Returns the gradients of x, alpha, beta, weight, bias, theta and sigma; the last
-    two are empty without position encoding. ``kept_and_switches`` is what ``forward``
-    returned after y, then ``similarity`` and ``normalization``."""
+    """Returns the gradients of x, alpha, beta, weight, bias, theta and sigma. Without
+    position encoding, the gradients of theta and sigma are empty. ``kept_and_switches``
+    is what ``forward`` returned after y, then ``similarity`` and ``normalization``."""
     kept, switches = kept_and_switches[:3], kept_and_switches[3:]
     features = to_kernel(x)
     result = torch.empty_like(features)

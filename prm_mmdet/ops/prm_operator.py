@@ -4,8 +4,8 @@ Source: X. Ma and S. Fu, "Position-Aware Recalibration Module: Learning From Fea
 Semantics and Feature Position", IJCAI 2020, Eqs. 1-8.
 
 For backward, the kernels (``prm_cpp.py``, ``prm_triton.py``) keep x and, for each group
-of each sample, the query's index, the mean vector and three statistics. The plain form
-keeps what autograd keeps: x in float32 if it has half precision, and about ten maps of
+of each sample, the query's index, the mean vector and three statistics. In plain
+PyTorch, autograd keeps x (in float32 if it has half precision), and about ten maps with
 one number for each group and position.
 """
 
@@ -78,7 +78,7 @@ def _plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization
     )
     slab = x.to(dtype).reshape(batch, groups, channels // groups, height * width)
 
-    # Channels are added in the reference's order, so equal positions have equal sums.
+    # The channels are added one by one, so equal positions have exactly equal sums.
     index = sum(slab.detach().unbind(2)).argmax(2)  # (B, g)
     at = index[:, :, None, None].expand(-1, -1, slab.shape[2], 1)
     targets = torch.stack([slab.gather(3, at).squeeze(3), slab.mean(3)], 2)
@@ -96,7 +96,8 @@ def _plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization
 
 
 def _similarities(slab, targets, similarity):
-    """Eqs. 2-4: similarity (B, g, 2, N) of slabs (B, g, k, N), targets (B, g, 2, k)."""
+    """Similarity (Eqs. 2-4) of each position in slabs (B, g, k, N) to two targets
+    (B, g, 2, k), the query and the mean vector. Returns (B, g, 2, N)."""
     if similarity == 'l1':
         distances = [(slab - t[..., None]).abs().sum(2) for t in targets.unbind(2)]
         return -torch.stack(distances, 2)
@@ -108,7 +109,7 @@ def _similarities(slab, targets, similarity):
 
 
 def _encoding(index, theta, sigma, shape):
-    """D of Eq. 5, (B, g, N): the mean of a density over rows and one over columns."""
+    """D of Eq. 5, (B, g, N): the mean of the densities over rows and over columns."""
     height, width = shape[2:]
     row = index.div(width, rounding_mode='floor')
     # PyTorch's ONNX exporter does not support % for a dynamic width.
@@ -126,11 +127,11 @@ def _encoding(index, theta, sigma, shape):
 
 def _normalize(score):
     """The normalised score (Eqs. 6 and 7)."""
-    # Subtracting the first score does not change the result. It makes constant scores
-    # exactly zero. Otherwise division by EPS would magnify the rounding of their mean.
+    # Subtracting the first score does not change the result, but makes constant scores
+    # exactly zero. Otherwise, the division by EPS would magnify rounding errors.
     score = score - score[..., :1].detach()
     score = score - score.mean(2, keepdim=True)
-    # Division by the peak keeps the squares of large scores from overflow.
+    # Division by the largest magnitude keeps the squares of large scores finite.
     peak = score.detach().abs().amax(2, keepdim=True).clamp(min=MIN_DEVIATION)
     # The minimum replaces only a mean square of zero, where sqrt has no gradient.
     deviation = (score / peak).square().mean(2, keepdim=True).clamp(min=1e-30).sqrt()

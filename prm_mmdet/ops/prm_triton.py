@@ -1,20 +1,25 @@
 """Position-Aware Recalibration Module in Triton kernels, forward and backward.
 
-A slab is one group of one sample: K channels by N = H * W positions. Each direction
-takes three passes over a slab, because a pass requires sums over all positions from the
-pass before it:
+The input x is (B, C, H, W): B samples, C channels and N = H * W positions. The channels
+form G groups of K = C / G. A slab is one group of one sample, (K, N). P programs divide
+the positions of a slab among them. A program loads blocks of its positions, with all K
+channels of the slab, (K, BLOCK_N).
 
-- forward: 1. the query and the mean vector, 2. the moments of the score, 3. the output.
+Each direction takes three passes over a slab, because a pass requires sums over all
+positions from the pass before it:
+
+- forward: 1. the query (the position with the largest sum over channels) and the mean
+  vector, 2. the mean and the deviation of the score (Eq. 1), 3. the output.
 - backward: 1. the sums that Eq. 6's gradient requires, 2. the gradients of the query,
   of the mean vector and of the parameters, 3. the gradient of x.
 
-If there are enough slabs to fill the device, one program makes all three passes over a
-slab. It starts each pass at the end where the previous pass stopped, because the
-positions that were read last are still in cache. If there are fewer slabs, each pass is
-a launch and several programs share a slab.
+If there are enough slabs to fill the device, P is 1, and the program makes all three
+passes. It starts each pass at the end where the previous pass stopped, because the
+positions that were read last are still in cache. Otherwise, each pass is a launch.
 
-A program holds all channels of a slab for a block of positions. Sums are accumulated in
-float32 (float64 for float64 inputs), in an order that never changes.
+Sums have the dtype A: float64 if x is float64, else float32. They are accumulated in an
+order that never changes. In the functions, s is a _Slabs, f a _Forward, b a _Backward,
+p a _Plan and t a _Targets.
 """
 
 from typing import NamedTuple, Optional
@@ -35,8 +40,8 @@ from .triton_launch import (
     wide,
 )
 
-# Elements of a block. With 16 warps, a program reads 32 kB of float32 at a time, which
-# uses a multiprocessor's share of the memory bandwidth.
+# Elements of a block, channels times positions. With 16 warps, a program reads 32 kB of
+# float32 at a time. This uses the memory bandwidth that one multiprocessor can get.
 _BLOCK = 8192
 _WARPS = 16
 # A block has at least this many positions (a cache line), even with many channels.
@@ -51,15 +56,14 @@ _MIN_NORMS = tl.constexpr(MIN_NORMS)
 _MIN_SIGMA = tl.constexpr(MIN_SIGMA)
 _ROOT_2_PI = tl.constexpr(2.5066282746310002)
 _NOWHERE = tl.constexpr(2**31 - 1)  # larger than every position
-# Columns of a program's results in forward. The K channels' sums begin at _SUMS.
+# Indices into the last axis of _Forward.partial. The K channels' sums begin at _SUMS.
 _LARGEST, _COUNT, _CENTRE, _SQUARES, _SUMS = (tl.constexpr(i) for i in range(5))
-# Columns of a program's share of the parameters' gradients.
+# Indices into the last axis of _Backward.g_parameters. Theta has two numbers, 4 and 5.
 _BIAS, _WEIGHT, _ALPHA, _BETA, _THETA, _SIGMA = map(tl.constexpr, (0, 1, 2, 3, 4, 6))
 
 
 class _Slabs(NamedTuple):
-    """The arguments of all kernels. All maps have the same strides. In these comments,
-    A is float64 if the features are float64, else float32."""
+    """The arguments of all kernels. All maps have the same strides."""
 
     x: Tensor  # features, (B, C, H, W), any floating dtype, dense
     alpha: Tensor  # weight of the similarity to the query, (G,)
@@ -68,9 +72,9 @@ class _Slabs(NamedTuple):
     bias: Tensor  # xi of Eq. 8, (G,)
     theta: Optional[Tensor]  # scale of rows and of columns, (2,); None: no encoding
     sigma: Optional[Tensor]  # deviation of the encoding, (); None: no encoding
-    place: Tensor  # position of the query, (B, G), int64
-    mean: Tensor  # mean vector, (B, G, K), A
-    statistics: Tensor  # shift, offset and deviation of the score, (B, G, 3), A
+    place: Tensor  # index of the query among the N positions, (B, G), int64
+    mean: Tensor  # mean of x over positions, (B, G, K), dtype A
+    statistics: Tensor  # shift, offset and deviation of _Norm, (B, G, 3), dtype A
     stride_c: int  # stride of the channels, in elements
     stride_n: int  # stride of the positions, in elements
     G: int  # groups
@@ -83,8 +87,8 @@ class _Forward(NamedTuple):
 
     y: Tensor  # output, shape, dtype and strides of x
     places: Tensor  # position of each program's largest channel sum, (B, G, P), int64
-    # Each program's results for its positions, (B, G, P, 4 + K), dtype A (see _Slabs):
-    # four numbers for a group, then the sums of the group's K channels.
+    # Each program's results for its positions, (B, G, P, 4 + K), dtype A: four numbers,
+    # from _LARGEST to _SQUARES, then the sum over positions of each of the K channels.
     partial: Tensor
 
 
@@ -93,11 +97,12 @@ class _Backward(NamedTuple):
 
     gradient: Tensor  # gradient of y, shape and strides of x, any floating dtype
     gx: Tensor  # gradient of x, shape, dtype and strides of x
-    g_logit: Tensor  # gradient of the gate's logit, (B, G, N), A
-    # Each program's share of the parameters' gradients, (B, G, P, 7), A.
+    g_logit: Tensor  # gradient of the gate before its sigmoid, (B, G, N), dtype A
+    # Sums over each program's positions of the parameters' gradients, (B, G, P, 7),
+    # dtype A.
     g_parameters: Tensor
-    # Each program's share of the gradients of query and mean vector, (B, G, P, 2, K),
-    # A.
+    # Sums over each program's positions of the gradients of the query vector and of the
+    # mean vector, (B, G, P, 2, K), dtype A.
     g_targets: Tensor
 
 
@@ -114,21 +119,22 @@ class _Plan(NamedTuple):
 
 
 class _Targets(NamedTuple):
-    """The targets and weights of Eq. 1 for one slab, made by the kernels."""
+    """What Eq. 1 requires beside the features of a slab. The kernels compute it."""
 
-    place: tl.tensor  # position of the query, ()
+    place: tl.tensor  # index of the query among the N positions, ()
     query: tl.tensor  # query vector, (BLOCK_K,)
     mean: tl.tensor  # mean vector, (BLOCK_K,)
     alpha: tl.tensor  # weight of the similarity to the query, ()
     beta: tl.tensor  # weight of the similarity to the mean vector, ()
     row: tl.tensor  # theta / sigma of rows, ()
     column: tl.tensor  # theta / sigma of columns, ()
-    # Half of the density at distance 0, because D is the mean of two densities.
+    # Half of a Gaussian density at distance 0. D (Eq. 5) is the mean of two densities,
+    # so it is the sum of their halves.
     height: tl.tensor
 
 
 class _Norm(NamedTuple):
-    """Numbers by which Eqs. 6 to 8 turn a score into a logit, made by the kernels."""
+    """What Eqs. 6 to 8 require beside the scores of a slab. The kernels compute it."""
 
     shift: tl.tensor  # score of the first position
     offset: tl.tensor  # mean of score - shift
@@ -152,8 +158,8 @@ def forward(
     """Compute the output, and the tensors that are kept for backward.
 
     Returns:
-        tuple[Tensor]: y (B, C, H, W), the query's index (B, g), the mean vector
-        (B, g, k), and the statistics of the score (B, g, 3): shift, offset and
+        tuple[Tensor]: y (B, C, H, W), the query's index (B, G), the mean vector
+        (B, G, K), and the statistics of the score (B, G, 3): shift, offset and
         deviation of :class:`_Norm`.
     """
     x = dense(x)
@@ -190,8 +196,8 @@ def backward(
     """Compute the gradients of x, alpha, beta, weight, bias, theta and sigma.
 
     Returns:
-        tuple[Tensor]: The gradients; those of theta and sigma are empty without
-        position encoding.
+        tuple[Tensor]: The gradients in this order. Without position encoding, the
+        gradients of theta and sigma are empty.
     """
     x = dense(x)
     plan = _plan(x, len(alpha), similarity, normalization)
@@ -208,7 +214,7 @@ def backward(
     passes = (_sum_logits, _differentiate_targets, _write_gradient)
     _launch(_backward_kernel, passes, x, parameters, kept, results, plan)
 
-    totals = results.g_parameters.sum((0, 2))  # sums over samples and programs, (g, 7)
+    totals = results.g_parameters.sum((0, 2))  # sums over samples and programs, (G, 7)
     shared = totals[:, _THETA.value :].sum(0)  # two gradients of theta, one of sigma
     columns = (_ALPHA, _BETA, _WEIGHT, _BIAS)
     gradients = [totals[:, column.value] for column in columns]
@@ -216,7 +222,7 @@ def backward(
         gradients += [x.new_empty(0), x.new_empty(0)]
     else:
         gradients += [shared[:2], shared[2]]
-    # Copy, because an operator's outputs may not share memory.
+    # Copy, because the outputs of a PyTorch operator must not share memory.
     likes = [x if p is None else p for p in parameters]
     g_alpha, g_beta, g_weight, g_bias, g_theta, g_sigma = (
         g.to(p.dtype, copy=True) for g, p in zip(gradients, likes)
@@ -244,7 +250,7 @@ def _plan(x, groups, similarity, normalization):
 
 
 def _programs(slabs, available):
-    """Programs that share a slab, a power of two.
+    """Upper limit of P, the number of programs that share a slab. A power of two.
 
     The number is 1 if the slabs occupy most of the available multiprocessors. Otherwise
     each multiprocessor gets two programs.
@@ -255,7 +261,7 @@ def _programs(slabs, available):
 
 
 def _launch(whole, passes, x, parameters, kept, results, plan):
-    """Run one kernel, or its passes one by one if programs share a slab."""
+    """Launch ``whole``. If several programs share a slab, launch ``passes`` instead."""
     groups, (*_, height, width) = len(parameters[0]), x.shape
     sizes = (*strides(x), groups, height * width, width)
     slabs = _Slabs(x, *parameters, *kept, *sizes)
@@ -266,7 +272,7 @@ def _launch(whole, passes, x, parameters, kept, results, plan):
 
 @triton.jit
 def _forward_kernel(s, f, p):
-    """All passes of forward: s is _Slabs, f is _Forward, p is _Plan."""
+    """All three passes of forward, if one program has a slab."""
     _find_query(s, f, p)
     tl.debug_barrier()
     _measure_score(s, f, p)
@@ -276,7 +282,8 @@ def _forward_kernel(s, f, p):
 
 @triton.jit
 def _find_query(s, f, p):
-    """First pass: the largest channel sum and its place, and the channels' sums."""
+    """First pass, over the program's positions: the largest sum over channels with its
+    position, and the sum of each channel."""
     begin, end = _blocks(s, p)
     acc = f.partial.dtype.element_ty
     total = tl.zeros([p.BLOCK_K, p.BLOCK_N], acc)
@@ -287,7 +294,8 @@ def _find_query(s, f, p):
         block = _load(s.x, n, s, p)
         total += block
         value = tl.sum(block, 0)
-        # One NaN makes the whole slab NaN, so any position can be the query.
+        # One NaN makes the whole slab NaN, so any position can be the query. Count NaN
+        # as infinite, because comparisons with NaN are always false.
         value = tl.where(value == value, value, float('inf'))
         value = tl.where(n < s.N, value, float('-inf'))
         better = (value > largest) | ((value == largest) & (n < place))
@@ -303,7 +311,8 @@ def _find_query(s, f, p):
 
 @triton.jit
 def _measure_score(s, f, p):
-    """Second pass: the query and the mean vector of the slab, moments of the score."""
+    """Second pass: the query and the mean vector of the slab, and the mean and squared
+    deviations of the score over the program's positions."""
     begin, end = _blocks(s, p)
     slab = tl.program_id(0).to(tl.int64)
     every = _every_share(p)
@@ -320,7 +329,8 @@ def _measure_score(s, f, p):
     if p.NORMALIZED:
         t = _targets(place, mean, s, p)
         shift = _shift(t, s, p)
-        # Each lane updates its mean by Welford's recurrence. _combine joins the lanes.
+        # Each of BLOCK_N lanes has a mean of its own, and updates it by Welford's
+        # recurrence. _combine joins the lanes.
         acc = f.partial.dtype.element_ty
         count = tl.zeros([p.BLOCK_N], acc)
         centre = tl.zeros([p.BLOCK_N], acc)
@@ -342,7 +352,7 @@ def _measure_score(s, f, p):
 
 @triton.jit
 def _write_output(s, f, p):
-    """Third pass: Eqs. 7 and 8, and the gated features."""
+    """Third pass: the gate (Eqs. 7 and 8), and the output."""
     begin, end = _blocks(s, p)
     t = _recall(s, p)
     shift, offset, deviation = 0.0, 0.0, 1.0
@@ -371,7 +381,7 @@ def _write_output(s, f, p):
 
 @triton.jit
 def _backward_kernel(s, b, p):
-    """All passes of backward: s is _Slabs, b is _Backward, p is _Plan."""
+    """All three passes of backward, if one program has a slab."""
     _sum_logits(s, b, p)
     tl.debug_barrier()
     _differentiate_targets(s, b, p)
@@ -383,7 +393,8 @@ def _backward_kernel(s, b, p):
 def _sum_logits(s, b, p):
     """First pass: the gradients of weight and bias, which Eq. 6's gradient requires.
 
-    The pass stores the logit's gradient, which is smaller than y, for the second pass.
+    The pass stores the logit's gradient (N numbers a slab) for the second pass, which
+    then need not read the gradient of y (K * N numbers a slab).
     """
     begin, end = _blocks(s, p)
     t = _recall(s, p)
@@ -398,7 +409,8 @@ def _sum_logits(s, b, p):
         g_logit = tl.sum(_load(b.gradient, n, s, p) * block, 0) * gate * (1 - gate)
         tl.store(_logits(n, s, b), g_logit, mask=n < s.N)
         g_bias += tl.where(n < s.N, g_logit, 0.0)
-        # In this order, nothing overflows if an infinite deviation makes inverse 0.
+        # Multiply score and inverse first. If the deviation is infinite, inverse is 0,
+        # but g_logit * score may overflow.
         g_weight += tl.where(n < s.N, g_logit * (score * norm.inverse), 0.0)
     own = b.g_parameters + _share(p) * 7
     tl.store(own + _BIAS, tl.sum(g_bias, 0))
@@ -407,7 +419,7 @@ def _sum_logits(s, b, p):
 
 @triton.jit
 def _differentiate_targets(s, b, p):
-    """Second pass: gradients of the other parameters, the query and the mean vector."""
+    """Second pass: gradients of alpha, beta, theta, sigma, query and mean vector."""
     begin, end = _blocks(s, p)
     t = _recall(s, p)
     norm = _recall_norm(t, s, p)
@@ -437,7 +449,7 @@ def _differentiate_targets(s, b, p):
         by_row, by_column = t.row * down, t.column * across
         g_row -= g_density * rows * by_row * down
         g_column -= g_density * columns * by_column * across
-        # The terms are added at each position, because their sums would cancel.
+        # Subtract 1 at each position. Subtracted after the sum, it would lose digits.
         g_sigma += g_density * (
             rows * (by_row * by_row - 1) + columns * (by_column * by_column - 1)
         )
@@ -492,7 +504,7 @@ def _write_gradient(s, b, p):
 
 @triton.jit
 def _blocks(s, p):
-    """The first block of the program's share of the slab, and the block after it."""
+    """Numbers of the program's first block, and of the block after its last block."""
     blocks = tl.cdiv(s.N, p.BLOCK_N)
     size = tl.cdiv(blocks, p.P)
     begin = tl.program_id(1) * size
@@ -501,7 +513,7 @@ def _blocks(s, p):
 
 @triton.jit
 def _share(p):
-    """The number of the program among all programs."""
+    """The number of this program among the programs of all slabs."""
     return tl.program_id(0).to(tl.int64) * p.P + tl.program_id(1)
 
 
@@ -513,7 +525,7 @@ def _every_share(p):
 
 @triton.jit
 def _positions(i, p):
-    """The positions of a block, (BLOCK_N,). Some may lie beyond the map."""
+    """The positions in block i, (BLOCK_N,). Some may lie beyond the map."""
     return i * p.BLOCK_N + tl.arange(0, p.BLOCK_N)
 
 
@@ -537,7 +549,7 @@ def _address(tensor, n, s, p):
 
 @triton.jit
 def _load(tensor, n, s, p):
-    """The slab at positions n, (BLOCK_K, len(n)); zero outside."""
+    """The slab at positions n, (BLOCK_K, len(n)), dtype A. It is zero outside x."""
     at, exists = _address(tensor, n, s, p)
     return tl.load(at, mask=exists, other=0).to(s.mean.dtype.element_ty)
 
@@ -550,13 +562,14 @@ def _store(tensor, block, n, s, p):
 
 @triton.jit
 def _logits(n, s, b):
-    """Addresses of the slab's row of g_logit at positions n."""
+    """Addresses of the slab's positions n in g_logit."""
     return b.g_logit + tl.program_id(0).to(tl.int64) * s.N + n
 
 
 @triton.jit
 def _combine(count, mean, squares):
-    """Count, mean and squared deviations of all parts together (Chan's formula)."""
+    """Join the counts, means and sums of squared deviations of parts into those of the
+    whole (Chan's formula)."""
     number = tl.sum(count, 0)
     middle = tl.sum(count * mean, 0) / tl.maximum(number, 1.0)
     away = mean - middle
@@ -581,7 +594,7 @@ def _targets(place, mean, s, p):
 
 @triton.jit
 def _recall(s, p):
-    """The targets of a slab, from the index and mean vector that forward kept."""
+    """The _Targets of a slab, from the query and mean vector that forward kept."""
     slab, c = tl.program_id(0).to(tl.int64), tl.arange(0, p.BLOCK_K)
     mean = tl.load(s.mean + slab * p.K + c, mask=c < p.K, other=0)
     return _targets(tl.load(s.place + slab).to(tl.int32), mean, s, p)
@@ -589,7 +602,7 @@ def _recall(s, p):
 
 @triton.jit
 def _distances(n, t, s):
-    """Rows and columns from the query to positions n, with their signs."""
+    """Signed distances, in rows and in columns, from the query to positions n."""
     down = (n // s.W - t.place // s.W).to(t.mean.dtype)
     across = (n % s.W - t.place % s.W).to(t.mean.dtype)
     return down, across
@@ -597,7 +610,7 @@ def _distances(n, t, s):
 
 @triton.jit
 def _densities(n, t, s):
-    """The halves of D (Eq. 5) from rows and from columns."""
+    """Halves of the densities over rows and over columns. Their sum is D (Eq. 5)."""
     down, across = _distances(n, t, s)
     rows = t.height * tl.exp(-0.5 * (t.row * down) * (t.row * down))
     columns = t.height * tl.exp(-0.5 * (t.column * across) * (t.column * across))
@@ -624,7 +637,8 @@ def _norms(block, target):
 
 @triton.jit
 def _similarity_gradient(g, block, target, p):
-    """Gradients of the block, and of the target at each position, (K, N) each."""
+    """Gradients of a block and, at each position, of the target: (BLOCK_K, BLOCK_N)
+    each. g (BLOCK_N,) is the gradient of the similarity."""
     if p.SIMILARITY == _L1:
         away = block - target[:, None]
         sign = tl.where(away > 0, 1.0, tl.where(away < 0, -1.0, 0.0))
@@ -634,7 +648,7 @@ def _similarity_gradient(g, block, target, p):
         radial = g * 0
         if p.SIMILARITY == _COSINE:
             norms = _norms(block, target)
-            # Below _MIN_NORMS, the norms are a constant.
+            # If norms is below _MIN_NORMS, Eq. 2 divides by this constant instead.
             radial = g * _similarity(block, target, p)
             radial = tl.where(norms < _MIN_NORMS, 0.0, radial)
             g = g / tl.maximum(norms, _MIN_NORMS)
@@ -703,7 +717,8 @@ def _gate(score, norm):
 
 @triton.jit
 def _balance(norm, s, b, p):
-    """The average, and the factor of the score, that Eqs. 6 and 7 take from g_logit."""
+    """The mean of g_logit, and a factor of the score. The gradient of Eqs. 6 and 7
+    subtracts the mean, and the factor times the score, from g_logit."""
     average, spread = 0.0, 0.0
     if p.NORMALIZED:
         shares = b.g_parameters + _every_share(p) * 7

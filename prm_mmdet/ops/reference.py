@@ -1,9 +1,10 @@
 """The three blocks, equation by equation, in the dtype of their input.
 
-The code here is easy to read, and the fast forms are tested against it. Nothing is
-saved or reordered. ``x`` is (B, C, H, W), and N = H * W. Each block has two functions:
-one for the quantities on the way to the output, which :mod:`prm_mmdet.inspection`
-shows, and one for the output.
+The code here is easy to read, and the fast implementations are tested against it. The
+equations keep their order, and no arithmetic is saved. ``x`` is (B, C, H, W), with N =
+H * W positions. PRM has g groups of k = C / g channels. Each block has two functions:
+one for the intermediate quantities that :mod:`prm_mmdet.inspection` shows, and one for
+the output.
 """
 
 import math
@@ -18,7 +19,7 @@ MIN_SIGMA = 1e-5
 def prm(x: Tensor, alpha: Tensor, *inputs: Any, **switches: Any) -> Tensor:
     """Position-Aware Recalibration Module (Ma and Fu, IJCAI 2020, Eqs. 1-8).
 
-    Takes what :func:`prm_steps` takes.
+    The arguments are those of :func:`prm_steps`.
     """
     b, c, h, w = x.shape
     gate = prm_steps(x, alpha, *inputs, **switches).gate
@@ -48,23 +49,23 @@ def prm_steps(
 ) -> PRMSteps:
     """The gate of PRM, and the quantities that lead to it.
 
-    ``alpha``, ``beta``, ``weight``, ``bias`` are (g,); ``theta`` (2,) and ``sigma`` ()
-    are None to leave the position encoding out.
+    ``alpha``, ``beta``, ``weight`` and ``bias`` are (g,), ``theta`` (2,) and ``sigma``
+    (). If ``theta`` and ``sigma`` are None, there is no position encoding.
     """
     b, c, h, w = x.shape
     g = alpha.numel()
     alpha, beta, weight, bias = (p.view(1, g, 1) for p in (alpha, beta, weight, bias))
     slab = x.reshape(b, g, c // g, h * w)
 
-    # The query is the position with the largest mean over channels; z is the mean over
-    # positions. The channels are added one by one: torch's mean adds some positions in
-    # another order, and equal positions would differ in their last bits.
+    # The query q is the position with the largest mean over channels, and z is the mean
+    # over positions. The channels are added one by one. In torch's mean, the order of
+    # addition depends on the position, so the sums of equal positions may differ.
     total: Any = sum(channel for channel in slab.unbind(2))
     i = total.argmax(-1)  # (B, g)
     q = slab.gather(3, i[..., None, None].expand(-1, -1, c // g, 1)).squeeze(3)
     z = slab.mean(3)
 
-    # Eq. 5 on each axis. D is the mean of both.
+    # Eq. 5 for rows and for columns. D is the mean of both densities.
     D = None
     if theta is not None:
         assert sigma is not None, 'theta requires sigma'
@@ -84,7 +85,7 @@ def prm_steps(
         to_query = to_query * D
     S = to_query + beta * _phi(slab, z, similarity)
 
-    # Eqs. 6 and 7. The square root of exactly zero has no gradient, so it is left out.
+    # Eqs. 6 and 7. The root of zero has no finite gradient, so it is not computed.
     if normalization:
         centred = S - S.mean(-1, keepdim=True)
         variance = (centred**2).mean(-1, keepdim=True)
@@ -98,7 +99,8 @@ def prm_steps(
 
 
 def _phi(slab, v, similarity):
-    """Similarity (Eqs. 2-4), (B, g, N), of slabs (B, g, k, N) to vectors (B, g, k)."""
+    """Similarity (Eqs. 2-4), (B, g, N), of each position in slabs (B, g, k, N) to the
+    vectors v (B, g, k)."""
     v = v[..., None]
     if similarity == 'l1':
         return -(slab - v).abs().sum(2)
@@ -112,7 +114,7 @@ def _phi(slab, v, similarity):
 def lct(x: Tensor, *inputs: Any, **switches: Any) -> Tensor:
     """Linear Context Transform (Ruan et al., AAAI 2020, Eqs. 2-5).
 
-    Takes what :func:`lct_gate` takes.
+    The arguments are those of :func:`lct_gate`.
     """
     return x * lct_gate(x, *inputs, **switches)[:, :, None, None]
 
@@ -127,7 +129,7 @@ def lct_gate(
 ) -> Tensor:
     """The gate of LCT, (B, C).
 
-    ``weight`` and ``bias`` are (C,), or both None to leave the transform out.
+    ``weight`` and ``bias`` are (C,). If both are None, Eq. 4 is left out.
     """
     b, c, h, w = x.shape
     z = x.reshape(b, c, h * w).mean(2)
@@ -155,7 +157,8 @@ def sac(
 ) -> Tensor:
     """Spatially-Aware Context (Ruan et al., IEEE TIP 2021, Eqs. 2-5).
 
-    ``w_phi`` and ``w_theta`` are (K, C), ``w_rho`` (D, C), the biases (K,) and (D,).
+    For K contexts and D output channels, ``w_phi`` and ``w_theta`` are (K, C),
+    ``w_rho`` (D, C), and the biases (K,) and (D,).
     ``softmax`` normalises the weights over the K contexts (the paper's Table II).
     ``residual`` adds x, which requires D = C.
     """
@@ -173,7 +176,7 @@ def sac(
 class SACMaps(NamedTuple):
     """What SAC computes at each position."""
 
-    attention: Tensor  # alpha, (B, K, N); the sum over positions is 1
+    attention: Tensor  # alpha, (B, K, N), with sum 1 over positions
     weights: Tensor  # beta, (B, K, N)
 
 

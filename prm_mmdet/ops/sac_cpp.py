@@ -37,8 +37,8 @@ class _Arguments(Arguments):
 
 
 def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """Takes what ``sac`` takes. Returns y (B, D, H, W), the logarithms of the softmax's
-    denominators (B, K) and the contexts (B, K, C)."""
+    """Takes the arguments of ``sac``. Returns y (B, D, H, W), the logarithms of the
+    denominators in the attention's softmax (B, K), and the contexts (B, K, C)."""
     *parameters, softmax, residual = inputs
     features = to_kernel(x)
     w_transform = parameters[4].to(features.dtype)
@@ -96,7 +96,7 @@ def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _mixing(w_transform, contexts):
-    """The matrix W contexts^T, (B, D, K), by which Eq. 5 multiplies the weights."""
+    """The matrix w_transform contexts^T, (B, D, K), which multiplies the weights."""
     return (w_transform @ contexts.mT).contiguous()
 
 

@@ -3,12 +3,13 @@
 Source: D. Ruan, Y. Shi, J. Wen, N. Zheng and M. Zheng, "Spatially-Aware Context Neural
 Networks", IEEE Transactions on Image Processing 30, 2021, Eqs. 2-5.
 
-The mixture of contexts Y = contexts^T weights has rank K, and the convolution after it
-is linear. W Y = (W contexts^T) weights costs K (N + C) multiplications a channel
-instead of C N, and Y is never formed.
+A sample x has C channels and N positions. SAC gathers K contexts, (K, C), and mixes
+them by the weights (K, N). The mixture is Y = contexts^T weights, and a linear
+convolution W (D, C) follows. In the order (W contexts^T) weights, each of the D output
+channels costs K (N + C) multiplications. W Y would cost C N, and memory for Y.
 
 For backward, the kernels (``sac_cpp.py``) keep x, the contexts (B, K, C) and the
-denominators of the attention (B, K). The plain form keeps x, x minus its mean (in
+denominators of the attention (B, K). Plain PyTorch keeps x, x minus its mean (in
 float32 at least), and the maps of attention and weights (B, 2K, N).
 """
 
@@ -71,14 +72,14 @@ def sac_context(
 
     Args:
         x (Tensor): Features, (B, C, H, W).
-        attention (Tensor): Logits of the K attention maps, (B, K, H, W); the softmax
-            over positions is taken here (Eq. 2).
+        attention (Tensor): Logits of the K attention maps, (B, K, H, W). This function
+            applies the softmax over positions (Eq. 2).
         weights (Tensor): Weights of the K contexts at each position, (B, K, H, W).
         softmax (bool): Whether to normalise the weights over the K contexts (the
             paper's Table II). Default: False.
 
     Returns:
-        Tensor: Y of Eq. 4, (B, C, H, W), dtype of ``x``; sums are accumulated in
+        Tensor: Y of Eq. 4, (B, C, H, W), dtype of ``x``. Sums are accumulated in
         float32 at least.
     """
     dtype = accumulation_dtype(x)
@@ -147,14 +148,16 @@ def _products(x, w_attention, w_transform):
 
 def _flops(x, w_attention, b, w_customization, b2, w_transform, *_, **__):
     gather, mix, transform = _products(x, w_attention, w_transform)
-    # Two products for the maps, one with the attention, one of Eq. 5.
+    # ``gather`` counts three times: for the attention's logits, the weights and the
+    # contexts.
     return 2 * (3 * gather + mix + transform)
 
 
 def _backward_flops(g, x, w_attention, b, w_customization, b2, w_transform, *_, **__):
     gather, mix, transform = _products(x, w_attention, w_transform)
-    # Two products for the maps again, and one, two and three for the gradients of the
-    # attention, of the maps' convolutions and of x.
+    # ``gather`` counts eight times: two to compute logits and weights again, one for
+    # the gradient of the attention, two for the gradients of the convolutions that
+    # compute logits and weights, and three for the gradient of x.
     return 2 * (8 * gather + 2 * mix + 3 * transform)
 
 

@@ -16,8 +16,8 @@ if tuple(map(int, triton.__version__.split('.')[:2])) < (3, 3):
         f'need Triton 3.3 or later (PyTorch 2.7). Set PRM_MMDET_BACKEND=torch'
     )
 
-# Positions are 32-bit numbers in the kernels, and a kernel's last block may reach
-# beyond the last position.
+# Indices of positions have 32 bits in the kernels. The limit is below 2^31, because a
+# kernel's last block may reach beyond the last position.
 _MAX_POSITIONS = 2**31 - 2**16
 
 
@@ -30,7 +30,7 @@ def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
             format of ``x``.
 
     Returns:
-        ``x`` itself where possible, else a copy.
+        ``x`` itself if it has this memory format, else a copy.
 
     Raises:
         ValueError: The map has too many positions for the kernels.
@@ -45,7 +45,7 @@ def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
 
 
 def strides(x: Tensor) -> tuple[int, int]:
-    """Elements between neighbouring channels and positions of a dense map.
+    """Strides of channels and of positions in a dense map, in elements.
 
     ``x.stride`` cannot be used: it is undefined for a dimension of size 1.
     """
@@ -68,10 +68,10 @@ def processors(x: Tensor) -> int:
 
 
 def allocator(x: Tensor, parts: int) -> Callable[..., Tensor]:
-    """Return a function that makes tensors (B, parts, *size), without writing to them.
+    """Return a function that makes uninitialised tensors, (B, parts, *size).
 
-    Their dtype is the dtype of accumulation unless the call names another. If ``x`` is
-    empty, no kernel runs, and the tensors are zero.
+    Their default dtype is :func:`accumulation_dtype` of ``x``. If ``x`` is empty, the
+    tensors are zero, because no kernel runs that could fill them.
     """
     make = x.new_empty if x.numel() else x.new_zeros
 
@@ -89,9 +89,9 @@ def launch(
         return
     device = torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
     with device:
-        # Without contraction to fused multiply-adds, one formula rounds the same way
-        # wherever a kernel computes it. PRM requires this, because it divides the score
-        # by as little as 1e-5.
+        # Without fused multiply-adds, a formula rounds in the same way wherever kernels
+        # compute it. PRM requires this: it subtracts scores that may be equal, and
+        # divides the difference by as little as 1e-5.
         kernel[grid](*arguments, **options, enable_fp_fusion=False)
 
 

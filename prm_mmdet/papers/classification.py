@@ -10,12 +10,12 @@ its baseline, except in ablations that the paper prints without a baseline.
 from .table import Counting, read_table
 
 _ACCURACY = 'top1 top5'
-# For each paper: the pattern of the configs' paths, and the default recipe.
+# For each paper: pattern of the configs' paths, and recipe of rows that name none.
 _PRM = ('imagenet/{name}_{recipe}_imagenet.py', '8xb32-100e')
 _LCT = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e')
 _SAC = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e-warmup')
-# Every layer counts: all three papers print 4.122 G for ResNet-50. Convolutions and
-# linear layers alone would give 4.089 G.
+# Every kind of layer counts, because all three papers print 4.122 G for ResNet-50.
+# Convolutions and linear layers alone would give 4.089 G.
 _COUNTING = Counting((224, 224), every_layer=True)
 
 TABLES = (
@@ -113,9 +113,9 @@ resnet101-lct-c2-c5 4xb55-100e | 44.61 7.858 78.55 94.26
         _COUNTING,
     ),
     read_table(
-        # Our copy of the paper shows 1 and 4 in the heading. Its text names 64 (the
-        # default) and 128 (which did not converge). The columns between are assumed to
-        # be powers of two.
+        # Our copy of the paper shows only 1 and 4 in the table's heading. Its text
+        # names 64 (the default) and 128 (which did not converge). The columns between
+        # are assumed to be powers of two.
         'lct-2',
         'Groups of LCT, ResNet-50 (with 128 it did not converge)',
         _ACCURACY,

@@ -1,4 +1,4 @@
-"""Count the parameters and multiply-adds of the tables' rows.
+"""Count the parameters and multiply-adds of the networks in the papers' tables.
 
 All three papers count the multiply-adds of convolutions and linear layers, and one
 operation for each input element of a pooling layer. No paper counts products with
@@ -25,16 +25,16 @@ from ..plugins import BAM, CBAM, GE, LCT, PRM, SAC, SE, SGE, SK
 from .table import Counting, Row, Table
 
 COLUMNS = ('params', 'flops', 'd_params', 'd_flops')
-# Number of global poolings in a block that count in the detectors' tables: those in the
-# figure of the block's paper. PRM is missing: its paper prints the FLOPs of the
-# baseline for PRM, and so does not count PRM's means.
+# Number of global poolings that the tables of detectors count for a block: those that
+# the figure in the block's paper shows. PRM is missing, because its paper prints the
+# FLOPs of the baseline for PRM, and so does not count PRM's means.
 _POOLED = {SE: 1, LCT: 1, BAM: 1, CBAM: 4}
-# Global poolings that count in the classifiers' tables: those that are layers
-# (nn.Module) in the block's published code. ptflops does not see functions, such as
-# CBAM's means and maxima over channels, and BAM's mean. SK's published code pools
-# twice, but it has one ReLU less, which cancels the second pooling.
+# Number of global poolings that the tables of classifiers count: those that are layers
+# (nn.Module) in the block's published code. The counting tool ptflops does not count
+# functions, such as CBAM's means and maxima over channels, and BAM's mean. SK's
+# published code pools twice, but has one ReLU less, so only one pooling counts here.
 _POOLED_IN_LAYERS = {SE: 1, LCT: 1, GE: 1, SGE: 1, SK: 1, CBAM: 2, PRM: 1}
-# Operations that ptflops counts for other kinds of layers, by input x and output y.
+# Operations that ptflops counts for a layer with input x and output y.
 _ELEMENTWISE: dict[type[nn.Module], Callable] = {
     nn.BatchNorm2d: lambda x, y: 2 * x.numel(),
     nn.ReLU: lambda x, y: y.numel(),
@@ -52,30 +52,30 @@ class Complexity:
     else those of the backbone.
     """
 
-    params: int  # of the whole model
-    trainable: int  # without frozen parameters
+    params: int  # parameters of the whole model
+    trainable: int  # parameters of the model that are not frozen
     flops: int  # multiply-adds as the papers count them
     flops_here: int  # multiply-adds of convolutions and matrix products in this package
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A cell of a table beside the number counted here."""
+    """A number in a paper's table, beside the number counted here."""
 
     row: Row
     column: str
     counted: float
     off: int  # difference in units of the last digit that the paper prints
-    remark: str | None  # the table's remark on the cell
+    remark: str | None  # reason why the printed number cannot be compared
 
     @property
     def passed(self) -> bool:
-        """Whether the cell is at most one unit off, or has a remark."""
+        """Whether ``off`` is at most 1, or there is a remark."""
         return self.off <= 1 or self.remark is not None
 
 
 def check(table: Table) -> Iterator[Checked]:
-    """Count every complexity cell of a table."""
+    """Compare all parameters and FLOPs that a table prints with those counted here."""
     for row in table.rows:
         for column in COLUMNS:
             value = counted(table, row, column)
@@ -87,10 +87,10 @@ def check(table: Table) -> Iterator[Checked]:
 
 
 def counted(table: Table, row: Row, column: str) -> float | None:
-    """The number for a complexity cell, counted as the paper counts.
+    """The parameters or FLOPs of a row's network, counted as the paper counts.
 
     Returns:
-        The number in the column's unit. None if the row has no such cell, and for the
+        The number in the column's unit. None if the paper prints no number, and for the
         FLOPs of a detector's baseline. The papers count heads in different ways, so
         only differences to the baseline can be compared.
     """
@@ -100,13 +100,13 @@ def counted(table: Table, row: Row, column: str) -> float | None:
 
 
 def here(table: Table, row: Row, column: str) -> float | None:
-    """The number for a complexity cell, counted for the arithmetic of this package.
+    """The parameters or FLOPs of a row's network, as it runs in this package.
 
     All parameters count. The FLOPs of a detector are the baseline's FLOPs as the paper
     prints them, plus the difference counted here.
 
     Returns:
-        As for :func:`counted`.
+        The same as for :func:`counted`.
     """
     return _value(table, row, column, 'params', 'flops_here')
 
@@ -134,7 +134,7 @@ def complexity(config: str, way: Counting) -> Complexity:
 
     Args:
         config: Path below ``configs/``, of a detector or a classifier.
-        way: How the paper counts.
+        way: How the paper counts multiply-adds.
     """
     register_all_modules()
     cfg = Config.fromfile(config_path(config))
@@ -171,8 +171,8 @@ def _paper_flops(network, way):
             total += layer.groups * math.prod(output.shape[2:])
 
     def count_sac(block, inputs, output):
-        # The paper's count follows from the weights: this package orders the products
-        # differently, and does not call the layers.
+        # The paper's count follows from the weights. Calls cannot be counted, because
+        # this package does not call the layers, and multiplies in another order.
         nonlocal total
         for layer in block.modules():
             if isinstance(layer, nn.Conv2d):

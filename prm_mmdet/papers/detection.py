@@ -12,11 +12,11 @@ _BOX = 'bbox_mAP bbox_mAP_50 bbox_mAP_75'
 _SIZES = 'bbox_mAP_s bbox_mAP_m bbox_mAP_l'
 _MASK = 'segm_mAP segm_mAP_50 segm_mAP_75'
 _MASK_SIZES = 'segm_mAP_s segm_mAP_m segm_mAP_l'
-# For each paper: the pattern of the configs' paths, and the default recipe.
+# For each paper: pattern of the configs' paths, and recipe of rows that name none.
 _PRM = ('prm/{name}_fpn_{recipe}_coco.py', '2x')
 _LCT = ('lct/{name}_fpn_{recipe}_coco.py', '4xb1-1x')
 _SAC = ('sac/{name}_fpn_{recipe}_coco.py', '4xb2-1x')
-_SAC_COUNTING = Counting((800, 1344))  # 1333 x 800, padded
+_SAC_COUNTING = Counting((800, 1344))  # 1333 x 800, padded to multiples of 32
 
 TABLES = (
     read_table(
@@ -59,8 +59,8 @@ cascade-mask-rcnn_r101           | - - 42.6 60.7 46.7 23.8 46.4 56.9
 cascade-mask-rcnn_r101-se-c2-c5  | 4.78 0.191 43.7 61.8 47.5 24.3 47.5 58.6
 cascade-mask-rcnn_r101-lct-c2-c5 | 0.06 0.187 44.1 62.4 48.3 25.0 47.7 59.3
 """,
-        # The paper names no input size. Nearly all of its FLOPs differences is pooling,
-        # which fits an input of 1024 x 1024, not of 1333 x 800.
+        # The paper names no input size. Nearly all of its differences in FLOPs come
+        # from pooling. They fit an input of 1024 x 1024, and not of 1333 x 800.
         Counting((1024, 1024)),
     ),
     read_table(

@@ -1,4 +1,4 @@
-"""Run the rows of the papers' tables as one experiment, with their backbones."""
+"""Train the configs in the papers' tables, and the backbones that they need."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ DATA_ROOTS = ('MMDET_DATASETS', 'IMAGENET')
 
 @dataclass(frozen=True)
 class Runs:
-    """Work dirs and kind of the runs of rows.
+    """Where and how the configs of the tables' rows are run.
 
     Args:
         work_dirs: Folder of the runs. It has one folder for each config, as MMDetection
             names them. Smoke runs are placed in its folder ``smoke``.
-        smoke: Whether to run a few iterations on small images, from no weights.
-        ranks: Number of processes of each row. Each process uses one GPU.
+        smoke: Whether to run a few iterations on small images, without pre-trained
+            weights.
+        ranks: Number of processes of each run. Each process uses one GPU.
     """
 
     work_dirs: str = 'work_dirs'
@@ -45,7 +46,7 @@ class Runs:
 
 
 def choose(tables: Sequence[Table], patterns: Sequence[str] = ()) -> list[str]:
-    """The configs of the tables' rows, each once, in the tables' order.
+    """The configs in the tables, each once, in the order of the tables' rows.
 
     Args:
         tables: Tables, from :data:`prm_mmdet.papers.TABLES`.
@@ -53,7 +54,7 @@ def choose(tables: Sequence[Table], patterns: Sequence[str] = ()) -> list[str]:
             of them. Default: (), which is all rows.
 
     Raises:
-        ValueError: A pattern matches no row; the message lists the rows.
+        ValueError: A pattern matches no row. The message lists the rows.
     """
     configs = list(dict.fromkeys(row.config for t in tables for row in t.rows))
     stems = [Path(config).stem for config in configs]
@@ -96,7 +97,7 @@ def from_torchvision(table: Table) -> Table:
 
 
 def backbone_of(config: str) -> tuple[str, str] | None:
-    """The file that a row's backbone comes from, and the row that trains the backbone.
+    """The file with a config's pre-trained backbone, and the config that trains it.
 
     Args:
         config: Path below ``configs/``.
@@ -121,13 +122,14 @@ def backbone_of(config: str) -> tuple[str, str] | None:
 
 
 def row_cells(configs: Sequence[str], runs: Runs) -> dict[str, Cell]:
-    """The cells of some rows by their configs, after the cells of their backbones.
+    """One cell (a run of an experiment) for each config. The keys are the configs.
 
-    A backbone whose file exists is not trained again.
+    If a config needs a backbone whose file does not exist, the cell that trains the
+    backbone comes first.
 
     Args:
         configs: Paths below ``configs/``, from :func:`choose`.
-        runs: Where the runs are.
+        runs: Where and how the configs are run.
     """
     cells: dict[str, Cell] = {}
     for config in configs:
@@ -170,23 +172,23 @@ def _publishing(cell: Cell, file: Path, runs: Runs) -> Cell:
 def run_rows(
     cells: Mapping[str, Cell], launch: Launch, runs: Runs
 ) -> dict[str, Outcome]:
-    """Run rows, or submit them to Slurm, and return the outcome of each.
+    """Run the cells, or submit them to Slurm, and return their outcomes.
 
     Args:
         cells: Result of :func:`row_cells`.
         launch: How cells are run.
-        runs: Where the runs are.
+        runs: Where and how the configs are run.
 
     Returns:
-        The outcome of each row, by the name of its config.
+        The outcome of each cell, by the name of its config.
 
     Raises:
-        MissingInput: A data set is missing; nothing was started.
+        MissingInput: A data set is missing. Nothing was started.
         OSError: Slurm is the launcher, and ``squeue`` is missing or fails.
     """
 
     def clean(cell: Cell, record: dict) -> None:
-        # The checkpoints of all rows would take tens of gigabytes.
+        # The checkpoints of all smoke runs would take tens of gigabytes.
         for checkpoint in Path(cell.work_dir).glob('*.pth') if runs.smoke else ():
             checkpoint.unlink()
 
@@ -195,8 +197,8 @@ def run_rows(
 
 
 def _look_for_data(cells: Mapping[str, Cell]) -> None:
-    """Raise MissingInput if a row is to be run and its data are missing. All detectors
-    have one data set, and all classifiers have another."""
+    """Raise MissingInput if a cell will run and its data are missing. All detectors
+    have one data set, and all classifiers have another, so two checks are enough."""
     found = set()
     for config, cell in cells.items():
         classifies = config.startswith('imagenet/')
@@ -213,7 +215,7 @@ def list_rows(tables: Sequence[Table], configs: Sequence[str], runs: Runs) -> st
     Args:
         tables: Tables.
         configs: Paths below ``configs/``, from :func:`choose`.
-        runs: Where the runs are.
+        runs: Where and how the configs are run.
     """
     lines = []
     for table in tables:

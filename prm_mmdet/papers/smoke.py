@@ -32,20 +32,20 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
     cfg = Config.fromfile(base).to_dict()
     backbone = cfg['model']['backbone']
     checkpoint = (backbone.get('init_cfg') or {}).get('checkpoint', '')
-    # Without weights, PyTorch's own initial weights are used: with MMDetection's,
-    # ResNeXt's numbers overflow.
+    # ``init_cfg=[]`` leaves PyTorch's own initial weights. With MMDetection's initial
+    # weights, numbers in ResNeXt overflow.
     start: dict = dict(init_cfg=[])
     if checkpoint.startswith('checkpoints/'):
         start = dict(init_cfg=dict(checkpoint=str(folder / checkpoint)))
     elif backbone['type'] == 'prm_mmdet.Plugged':
         start = dict(model=start)
     elif config.startswith('imagenet/') and 'depth' in backbone:
-        # A detector may start from this classifier. After two steps, the norms' running
-        # statistics are so far off that numbers may overflow in the detector. Residual
-        # branches that start at zero keep numbers finite.
+        # A detector may start from this classifier. After only two steps, the running
+        # statistics of batch norm are so wrong that numbers may overflow in the
+        # detector. Residual branches that start at zero keep numbers finite.
         start = dict(zero_init_residual=True)
     model: dict = dict(backbone=start)
-    for name in ('train_cfg', 'test_cfg'):  # only detectors have them
+    for name in ('train_cfg', 'test_cfg'):  # only models of detectors have these
         if name in cfg['model']:
             model[name] = _few(cfg['model'][name])
     settings = dict(
@@ -54,7 +54,7 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
         train_cfg=dict(max_epochs=1),
         default_hooks=dict(logger=dict(interval=1)),
     )
-    # A rank trains on two batches of two images, or on four batches of one image.
+    # Each rank trains on four images: two batches of two, or four batches of one.
     for phase, images in (('train', 4 * ranks), ('val', 2), ('test', 2)):
         loader: dict[str, Any] = {}
         settings[f'{phase}_dataloader'] = loader
@@ -82,7 +82,7 @@ def _write_subset(annotations: str, images: int, folder: Path) -> str:
     """Write the first images of a COCO file that have objects into a file of their
     own, and return its path.
 
-    Reading the annotations of the whole COCO would take a minute in each row.
+    Reading all annotations of COCO would take a minute in each run.
     """
     coco = json.loads(Path(annotations).read_text(encoding='utf-8'))
     full = {a['image_id'] for a in coco['annotations'] if not a.get('iscrowd')}
@@ -108,13 +108,13 @@ def _few(settings: object) -> object:
 
 
 def _small_step(step: dict) -> dict:
-    """A transform with small sizes."""
+    """A transform of a pipeline, with its image sizes made small."""
     sizes = ('scale', 'size', 'short_edge', 'crop_size')
     return {k: _small(v) if k in sizes else v for k, v in step.items()}
 
 
 def _small(size: int | list | tuple) -> int | list | tuple:
-    """A size in pixels, or several sizes: 1333 becomes 160, and 224 becomes 27."""
+    """A smaller size in pixels, or several: 1333 becomes 160, and 224 becomes 27."""
     if isinstance(size, (list, tuple)):
         return type(size)(map(_small, size))
     return round(0.12 * size)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table."""
+    """One row of a table: a config and the numbers that the paper prints for it."""
 
     config: str  # path below configs/
-    # Config of the row from which gains are measured. A baseline names itself.
+    # Config of the row to which gains are relative. A baseline names itself.
     baseline: str
     cells: Mapping[str, float]  # numbers by column
 
@@ -44,11 +44,11 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     counting: Counting | None = None  # None if the table has no parameters and no FLOPs
-    # Reasons why a printed cell cannot be compared, by (config, column).
+    # Reasons why a printed number cannot be compared, by (config, column).
     remarks: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def baseline(self, row: Row) -> Row:
-        """The row from which the gains of ``row`` are measured."""
+        """The row to which the gains of ``row`` are relative."""
         return next(r for r in self.rows if r.config == row.baseline)
 
     def digits(self, column: str) -> int:

@@ -15,10 +15,10 @@ from ..experiments.logs import read_evaluations
 from . import complexity
 from .table import Table
 
-# Columns whose gain over the baseline is shown.
+# ``GAINED`` are the columns whose gain over the baseline is shown.
 FPS = 'fps'
 GAINED = ('bbox_mAP', 'segm_mAP', 'top1', 'top5')
-# Prefixes of the metrics that evaluators log, and decimals to round them to in percent.
+# For each prefix of logged metrics: the decimals to which percentages are rounded.
 _LOGGED = {'coco': 1, 'accuracy': 2}
 
 
@@ -82,7 +82,7 @@ def _values_beside(table, row, column, work_dirs):
     if column in GAINED and work_dirs:
         mine = measured(work_dirs, row.config)
         yield mine.get(column)
-        places = min(places, 2)  # Results are measured to two decimals.
+        places = min(places, 2)  # Measured results have two decimals at most.
         yield _gain(row, mine, measured(work_dirs, row.baseline), column, places)
     if column in complexity.COLUMNS and work_dirs:
         for count in (complexity.counted, complexity.here):
@@ -145,7 +145,7 @@ def measured(work_dirs: str | Path, config: str) -> dict[str, float]:
 
 
 def _terminal(table, head, body, notes):
-    # Names of columns over three lines, so that a table fits a screen.
+    # Column names are broken into three lines, so that a table fits a screen.
     names = (h.replace('_mAP', ' mAP').split(' ', 2) for h in head)
     heads = zip(*([*n, '', ''][:3] for n in names))
     lines = [f'* {stem}, {note}\n' for stem in notes for note in notes[stem]]

@@ -1,4 +1,4 @@
-"""Checks that the blocks share. Messages name the block, the argument and the cure."""
+"""Checks of blocks. Messages name the block, the argument and the cure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GroupsError(ValueError):
     """The number of groups does not fit the channels of a block.
 
     Attributes:
-        in_channels: The channels.
+        in_channels: Number of channels of the block.
     """
 
     def __init__(

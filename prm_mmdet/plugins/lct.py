@@ -78,8 +78,8 @@ class LCT(nn.Module):
         )
 
     def constant_gate(self) -> Tensor | None:
-        """The gate of each channel, (C,), as long as ``weight`` is zero. None if the
-        gate depends on the input."""
+        """The gate of each channel, (C,), while ``weight`` is zero everywhere. None if
+        the gate depends on the input."""
         if self.weight is None or self.bias is None or self.weight.any():
             return None
         return self.bias.detach().sigmoid()

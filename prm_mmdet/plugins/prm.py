@@ -31,8 +31,9 @@ from .checks import check_choice, check_groups, check_input
 @MMDET_MODELS.register_module()
 @MODELS.register_module()
 class PRM(nn.Module):
-    """Gate each position by its similarities to the most salient position and to the
-    mean. Distance weights the first similarity. The channels of a group share the gate.
+    """Gate each position by its similarity to the most salient position (the query
+    point), weighted by the distance, and by its similarity to the mean over positions.
+    The channels of a group share the gate.
 
     Args:
         in_channels (int): Channels C of the input.
@@ -96,8 +97,8 @@ class PRM(nn.Module):
         )
 
     def constant_gate(self) -> Tensor | None:
-        """The gate of each channel, (C,), as long as ``weight`` is zero. None once the
-        gate depends on the input."""
+        """The gate of each channel, (C,), while ``weight`` is zero everywhere. None if
+        the gate depends on the input."""
         if self.weight.any():
             return None
         gate = self.bias.detach().sigmoid()

@@ -12,10 +12,10 @@ from ..registry import METRICS
 
 @METRICS.register_module()
 class Accuracy(BaseMetric):
-    """Fraction of images, 0 to 1, whose class is among the k classes with most score.
+    """Fraction of images, 0 to 1, whose class is among the k classes with top scores.
 
     The metrics are named ``accuracy/top1``, ``accuracy/top5``, and so on. Images with
-    label -1 do not count. An image with NaN among its scores counts as wrong.
+    label -1 are ignored. An image with NaN among its scores counts as wrong.
 
     The metric reads ``logits`` (classes,) and ``gt_label`` of each image. It does not
     read probabilities, because small probabilities are rounded to 0.

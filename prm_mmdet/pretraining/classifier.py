@@ -57,7 +57,7 @@ class ImageClassifier(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor'
     ) -> Any:
-        """Logits, losses or predictions, in the form that MMEngine expects.
+        """The logits, the loss or the predictions, in the form that MMEngine expects.
 
         Args:
             inputs: Normalised images, (B, 3, H, W).

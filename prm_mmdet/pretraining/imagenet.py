@@ -78,7 +78,7 @@ class ImageNet(BaseDataset):
 
     def full_init(self) -> None:
         super().full_init()
-        # Workers write to shared memory, and the main process reports.
+        # Shared memory, because workers write to it and the main process reads it.
         self.unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def prepare_data(self, idx: int) -> dict | None:
@@ -87,7 +87,7 @@ class ImageNet(BaseDataset):
             return data
         self.unreadable[idx] = 1
         if not self.test_mode:
-            return None  # BaseDataset draws another image.
+            return None  # BaseDataset then draws another image.
         for other in range(idx + 1, idx + len(self)):
             data = super().prepare_data(other % len(self))
             if data is not None:

@@ -1,4 +1,4 @@
-"""Read the labels of images in one folder, such as ImageNet's validation images."""
+"""Read the classes of images in one folder, such as ImageNet's validation images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_labels(path: str, classes: Sequence[str]) -> dict[str, int]:
         if fields == [''] or fields[:2] == ['ImageId', 'PredictionString']:
             continue
         where = f'{path}, line {number}: {line.strip()!r}'
-        # Numbers after an index may be one column for each class.
+        # If numbers follow an index, the line may have one column for each class.
         if len(fields) < 2 or (len(fields) > 2 and fields[1] not in known):
             raise ValueError(f'{where} is not an image and its class.{_CURE}')
         name, word = fields[:2]

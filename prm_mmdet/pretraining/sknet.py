@@ -1,6 +1,6 @@
 """ResNet with Selective Kernel units.
 
-SK is not a plugin, because it replaces a layer.
+SK replaces a layer. MMDetection's plugins only add layers.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class _Bottleneck(Bottleneck):
             dilation=self.dilation,
             norm_cfg=self.norm_cfg,
         )
-        # SK has norms of its own. The block's ReLU after them changes nothing, because
-        # SK's output is never negative.
+        # SK contains its norms. The residual block applies ReLU after SK. This changes
+        # nothing, because SK's output is never negative.
         setattr(self, self.norm2_name, nn.Identity())
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..registry import TRANSFORMS
 
-# OpenCV's flags to decode a JPEG at 1/8, 1/4, 1/2 or all of its size.
+# OpenCV's flags to decode a JPEG at 1/8, 1/4, 1/2 or all of its height and width.
 _REDUCED = {
     8: cv2.IMREAD_REDUCED_COLOR_8,
     4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -59,7 +59,7 @@ class LoadImage(BaseTransform):
             data = fileio.get(path, backend_args=self.backend_args)
             shape = read_shape(data)
             image = self.load(data, shape)
-        except Exception:  # A damaged file makes Pillow and OpenCV raise many types.
+        except Exception:  # Damaged files raise many types of errors.
             return None
         if image is None:
             return None
@@ -138,7 +138,7 @@ class LoadRandomResizedCrop(LoadImage):
         return cv2.resize(image[rows, columns], (self.size, self.size))
 
     def draw(self, height: int, width: int) -> Part:
-        """A random part of an image: its top, left, height and width, in pixels."""
+        """Top, left, height and width of a random part of an image, in pixels."""
         low, high = map(math.log, self.ratio)
         for _ in range(10):
             area = height * width * np.random.uniform(*self.scale)
@@ -188,7 +188,7 @@ def read_shape(data: bytes) -> tuple[int, int]:
 def _is_turned(image):
     try:
         return image.getexif().get(_ORIENTATION, 1) >= 5
-    except Exception:  # OpenCV ignores a damaged tag.
+    except Exception:  # OpenCV ignores a damaged EXIF tag.
         return False
 
 

@@ -4,9 +4,9 @@ Source: J. Park, S. Woo, J.-Y. Lee and I. S. Kweon, "BAM: Bottleneck Attention M
 BMVC 2018.
 
 Choices: The two branches are added, as in the paper. The published code multiplies
-them. Batch normalisation follows each hidden layer, as in the code. In the paper's
-equations, it follows the last layer. The parameters in the SAC paper's Table X fit both
-places.
+them. Batch normalisation follows each hidden layer, as in the published code. In the
+paper's equations, it follows the last layer. The parameter count in the SAC paper's
+Table X fits both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class BAM(nn.Module):
 
     Args:
         in_channels (int): Channels C of the input.
-        reduction (int): r; both branches have C / r hidden channels. Must divide
+        reduction (int): r. Both branches have C / r hidden channels. Must divide
             ``in_channels``. Default: 16.
         dilation (int): Dilation of the two 3x3 convolutions. Default: 4.
 

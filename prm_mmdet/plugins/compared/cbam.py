@@ -21,7 +21,7 @@ class CBAM(nn.Module):
 
     Args:
         in_channels (int): Channels C of the input.
-        reduction (int): r; the hidden layer has C / r channels. Must divide
+        reduction (int): r. The hidden layer has C / r channels. Must divide
             ``in_channels``. Default: 16.
 
     Parameters: ``squeeze`` and ``excite``, 1x1 convolutions shared by mean and maximum,

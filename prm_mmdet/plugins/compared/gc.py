@@ -1,7 +1,7 @@
 """Global Context, which the papers' tables compare with.
 
 Source: Y. Cao, J. Xu, S. Lin, F. Wei and H. Hu, "GCNet: Non-local Networks Meet
-Squeeze-Excitation Networks and Beyond", ICCV Workshops 2019, as MMCV has it.
+Squeeze-Excitation Networks and Beyond", ICCV Workshops 2019. The code is MMCV's.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from ..checks import check_input, check_positive_int
 
 @MODELS.register_module()
 class GE(nn.Module):
-    """Gate each channel by its own mean.
+    """Gate each channel by its own mean over positions.
 
     Args:
         in_channels (int): Channels C of the input.

@@ -21,7 +21,7 @@ class SE(nn.Module):
 
     Args:
         in_channels (int): Channels C of the input.
-        reduction (int): r; the hidden layer has C / r channels. Must divide
+        reduction (int): r. The hidden layer has C / r channels. Must divide
             ``in_channels``. Default: 16.
         groups (int, optional): Number of groups of channels within which SE+ first
             normalises the means, as in LCT. The LCT paper uses 64. Must divide

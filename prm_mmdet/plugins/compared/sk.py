@@ -26,7 +26,7 @@ class SK(nn.Module):
         in_channels (int): Channels C of input and output.
         groups (int): Groups of the second convolution. Must divide ``in_channels``.
             Default: 32.
-        reduction (int): r; the layer that weighs the branches has C / r hidden
+        reduction (int): r. The layer that weighs the branches has C / r hidden
             channels. Must divide ``in_channels``. Default: 16.
         stride (int): Stride of both convolutions. Default: 1.
         dilation (int): Dilation of both convolutions. Default: 1.

@@ -1,7 +1,8 @@
-# All networks of the probes start from this network's weights, as detectors start from
-# a pretrained network. It is the demo's network, narrower, without masks and without
-# c5. A region sees at most 158 pixels to either side (tests/test_receptive_field.py).
-# The network is trained on the probe without far context.
+# The base network. It is trained on the data set "control", where no far context shows
+# the class. Networks with blocks start from its weights, as detectors start from a
+# pretrained backbone. It is the demo's network, narrower, without masks and without c5.
+# The features of a region depend on at most 158 pixels to either side
+# (tests/test_receptive_field.py).
 _base_ = '../../../configs/demo/mask-rcnn_r50_fpn_demo.py'
 
 width = 32
@@ -38,15 +39,15 @@ model = dict(
     test_cfg=dict(rpn=proposals),
 )
 
-# make_data.py writes the data. An environment variable names the probe:
+# make_data.py writes the data. An environment variable names the folder of a probe:
 # PROBE_DATA=data/probes/scene/ python tools/train.py ...
 data_root = '{{$PROBE_DATA:data/probes/control/}}'.rstrip('/') + '/'
-scale = (576, 96)  # These limits leave the images as they are.
+scale = (576, 96)  # With these limits, the images keep their size.
 train_pipeline = _base_.train_pipeline
 test_pipeline = _base_.test_pipeline
 train_pipeline[2].scale = test_pipeline[1].scale = scale
 data = dict(data_root=data_root, metainfo=dict(classes=('first', 'second')))
-# Reading an image takes a millisecond. Workers would only take time to start.
+# Reading an image takes only a millisecond, so starting workers would not pay off.
 no_workers = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
     batch_size=4, **no_workers, dataset=dict(**data, pipeline=train_pipeline)

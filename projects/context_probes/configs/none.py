@@ -1,8 +1,8 @@
-# All networks have these settings. The networks start from the weights of a base
-# network, which has no block.
+# The network without a block. The networks with blocks inherit these settings. All
+# start from the weights of a base network, which has no block.
 _base_ = 'base.py'
 load_from = '{{$PROBE_BASE:work_dirs/base/epoch_6.pth}}'
-# As with a pretrained backbone, c1 and c2 are frozen. Blocks set their initial weights.
+# c1 and c2 are frozen, as in a pretrained backbone. Blocks initialise themselves.
 model = dict(backbone=dict(frozen_stages=1, init_cfg=[]))
 epochs = 6
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)

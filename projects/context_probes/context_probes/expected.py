@@ -1,30 +1,37 @@
 """What the blocks' equations predict, written before any block was trained here.
 
-The equations are in :mod:`prm_mmdet.ops.reference`, and in the docstrings of the
-compared blocks. One earlier trial of the far cue, with other images and settings, was
-known: AP 0.43 without a block, SAC 0.85, PRM 0.43, LCT 0.45 (guessing: about 0.43).
-
-Other runs came before the trials on the page. Their networks were trained from scratch,
-or started from bases trained on other control sets. Images differed, too. The control
-and the scene's shares were chosen after these runs, so that something is learned at
-all. If the base had learned the two hues of every cue as one class, SAC saw the far cue
-in 960 steps, but not which-context. With shares of 0.44 and 0.56, neither SE nor SAC
-saw the scene. There are no records of these runs.
-
-After the trials some reasons below were corrected, and the predictions of
-``sac-bottleneck`` were added. :data:`SEEN` was raised from 0.65 to 0.92, and after the
-first seed to 0.95, which changed no verdict. No prediction was changed.
+A probe is a data set. In each probe but ``control``, only a far cue shows the class of
+the objects. A base is a network without a block, trained on ``control``, whose weights
+other networks start from. A trial trains one network on one probe.
 
 A prediction concerns the mean over seeds at the configs' learning rate. A cue is seen
-if the mean AP50 is above :data:`SEEN`. On the control, a block does no harm if its AP
+if the mean AP50 is above :data:`SEEN`. On ``control``, a block does no harm if its AP
 is at most :data:`HARM` below the AP of the network without a block.
+
+The equations are in :mod:`prm_mmdet.ops.reference`, and in the docstrings of the
+compared blocks. When the predictions were written, one trial of far-cue was known, with
+other images and settings. Its AP was 0.43 without a block, 0.85 with SAC, 0.43 with PRM
+and 0.45 with LCT. Guessing gives about 0.43.
+
+Other runs came before the trials on the page, and have no records. Their images
+differed. Their networks were trained from scratch, or started from bases that were
+trained on other versions of ``control``. After these runs, ``control`` and the shares
+of tints in ``scene`` were chosen so that something is learned at all. If the base had
+learned the two hues of every cue as one class, SAC saw the cue of far-cue in 960 steps,
+but not that of which-context. With shares of 0.44 and 0.56 in ``scene``, neither SE nor
+SAC saw the cue.
+
+After the trials, some reasons below were corrected, and the predictions of
+``sac-bottleneck`` were added. :data:`SEEN` was raised from 0.65 to 0.92, and after the
+first seed to 0.95, which changed no verdict. No prediction was changed.
 """
 
 #: AP50 if every object is detected and its class is guessed. It exceeds 0.5, because
 #: COCO takes the best precision at each recall or above.
 CHANCE = 0.54
-#: A cue is seen above this AP50. A network that uses both markers of which-context for
-#: all kinds of objects stays below it: GC reaches 0.91 in the longer trials.
+#: A cue is seen if AP50 is above this number. On which-context, each kind of object has
+#: its own marker. A network that uses both markers for every object stays below this
+#: number: GC reaches 0.91 in the longer trials.
 SEEN = 0.95
 HARM = 0.05
 
@@ -44,7 +51,7 @@ _SHARED = (
     'by the kind of object is left to the layers that follow, which can'
 )
 
-#: (network, probe): whether the cue will be seen, and why.
+#: By (network, probe): whether the network will see the cue, and why.
 PREDICTIONS = {}
 
 

@@ -1,14 +1,14 @@
 """What was found where a prediction and the trials do not agree.
 
-The findings were written after all trials, from the longer trials
-(:data:`~.trials.LONGER`). The page has a table of the longer trials. They were chosen
-after most trials of six epochs.
+The findings were written after all trials, from the longer trials of twelve epochs
+(:data:`~.trials.LONGER`). The longer trials were chosen when most trials of six epochs
+were known. The page has a table of them.
 """
 
 _SLOW = 'slow, not blind: twice the epochs are enough (one seed was run longer).'
 _NOT_YET = 'twice the epochs did not change it (one seed was run longer).'
 
-#: By (network, probe).
+#: The findings, by (network, probe).
 FINDINGS = {
     ('se', 'far-cue'): _NOT_YET,
     ('se', 'scene'): f'one seed of three sees it, and of the others: {_NOT_YET}',

@@ -1,10 +1,11 @@
 """Generated detection data sets that test which context a network can use.
 
-Objects are shapes of random kind, size and texture, of two classes. In every set but
-``control`` an object's own pixels do not show its class, and no pixel within
-:data:`DISTANCE` of the object does. The class is drawn after these pixels, and decides
-only what is painted farther away. That is beyond the receptive field of the network in
-``configs/none.py``, which must guess unless a block brings the context.
+Each data set is called a probe. Objects are shapes of random kind, size and texture, of
+two classes. In every probe but ``control``, the class does not depend on the object's
+own pixels or on any pixel within :data:`DISTANCE` of the object. Only a cue, which is
+painted farther away, shows the class. The cue is beyond the receptive field of the
+network in ``configs/none.py``. This network must guess, unless a block brings the
+context.
 """
 
 import functools
@@ -30,7 +31,7 @@ CLASSES = ('first', 'second')
 VERSION = 4
 
 HEIGHT, WIDTH = 96, 384  # size of the images, in pixels
-WIDE = 576  # width of the images of relative-position, in pixels
+WIDE = 576  # width of images in the probe relative-position, in pixels
 #: Pixels between the box of an object and the nearest pixel that shows its class.
 DISTANCE = 195
 SIDE = (16, 21)  # square root of an object's area, in pixels
@@ -43,24 +44,24 @@ MARGIN = 2  # pixels between objects, and to the image's border
 HUES = 6
 OBJECT_HUE = 2
 CLASS_HUES = (0, 4)
-# Hues of the objects in control, by class. A hue that is a cue of one class is here a
-# hue of the other class. A network that learned control distinguishes the cues, but
-# takes each for the wrong class.
+# Hues of the objects in the probe control, by class. In the other probes, these hues
+# are cues of the opposite class. So a network that was trained on control distinguishes
+# the hues of cues, but takes each hue for the wrong class.
 CONTROL_HUES = ((3, 4), (0, 1))
-# which-context: hues of objects by kind, and of markers by kind and class.
+# For which-context: hues of objects by kind, and hues of markers by kind and class.
 KIND_HUES = (2, 5)
 KIND_CLASS_HUES = ((0, 4), (1, 3))
 
-# relative-position: pixels from the landmark to the nearest object, by class.
+# For relative-position: pixels from the landmark to the nearest object, by class.
 NEAR, FAR = (DISTANCE, 220), (265, 290)
-# Range of a random x. Objects begin at this x, or up to SPREAD pixels to its right.
+# Range of a random x in pixels. Objects begin at x or up to SPREAD pixels to its right.
 LEFT_EDGES = (320, 530)
 SPREAD = 20
 
-# The constants of the set scene:
+# Constants of the probe scene, where each tile has one of two tints.
 TILE = 12  # side of a tile, in pixels
-LOCAL_SHARE = (0.48, 0.52)  # share of the first tint in the tiles near the objects
-SHARES = (0.41, 0.59)  # share of the first tint in all tiles, for classes 1 and 0
+LOCAL_SHARE = (0.48, 0.52)  # fraction of tiles near the objects with the first tint
+SHARES = (0.41, 0.59)  # fraction of all tiles with the first tint, for classes 1 and 0
 
 
 @dataclass
@@ -142,7 +143,7 @@ def draw_image(probe, rng, index):
 
 
 def _far_cue(rng):
-    """The class of all objects is the hue of one far marker."""
+    """The hue of one far marker shows the class of all objects."""
     canvas, objects = _background(rng), []
     canvas, objects = _add_objects(
         rng, canvas, (260, WIDTH), [OBJECT_HUE] * _count(rng)
@@ -153,11 +154,11 @@ def _far_cue(rng):
 
 
 def _scene(rng):
-    """The class of all objects is the tint that most tiles of the image have. Near the
-    objects, the share of each tint does not depend on the class."""
+    """Most tiles of the image have the tint that shows the class of all objects. Near
+    the objects, the tints do not depend on the class."""
     canvas = _background(rng)
     rows, columns = HEIGHT // TILE, WIDTH // TILE
-    # Objects are painted over the tiles, but the tiles depend on the objects' region.
+    # Choose the left edge of the objects' region first, because the tiles depend on it.
     left = int(rng.integers(290, 310))
     # Number of columns of tiles that are far from the objects.
     far = (left - DISTANCE) // TILE
@@ -180,8 +181,8 @@ def _scene(rng):
 
 
 def _relative_position(rng):
-    """The class of all objects is the distance to the landmark: near or far. The image
-    is wide, so that the landmark's position alone says little about the class."""
+    """The distance to the landmark, near or far, shows the class of all objects. The
+    image is wide, so the landmark's position alone says little about the class."""
     canvas = _background(rng, WIDE)
     low = rng.uniform(*LEFT_EDGES)
     hues = [OBJECT_HUE] * 2
@@ -275,7 +276,7 @@ def _add_markers(rng, canvas, objects, hues):
     objects. Returns their boxes. Only the colour depends on the hue."""
     limit = min(box_of(visible)[0] for visible in objects) - DISTANCE
     boxes = []
-    width = limit // len(hues)  # Each disc has its own part of the remaining width.
+    width = limit // len(hues)  # Each disc is placed in its own strip of this width.
     for part, hue in zip(rng.permutation(len(hues)), hues):
         polygon = random_polygon(rng, SHAPES.index('circle'), MARKER_SIDE, (0, 0))
         room = width - np.ptp(polygon[:, 0]) - 2
@@ -285,15 +286,15 @@ def _add_markers(rng, canvas, objects, hues):
 
 
 def _put(rng, polygon, left):
-    """A polygon with its left edge at an x, at a random height inside the image."""
+    """A polygon, moved to begin at x = ``left``, at a random y inside the image."""
     low, high = polygon.min(0), polygon.max(0)
     top = rng.uniform(MARGIN, HEIGHT - MARGIN - (high - low)[1])
     return polygon - low + (left, top)
 
 
 def _add(rng, canvas, polygon, hue):
-    """Paint a polygon onto the canvas. Returns the share of each pixel that it
-    covers."""
+    """Paint a polygon onto the canvas. Returns how much of each pixel the polygon
+    covers, from 0 to 1."""
     height, width = canvas.shape[:2]
     x, y, w, h = _outline(polygon, 1, canvas)
     size = max(w, h)

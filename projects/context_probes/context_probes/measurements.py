@@ -1,4 +1,4 @@
-"""What a trial measures beside AP: a hook of its training."""
+"""A training hook that measures what trials record beside AP."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ProbeMeasurements(Hook):
         base: File with the weights that the network started from. Default: None, for a
             base (a network whose weights other networks start from).
         weights: File to write the network's weights to. Default: None.
-        count_right: Whether to count the objects that are assigned to their class.
+        count_right: Whether to count the objects that get their right class.
             Default: False.
     """
 
@@ -59,8 +59,8 @@ class ProbeMeasurements(Hook):
 
 
 def largest_magnitudes(model: torch.nn.Module, base: dict) -> dict[str, float]:
-    """The largest magnitude of each parameter that the base lacks, by the parameter's
-    name in its block: 'alpha' for ``backbone.layer2.0.prm.alpha``."""
+    """The largest magnitude of each parameter that the base network lacks. Its key is
+    the name in the block: 'alpha' for ``backbone.layer2.0.prm.alpha``."""
     largest: dict[str, float] = {}
     for name, parameter in model.named_parameters():
         if name not in base:
@@ -84,7 +84,7 @@ def first_detections(runner: Runner) -> dict:
 
 @torch.no_grad()
 def count_right(runner: Runner) -> dict[str, list[int]]:
-    """How many objects get their class, and how many objects there are.
+    """How many objects get their right class, and how many objects there are.
 
     An object gets the class of the detection with the highest score and an IoU above
     0.5. Images with objects of ``one`` class and of ``two`` classes are counted
@@ -96,7 +96,7 @@ def count_right(runner: Runner) -> dict[str, list[int]]:
             truth, found = sample.gt_instances, sample.pred_instances
             overlaps = bbox_overlaps(truth.bboxes, found.bboxes)
             scores = found.scores * (overlaps > 0.5)
-            # Column 0 wins for objects without a detection.
+            # For objects without a detection, argmax finds the added column 0.
             scores = torch.nn.functional.pad(scores, (1, 0))
             labels = torch.nn.functional.pad(found.labels, (1, 0), value=-1)
             right = labels[scores.argmax(1)] == truth.labels

@@ -1,4 +1,4 @@
-"""The two pictures of the probes' page."""
+"""The two pictures on the page of results."""
 
 from statistics import mean
 
@@ -18,8 +18,8 @@ SHOWN = ('none', 'sac')
 
 
 def chart(trials):
-    """Draw AP50 by probe and network, and AP on the control. Bars are means over seeds,
-    and dots are single seeds.
+    """Draw AP50 by probe (data set) and network, and AP on the probe ``control``. Bars
+    are means over seeds, and dots are single seeds.
 
     Args:
         trials (dict): From :func:`context_probes.probe_report.collect`.

@@ -1,4 +1,4 @@
-"""The page of the probes, drawn from the records alone."""
+"""Write the page of results from the records of the trials alone."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def write_report(folder: str | Path, path: str | Path = RECORDS) -> None:
     """
     folder = Path(folder)
     found = read_records(path).values()
-    # The bases are not on the page.
+    # Base networks, which others start from, are not on the page.
     records = [r for r in found if r['network'] in NETWORKS]
     if not records:
         raise ValueError(f'{path} has no record of a present config: run run.py')
@@ -139,8 +139,8 @@ _EXAMPLES = (
 
 
 def collect(records):
-    """Group the records of trials that differ in the seed only. Returns lists in the
-    order of seeds, by the trial of the first seed."""
+    """Group the records of trials that differ in the seed only. The keys are the trials
+    with the first seed, and the values are records in the order of seeds."""
     trials = defaultdict(list)
     for record in sorted(records, key=lambda r: r['seed']):
         trials[dataclasses.replace(trial_of(record), seed=SEEDS[0])].append(record)
@@ -148,8 +148,8 @@ def collect(records):
 
 
 def verdict(trials, probe, network):
-    """Whether the cue is seen, or no harm is done on the control, by the mean over
-    seeds at the configs' learning rate. None if the network was not measured."""
+    """Whether a network sees the cue or, on the probe ``control``, does no harm, by the
+    mean over seeds at the configs' learning rate. None if a trial for it is missing."""
     found, plain = (trials.get(Trial(probe, name)) for name in (network, 'none'))
     if not found:
         return None
@@ -263,10 +263,10 @@ one class, and in images with both classes.
 
 
 def _budget():
-    """The number of steps, and the sum of their learning rates."""
+    """Number of training steps, the learning rate, and the sum of rates over steps."""
     cfg = Config.fromfile(CONFIGS / 'none.py')
     steps = NUM_TRAIN // cfg.train_dataloader.batch_size * cfg.train_cfg.max_epochs
-    # With a cosine schedule, the mean is half of the rate.
+    # With a cosine schedule, the mean learning rate is half of RATE.
     return dict(steps=steps, rate=RATE, budget=steps * RATE / 2)
 
 

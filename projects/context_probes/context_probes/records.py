@@ -4,7 +4,7 @@
 the number of ``parameters``, ``seconds``, ``date``, ``versions``, and
 
 - ``config``: a hash of the config and of the data
-- ``base``: a hash of the weights that the trial started from
+- ``base``: a hash of the weights that the trial started from (those of its base)
 - ``largest``: the largest magnitude after training of each parameter of the block
 - ``example``: what the network detects in the first validation image, as boxes (x1, y1,
   x2, y2 in pixels), labels and scores
@@ -40,8 +40,8 @@ def trial_config(trial: Trial, data_root: str, work_dirs: str) -> Config:
 
     Args:
         trial: The trial.
-        data_root: Folder of the probes' folders.
-        work_dirs: Folder of the runs, with the bases' weights.
+        data_root: Folder with a folder of data for each probe.
+        work_dirs: Folder of the runs. It contains the weights of the base networks.
     """
     os.environ['PROBE_DATA'] = os.path.join(os.path.abspath(data_root), trial.probe)
     cfg = Config.fromfile(CONFIGS / f'{trial.network}.py')
@@ -57,7 +57,7 @@ def work_dir(trial: Trial, work_dirs: str) -> Path:
 
 
 def weights_path(base: Trial, work_dirs: str) -> Path:
-    """File with the weights of a base."""
+    """File with the weights of a base, a network that other trials start from."""
     return work_dir(base, work_dirs) / 'weights.pth'
 
 
@@ -81,17 +81,17 @@ _DECISIVE = (
 
 @functools.cache
 def _network_config(network: str) -> dict:
-    """The parts of a network's config that decide a result."""
+    """The settings in a network's config that a result depends on."""
     cfg = Config.fromfile(CONFIGS / f'{network}.py').to_dict()
     for name in ('train_dataloader', 'val_dataloader'):
-        del cfg[name]['dataset']['data_root']  # the same data may lie elsewhere
+        del cfg[name]['dataset']['data_root']  # results do not depend on the folder
     return {name: cfg.get(name) for name in _DECISIVE}
 
 
 @functools.cache
 def fingerprint(trial: Trial) -> str:
-    """Twelve hexadecimal digits that change with the trial's config, the version of the
-    data and the base's config."""
+    """A hash (twelve hexadecimal digits) of the trial's config, the version of the data
+    and the config of the trial's base network."""
     cfg = copy.deepcopy(_network_config(trial.network))
     _tune(cfg, trial)
     parts = [data.VERSION, NUM_TRAIN, NUM_VAL, *(cfg[name] for name in _DECISIVE)]
@@ -115,7 +115,7 @@ def read_records(path: str | Path = RECORDS) -> dict[str, dict]:
     """The records that were made with the present configs, by the trials' names.
 
     Args:
-        path: File with a record in each line; it may be missing.
+        path: File with a record in each line. It may be missing.
 
     Raises:
         ValueError: A line is not a record.
@@ -134,7 +134,7 @@ def add_records(new: Iterable[dict], path: str | Path = RECORDS) -> None:
 
     Args:
         new: The records.
-        path: File with a record in each line; it may be missing.
+        path: File with a record in each line. It may be missing.
     """
     records = _all_records(path)
     records.update({trial_of(record).name: record for record in new})

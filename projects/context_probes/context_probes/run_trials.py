@@ -1,4 +1,4 @@
-"""Running trials as cells of an experiment, each into a line of the records."""
+"""Run trials as one experiment, and write a record (one line) of each trial."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def run_trials(
     work_dirs: str = 'work_dirs/probes',
     jobs: int = 1,
 ) -> bool:
-    """Run the trials without a record of their present config, after their bases.
+    """Run the trials that have no record with their present config.
+
+    The trials that train their base networks are run first.
 
     Args:
         trials: The trials.
@@ -58,7 +60,7 @@ def run_trials(
         records.add_records([_record_of(trial, record)], path)
 
     cells = [_cell(trial, data_root, work_dirs) for trial in everything.values()]
-    # Two runs that write the records would lose each other's lines.
+    # Lock the file: two processes that write records would lose each other's lines.
     with lock_folder(Path(path).parent, '.records.lock'):
         outcomes = run_cells(cells, Launch(jobs=jobs), keep)
     return all(outcome.word in WELL for outcome in outcomes.values())
@@ -88,13 +90,13 @@ def _write_config(path: Path, trial: Trial, data_root: str, work_dirs: str) -> N
         hook['weights'] = str(records.weights_path(trial, work_dirs))
     cfg.custom_hooks = [hook]
     cfg.custom_imports.imports.append('context_probes.measurements')
-    # A trial takes two minutes, so an interrupted trial starts again.
+    # A trial takes two minutes, so it needs no checkpoint to continue from.
     cfg.default_hooks.checkpoint = None
     write_file(path, cfg.pretty_text)
 
 
 def _record_of(trial: Trial, record: dict) -> dict:
-    """The record of a trial, made from the record of its cell."""
+    """The record of a trial, made from ``record``, which run_cells passes."""
     metrics = record['metrics']
     return dict(
         dataclasses.asdict(trial),

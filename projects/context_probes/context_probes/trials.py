@@ -1,4 +1,4 @@
-"""The experiment: which networks are trained on which probes."""
+"""The trials: which networks are trained on which probes (data sets)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from .images import PROBES
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-#: Names of the networks on the page, by the names of their configs.
+#: Titles of the networks on the page of results, by the names of their configs.
 NETWORKS = {
     'none': 'none',
     'none-wide': 'none, wider',
@@ -24,7 +24,7 @@ NETWORKS = {
     'sac-one-context': 'SAC, K = 1',
     'sac-bottleneck': 'SAC, bottleneck, after the last 1x1',
 }
-#: Configs of the weights that networks start from, if they are not :data:`BASE`.
+#: For a network that does not start from the weights of :data:`BASE`: its base network.
 BASES = {'none-wide': 'base-wide'}
 BASE = 'base'
 #: Variants of a block, and the only probes on which they are trained.
@@ -41,10 +41,10 @@ BASE_RATE = 2e-3  # learning rate for training the weights that networks start f
 OTHER_RATE = 1e-3  # a second learning rate, for all networks alike
 SEEDS = (0, 1, 2)
 EPOCHS = 6  # length of the training in all configs
-#: Trials of twice the epochs, as (probe, network, seeds). They repeat one seed of each
-#: network that was predicted to see a cue, and did not see it with every seed. On
-#: which-context, all seeds of SAC and GC are repeated, because only SAC customises the
-#: context.
+#: Trials of twice the epochs, as (probe, network, seeds). If a network was predicted to
+#: see a cue, but did not see it with every seed, one seed is repeated. On
+#: which-context, all seeds of SAC and GC are repeated, because only SAC mixes the
+#: context anew for each position.
 LONGER = (
     ('which-context', 'sac', SEEDS),
     ('which-context', 'gc', SEEDS),
@@ -73,9 +73,9 @@ class Trial:
 
     Args:
         probe: Name in :data:`context_probes.images.PROBES`.
-        network: Name in :data:`NETWORKS`, or the name of a base.
+        network: Name in :data:`NETWORKS`, or the name of a base network.
         rate: Learning rate.
-        seed: Seed of the initial weights, also of the base, and of the order of images.
+        seed: Seed of the initial weights and of the order of images, also for the base.
         epochs: Length of the training.
     """
 
@@ -92,7 +92,7 @@ class Trial:
 
     @property
     def base(self) -> Trial | None:
-        """The trial whose weights this trial starts from. None for a base."""
+        """The trial whose weights this trial starts from. None for a base network."""
         if self.network not in NETWORKS:
             return None
         network = BASES.get(self.network, BASE)

@@ -1,4 +1,4 @@
-"""The probes' data: what shows the class, and what must not show it."""
+"""Probes (data sets): what shows an object's class, and what must not show it."""
 
 import cv2
 import numpy as np
@@ -121,7 +121,7 @@ def test_markers_of_a_kind_tell_the_class_of_that_kind(scenes):
         for i in scene.instances:
             kind = 0 if near(hue(scene.picture[i.visible]), 120) else 1
             assert i.label == label_of[kind]
-    assert different > 15  # the two kinds often differ
+    assert different > 15  # the two kinds often have different classes
 
 
 def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
@@ -131,7 +131,7 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
         colour = np.median(tiles, axis=(1, 3))
         first = colour[..., 2] > colour[..., 0]  # more red than blue
         (label,) = {i.label for i in scene.instances}
-        # Objects cover a few tiles, hence the tolerance.
+        # Objects hide a few tiles, so there is a tolerance.
         assert abs(first.mean() - SHARES[1 - label]) < 0.05
         x, _, w, _ = scene.cues[0]
         beside = first[:, w // TILE :] if x == 0 else first[:, : x // TILE]
@@ -154,7 +154,7 @@ def test_relative_position_is_told_by_the_distance_alone():
         objects[label].append(min(columns.min(), WIDE - 1 - columns.max()))
         landmarks[label].append(min(x, WIDE - x - w))
     assert abs(np.mean(objects[0]) - np.mean(objects[1])) < 20
-    # The best threshold on the landmark's position. Chance alone gives 0.5.
+    # Accuracy of thresholds on the landmark's position. Chance gives 0.5.
     right = [
         (np.mean(np.array(landmarks[0]) > t) + np.mean(np.array(landmarks[1]) <= t)) / 2
         for t in range(WIDE)

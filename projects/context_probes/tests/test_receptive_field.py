@@ -1,7 +1,8 @@
 """Without a block, the networks see nothing of a probe's cue.
 
-The class scores, the box and the features of a region at each object are compared, in
-inference. Proposals at the cue change with the cue, as they should.
+The tests compare the class scores, the box and the features of a region at each object,
+in inference, between images that differ in the cue. Proposals at the cue change with
+it, as they should.
 """
 
 import numpy as np
@@ -96,11 +97,11 @@ def test_outputs_at_objects_do_not_depend_on_the_cue(plain, probe):
 
 @pytest.mark.parametrize('name', ['none', 'none-wide'])
 def test_cues_are_beyond_the_reach_of_regions_at_objects(name):
-    lefts = range(WIDTH - 64, WIDTH - 48)  # all phases of its strides
+    lefts = range(WIDTH - 64, WIDTH - 48)  # every offset relative to the strides
     boxes = [[x, 30, x + 28, 58] for x in lefts]
     farthest = reach(network(name).double(), boxes)
-    assert farthest <= 158  # the number on the page
-    # A region that overlaps an object by half may extend by the object's width.
+    assert farthest <= 158  # The page of results prints this number.
+    # A region that overlaps an object by half may extend beyond it by its width.
     assert DISTANCE - 20 < farthest + WIDEST <= DISTANCE
 
 

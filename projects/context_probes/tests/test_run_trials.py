@@ -80,7 +80,7 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
     example = record['example']
     assert len(example['boxes']) == len(example['labels']) == len(example['scores'])
 
-    # The trial's base was trained first, without the block.
+    # The trial's base network, without the block, was trained first.
     file = records.weights_path(longer.base, work_dirs)
     weights = torch.load(file, weights_only=True)['state_dict']
     assert 'backbone.layer1.0.conv1.weight' in weights
@@ -91,7 +91,7 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
         for layer in ('attention', 'customization', 'transform')
         for kind in ('weight', 'bias')
     }
-    # This weight is zero before training.
+    # This weight is zero until the block is trained.
     assert record['largest']['transform.weight'] > 0
 
 
@@ -115,7 +115,7 @@ def test_trials_with_a_record_are_not_run_again(few, tmp_path, monkeypatch):
     assert ran == [[(base, ()), (lct.name, (base,)), (none.name, (base,))]]
     assert set(records.read_records(args[1])) == {base, none.name}
     run_trials.run_trials(*args)
-    # Run_cells itself skips the base, which is finished.
+    # run_cells itself skips the base network, which is finished.
     assert ran[1] == [(base, ()), (lct.name, (base,))]
 
     text = args[1].read_text()

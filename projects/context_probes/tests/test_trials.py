@@ -110,7 +110,7 @@ def test_guessing_gives_the_chance_that_the_figure_shows():
                         )
                     )
                     score, label = float(rng.uniform()), int(rng.integers(2))
-                    # Both classes are proposed, as detectors do.
+                    # Each box is proposed with both classes, as by a detector.
                     guesses.append(dict(**which, category_id=label, score=score))
                     guesses.append(
                         dict(**which, category_id=1 - label, score=1 - score)
