@@ -399,7 +399,15 @@ def _warnings(cfg: Config, changes: dict, images: int, ranks: int) -> list[str]:
 
 
 def _check_space(comparison: Comparison) -> None:
-    """Raise ValueError if the disk cannot hold the checkpoints."""
+    """Raise ValueError if the checkpoints cannot be written, or need too much space."""
+    place = comparison.work_dir.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise ValueError(
+            f'{place} is not a folder in which files can be written; choose another '
+            '--work-dir'
+        )
     # A checkpoint has 12 bytes for each parameter: the weight, and two numbers of
     # AdamW. Each run keeps one checkpoint. While a run writes its next checkpoint, one
     # more exists.
@@ -409,14 +417,6 @@ def _check_space(comparison: Comparison) -> None:
         if variant.rehearsed
     ]
     needed = sum(sizes) * len(comparison.seeds) + max(sizes)
-    place = comparison.work_dir.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise ValueError(
-            f'{place} is not a folder in which files can be written; choose another '
-            '--work-dir'
-        )
     free = shutil.disk_usage(place).free
     if needed > free:
         raise ValueError(
