@@ -78,7 +78,7 @@ def load_weights_only() -> None:
     ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``, MMEngine loads checkpoints as before. With
     torch < 2.6, checkpoints are loaded in full.
     """
-    from .files import checkpoints, plain_pickle  # they import this module, too
+    from .files import checkpoints, plain_pickle  # both import this module
 
     plain_pickle.read_for_mmengine()
     if digit_version(torch.__version__) < digit_version('2.6'):

@@ -332,7 +332,7 @@ def _shortened(cfg: Config, steps: int) -> dict:
             _scaled(s, factor) if s.get('by_epoch', True) == by_epoch else dict(s)
             for s in schedulers
         ]
-        # After rounding, a scheduler may have no step left. It is left out.
+        # If rounding made a scheduler's begin and end equal, it is left out.
         changes['param_scheduler'] = [
             s for s in scaled if s.get('begin', 0) < s.get('end', _ENDLESS)
         ]

@@ -88,7 +88,7 @@ def attach_plugins(
             f'module must not be a {type(module).__name__}, which would not '
             'synchronise the plugins; attach them to the model before you wrap it'
         )
-    model = getattr(module, '_orig_mod', module)  # torch.compile wraps it
+    model = getattr(module, '_orig_mod', module)  # if torch.compile wrapped it
     read = read_specs(specs)
     probe = Probe(model, input_shape)
     plan = [planned for spec in read for planned in _planned(model, probe, spec)]

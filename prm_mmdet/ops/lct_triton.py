@@ -196,8 +196,8 @@ def _sum_kernel(
     x,  # features, (B, C, H, W), any floating dtype, dense
     factor,  # gradient of y, shape and strides of x. None: sum x alone
     shares,  # partial sums, (B, C, P), float64 if x is float64, else float32
-    s,  # sizes and strides, as _Sizes
-    p,  # compile-time constants, as _Plan
+    s,  # a _Sizes: sizes and strides
+    p,  # a _Plan: compile-time constants
 ):
     slab, share = tl.program_id(0) // s.P, tl.program_id(0) % s.P
     sample, c, channel, exists = _channels(slab, s, p)
@@ -221,8 +221,8 @@ def _scale_kernel(
     gain,  # (B, C), dtype of _sum_kernel's shares
     shift,  # (B, C), dtype of gain. None: no shift
     result,  # x * gain + shift, shape, dtype and strides of x
-    s,  # sizes and strides, as _Sizes
-    p,  # compile-time constants, as _Plan
+    s,  # a _Sizes: sizes and strides
+    p,  # a _Plan: compile-time constants
 ):
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     blocks = tl.cdiv(s.N, p.BLOCK_N)
@@ -244,8 +244,8 @@ def _gate_kernel(
     bias,  # (C,), any floating dtype. None: no transform
     mean,  # mean of x over positions, written here, (B, C), dtype of shares
     gate,  # Eq. 5, written here, (B, C), dtype of shares
-    s,  # sizes and strides, as _Sizes
-    p,  # compile-time constants, as _Plan
+    s,  # a _Sizes: sizes and strides
+    p,  # a _Plan: compile-time constants
 ):
     groups = tl.cdiv(s.C, s.M)
     sample, group = tl.program_id(0) // groups, tl.program_id(0) % groups
@@ -269,8 +269,8 @@ def _gate_gradient_kernel(
     shift,  # gradient of x - gate * (gradient of y), written here, (B, C), as gate
     g_weight,  # gradient of weight, written here, (C,). Empty: no transform
     g_bias,  # gradient of bias, written here, (C,). Empty: no transform
-    s,  # sizes and strides, as _Sizes
-    p,  # compile-time constants, as _Plan
+    s,  # a _Sizes: sizes and strides
+    p,  # a _Plan: compile-time constants
 ):
     c, inside = _group(tl.program_id(0), s, p)
     acc = shares.dtype.element_ty

@@ -74,7 +74,7 @@ class _Slabs(NamedTuple):
     sigma: Optional[Tensor]  # deviation of the encoding, (); None: no encoding
     place: Tensor  # index of the query among the N positions, (B, G), int64
     mean: Tensor  # mean of x over positions, (B, G, K), dtype A
-    statistics: Tensor  # shift, offset and deviation of _Norm, (B, G, 3), dtype A
+    statistics: Tensor  # shift, offset and deviation, see _Norm, (B, G, 3)
     stride_c: int  # stride of the channels, in elements
     stride_n: int  # stride of the positions, in elements
     G: int  # groups

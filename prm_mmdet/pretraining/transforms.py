@@ -124,7 +124,7 @@ class LoadRandomResizedCrop(LoadImage):
         return None if image is None else self.cut(image, shape, part)
 
     def cut(self, image: np.ndarray, shape: tuple[int, int], part: Part) -> np.ndarray:
-        """A part of an image, resized to the square.
+        """Cut a part out of an image, and resize it to ``size`` x ``size`` pixels.
 
         Args:
             image: The image, decoded at any scale.

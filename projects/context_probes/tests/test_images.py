@@ -64,7 +64,7 @@ def test_objects_are_whole_apart_and_of_both_classes(scenes, probe):
     assert 0.35 < np.mean(labels) < 0.65
     if probe != 'relative-position':
         sides = [columns_of(scene)[0][0] < WIDTH / 2 for scene in scenes[probe]]
-        assert 0.3 < np.mean(sides) < 0.7  # objects lie at both ends
+        assert 0.3 < np.mean(sides) < 0.7  # objects lie in both halves of the images
 
 
 @pytest.mark.parametrize('probe', FAR)
@@ -154,7 +154,8 @@ def test_relative_position_is_told_by_the_distance_alone():
         objects[label].append(min(columns.min(), WIDE - 1 - columns.max()))
         landmarks[label].append(min(x, WIDE - x - w))
     assert abs(np.mean(objects[0]) - np.mean(objects[1])) < 20
-    # Accuracy of thresholds on the landmark's position. Chance gives 0.5.
+    # How often a threshold on the landmark's distance to the nearer side of the image
+    # gives the right class, for each threshold. Chance gives 0.5.
     right = [
         (np.mean(np.array(landmarks[0]) > t) + np.mean(np.array(landmarks[1]) <= t)) / 2
         for t in range(WIDE)
