@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,10 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
 
 import torch
 from hypothesis import settings
+
+# A shell lets jobs in the background ignore SIGINT, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Without a GPU, Triton kernels run in its interpreter. Triton asks when it is imported.
 if not torch.cuda.is_available():
