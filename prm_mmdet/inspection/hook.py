@@ -25,7 +25,7 @@ class BlockStatisticsHook(Hook):
     - of a gate over the batch: ``gate_mean``, ``gate_std`` and ``gate_saturated`` (the
       fraction of values below 0.05 or above 0.95);
     - of PRM: ``contribution_rate``, ``theta_rows``, ``theta_columns`` and ``sigma``;
-    - of a block that adds to its input X and returns Z: ``added``, |Z - X| / |X|.
+    - of a block that adds to its input X and returns Z: ``added``, ``|Z - X| / |X|``.
 
     The model has forward hooks only in iterations that are logged. In distributed
     training, the first rank logs the statistics of its own batch.
