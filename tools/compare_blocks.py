@@ -207,13 +207,16 @@ def compare(args):
         return 0
     words = []
     if not args.report:
-        check_settings(comparison)
+        check_settings(comparison, launch.ranks)
         save_rehearsal(comparison)
         words = [outcome.word for outcome in run_cells(cells, launch).values()]
     if any(word in UNFINISHED for word in words):
         print('when those runs have ended, the same command goes on and reports')
     settled = words and all(word in ('ok', 'finished before') for word in words)
     written = report(comparison, args.rounds if settled else 0)
+    if written and 'failed' in words:
+        count = words.count('failed')
+        print(f'{count} of {len(words)} runs failed (see above), so this is not final')
     return int('failed' in words or not (written or words))
 
 

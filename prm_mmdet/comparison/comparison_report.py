@@ -304,7 +304,7 @@ def _notes(found: dict) -> list[str]:
         lines.append(
             f'Not finished: {"; ".join(missing)}. Until then, a mean is over the '
             "row's own seeds, and a difference is over the seeds that the control has, "
-            'too. They do not match each other.'
+            'too. So a difference may not equal the difference of two means.'
         )
     changed = [
         f'{entry["name"]}, seed {seed}'

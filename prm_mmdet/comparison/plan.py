@@ -228,8 +228,9 @@ def make_comparison(
     return comparison
 
 
-def check_settings(comparison: Comparison) -> None:
-    """Raise ValueError if a run of the first seed has begun with other settings."""
+def check_settings(comparison: Comparison, ranks: int) -> None:
+    """Raise ValueError if a run of the first seed has begun with other settings, or is
+    not finished and has begun with another number of ranks."""
     seed = comparison.seeds[0]
     with tempfile.TemporaryDirectory() as folder:
         for variant in comparison.variants:
@@ -240,8 +241,10 @@ def check_settings(comparison: Comparison) -> None:
             if cell.prepare:
                 cell.prepare()
             # Until the first checkpoint exists, the settings may change.
-            if progress(cell).steps:
-                begin_record(cell, record['settings']['--ranks'], record)
+            found = progress(cell)
+            if found.steps:
+                own = record['settings']['--ranks']
+                begin_record(cell, own if found.finished else ranks, record)
 
 
 def save_rehearsal(comparison: Comparison) -> None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import get_rank, is_main_process
 from mmengine.hooks import Hook
 from mmengine.optim import AmpOptimWrapper
@@ -92,7 +93,9 @@ class TrainingGuard(Hook):
                 runner.logger.warning(warning)
             self._watch = None
         loss = (outputs or {}).get('loss')
-        if loss is None or math.isfinite(float(loss)):
+        if isinstance(loss, torch.Tensor):
+            loss = loss.detach()
+        if loss is None or math.isfinite(loss):
             self._invalid = 0
             return
         self._invalid += 1
