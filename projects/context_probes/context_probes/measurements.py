@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ EXAMPLE_SCORE = 0.3  # detections with lower scores are not recorded
 
 
 @HOOKS.register_module()
+@dataclass(eq=False)
 class ProbeMeasurements(Hook):
     """Writes ``measured.json`` into the work dir when the training ends.
 
@@ -31,15 +33,9 @@ class ProbeMeasurements(Hook):
             Default: False.
     """
 
-    def __init__(
-        self,
-        base: str | None = None,
-        weights: str | None = None,
-        count_right: bool = False,
-    ) -> None:
-        self.base = base
-        self.weights = weights
-        self.count_right = count_right
+    base: str | None = None
+    weights: str | None = None
+    count_right: bool = False
 
     def after_train(self, runner: Runner) -> None:
         runner.model.eval()
