@@ -15,12 +15,8 @@ from mmdet.utils import register_all_modules
 
 from .. import plugins
 
-#: Blocks that are placed after conv2 of a bottleneck, as in their paper. Other blocks
-#: are placed after conv3. The user can choose another position.
-_AFTER_CONV2 = ('SAC',)
-#: SK replaces a convolution, so it cannot be inserted as a plugin.
-_NO_PLUGINS = ('SK',)
-NAMES = tuple(name for name in plugins.__all__ if name not in _NO_PLUGINS)
+#: Blocks that can be inserted as plugins. SK cannot: it replaces a convolution.
+NAMES = tuple(name for name in plugins.__all__ if name != 'SK')
 CONTROL = 'none'
 
 
@@ -84,7 +80,8 @@ def _read_block(
     own_stages = options.pop('stages', None)
     if own_stages is not None:
         stages = re.split(r'[,+]', str(own_stages))
-    default = 'after_conv2' if name in _AFTER_CONV2 else 'after_conv3'
+    # SAC's paper places it after conv2 of a bottleneck. The user can choose otherwise.
+    default = 'after_conv2' if name == 'SAC' else 'after_conv3'
     return Block(
         label=' '.join([name, *words]),
         type=_registered(name),

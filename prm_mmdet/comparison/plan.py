@@ -28,7 +28,6 @@ _EVALUATION = ('val_dataloader', 'val_evaluator')  # without them, nothing is me
 _REHEARSAL = 'rehearsal.json'  # in the comparison's folder, see save_rehearsal
 #: Keys of param_scheduler that count epochs, or iterations if by_epoch is False.
 _STEPS = ('begin', 'end', 'T_max', 'milestones', 'step_size', 'total_steps')
-_ABSOLUTE_RATES = ('eta_min',)
 _ENDLESS = 10**8  # MMEngine's 'end' is larger if a scheduler has none.
 
 
@@ -343,7 +342,7 @@ def _at_rate(cfg: Config, changes: dict, lr: float) -> dict:
     found: dict = {'optim_wrapper.optimizer.lr': lr}
     if schedulers := _schedulers(cfg, changes):
         found['param_scheduler'] = [
-            {k: v * lr / own if k in _ABSOLUTE_RATES else v for k, v in s.items()}
+            {k: v * lr / own if k == 'eta_min' else v for k, v in s.items()}
             for s in schedulers
         ]
     return found

@@ -67,18 +67,13 @@ SHARES = (0.41, 0.59)  # fraction of all tiles with the first tint, for classes 
 
 @dataclass
 class Scene:
-    """A drawn image.
+    """A drawn image."""
 
-    Args:
-        picture (ndarray): (H, W, 3) floats from 0 to 255, BGR.
-        instances (list[Instance]): The objects.
-        cues (list[tuple]): Boxes of the cues, as x, y, width, height in pixels. Nothing
-            outside them shows the classes. Empty if objects show their classes.
-    """
-
-    picture: np.ndarray
-    instances: list
-    cues: list
+    picture: np.ndarray  # (H, W, 3) floats from 0 to 255, BGR
+    instances: list[Instance]
+    # Boxes of the cues, as x, y, width, height in pixels. Nothing outside them shows
+    # the classes. Empty if objects show their classes.
+    cues: list[tuple]
 
 
 def generate_probe(root, probe, num_train=320, num_val=100, seed=0):
@@ -91,9 +86,9 @@ def generate_probe(root, probe, num_train=320, num_val=100, seed=0):
         root (str or os.PathLike): Folder of the data set. It is created if it is
             missing.
         probe (str): One of :data:`PROBES`.
-        num_train (int): Training images, at least 1. Default: 320.
-        num_val (int): Validation images, at least 1. Default: 100.
-        seed (int): From 0 to 2**32 - 1. Default: 0.
+        num_train (int): Training images, at least 1.
+        num_val (int): Validation images, at least 1.
+        seed (int): From 0 to 2**32 - 1.
 
     Raises:
         ValueError: An argument is out of its range, or ``root`` holds a data set of

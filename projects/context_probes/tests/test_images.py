@@ -17,7 +17,7 @@ from context_probes.images import (
 )
 from pycocotools.coco import COCO
 
-MORE = range(40, 120)  # seeds of more scenes than every test draws
+MORE = range(40, 80)  # seeds of more scenes than every test draws
 FAR = [probe for probe in PROBES if probe != 'control']
 
 

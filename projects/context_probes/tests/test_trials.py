@@ -94,7 +94,7 @@ def test_guessing_gives_the_chance_that_the_figure_shows():
     rng = np.random.default_rng(0)
     found = []
     with contextlib.redirect_stdout(io.StringIO()):
-        for _ in range(20):
+        for _ in range(8):
             truths, guesses = [], []
             for image in np.repeat(range(100), rng.integers(2, 4, 100)).tolist():
                 box = [30.0 * len(truths), 10.0, 20.0, 20.0]
