@@ -96,6 +96,8 @@ def user_config(demo_data, tmp_path_factory):
         f'val_evaluator = dict(ann_file={annotations!r})\n'
         'test_evaluator = val_evaluator\n'
         'train_cfg = dict(max_epochs=2, val_interval=1)\n'
+        # Masks of 100 objects would take most of the time.
+        'model = dict(test_cfg=dict(rcnn=dict(max_per_img=10)))\n'
     )
     return path
 

@@ -89,3 +89,11 @@ def test_stages_of_another_number_are_refused(backbone, stages, fits):
     else:
         with pytest.raises(RunError, match=r'model\.backbone\.plugins: stages=.* each'):
             check_stages(cfg)
+
+
+def test_options_that_a_block_does_not_have_are_named():
+    plugin = dict(cfg=dict(type='prm_mmdet.SAC', reductoin=4))
+    cfg = Config(dict(model=dict(backbone=dict(type='ResNet', plugins=[plugin]))))
+    message = "SAC has no option 'reductoin'; its options are reduction, softmax, "
+    with pytest.raises(RunError, match=rf'model\.backbone\.plugins: {message}'):
+        check_stages(cfg)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mmdet.registry import MODELS
@@ -14,35 +15,21 @@ from mmdet.utils import register_all_modules
 
 from .. import plugins
 
-#: Blocks that are placed after conv2 of a bottleneck, as in their paper. Other blocks
-#: are placed after conv3. The user can choose another position.
-_AFTER_CONV2 = ('SAC',)
-#: SK replaces a convolution, so it cannot be inserted as a plugin.
-_NO_PLUGINS = ('SK',)
-NAMES = tuple(name for name in plugins.__all__ if name not in _NO_PLUGINS)
+#: Blocks that can be inserted as plugins. SK cannot: it replaces a convolution.
+NAMES = tuple(name for name in plugins.__all__ if name != 'SK')
 CONTROL = 'none'
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block to compare.
+    """A block to compare, and its place. None stands for the default place."""
 
-    Args:
-        label: Name in tables: the text that the user wrote.
-        type: Registered name of the block's class.
-        options: Arguments of the constructor that the user chose.
-        position: Place in a bottleneck: 'after_conv1', 'after_conv2' or 'after_conv3'.
-        stages: Names such as 'c3', or None for the default.
-        at: Regular expression for the names of the submodules that get the block, or
-            None for the default.
-    """
-
-    label: str
-    type: str
-    options: dict = field(default_factory=dict)
-    position: str = 'after_conv3'
-    stages: tuple[str, ...] | None = None
-    at: str | None = None
+    label: str  # name in tables: the text that the user wrote
+    type: str  # registered name of the block's class
+    options: dict  # arguments of the constructor that the user chose
+    position: str  # in a bottleneck: 'after_conv1', 'after_conv2' or 'after_conv3'
+    stages: tuple[str, ...] | None  # names such as 'c3'
+    at: str | None  # regular expression for names of submodules that get the block
 
 
 def read_blocks(
@@ -57,19 +44,18 @@ def read_blocks(
         texts: One text for each block: its name and its options, such as 'SAC
             reduction=16'. The options 'position', 'stages' (with commas) and 'at'
             choose the place of this block.
-        position: Position of the blocks whose text has none. Default: None, the
-            position in the block's paper.
-        stages: Stages of the blocks whose text has none. Default: None, c3 and deeper.
-        at: Regular expression for the blocks whose text has none. Default: None, see
+        position: Position of the blocks whose text has none. Default: the position in
+            the block's paper.
+        stages: Stages of the blocks whose text has none. Default: c3 and deeper.
+        at: Regular expression for the blocks whose text has none. Default: see
             :func:`prm_mmdet.comparison.placement.place`.
 
     Raises:
         ValueError: A text cannot be read, names no registered block, or occurs twice.
     """
     blocks = [_read_block(text, position, stages, at) for text in texts]
-    labels = [block.label for block in blocks]
-    for label in labels:
-        if labels.count(label) > 1:
+    for label, count in Counter(block.label for block in blocks).items():
+        if count > 1:
             raise ValueError(f'--blocks names {label!r} twice')
     return blocks
 
@@ -94,7 +80,8 @@ def _read_block(
     own_stages = options.pop('stages', None)
     if own_stages is not None:
         stages = re.split(r'[,+]', str(own_stages))
-    default = 'after_conv2' if name in _AFTER_CONV2 else 'after_conv3'
+    # SAC's paper places it after conv2 of a bottleneck. The user can choose otherwise.
+    default = 'after_conv2' if name == 'SAC' else 'after_conv3'
     return Block(
         label=' '.join([name, *words]),
         type=_registered(name),

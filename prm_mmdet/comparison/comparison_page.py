@@ -108,11 +108,7 @@ def _differences(axis: Axes, metric: str, drawn: list[tuple[dict, str]]) -> None
 
 
 def as_page(found: dict) -> str:
-    """The report as an HTML page that needs no other file.
-
-    Args:
-        found: Result of :func:`prm_mmdet.comparison.comparison_report.collect`.
-    """
+    """A result of ``collect`` as an HTML page that needs no other file."""
     parts, title = [], ''
     for kind, content in sections(found):
         if kind == 'title':
@@ -149,12 +145,8 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def write_pictures(found: dict, folder: Path) -> None:
-    """Write a PNG file for each learning rate. The Markdown report links to the files.
-
-    Args:
-        found: Result of :func:`prm_mmdet.comparison.comparison_report.collect`.
-        folder: Folder of the files.
-    """
+    """Write a PNG file for each learning rate of a result of ``collect``. The Markdown
+    report links to the files."""
     for kind, content in sections(found):
         if kind == 'picture':
             write_file(folder / picture_name(content), png(draw(found, content)))

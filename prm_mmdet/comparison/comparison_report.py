@@ -39,10 +39,8 @@ def collect(comparison: Comparison, cost: dict | None = None) -> dict:
         }
         for variant in comparison.variants
     }
-    each = [
-        run.get('metrics', {}) for by_seed in runs.values() for run in by_seed.values()
-    ]
-    metrics = list(dict.fromkeys(name for values in each for name in values))
+    each = [run for by_seed in runs.values() for run in by_seed.values()]
+    metrics = list(dict.fromkeys(k for run in each for k in run.get('metrics', {})))
     metric = main_metric(comparison.metric, metrics)
     blocks = [v for v in comparison.variants if v.label != CONTROL]
     entries = []
@@ -57,9 +55,9 @@ def collect(comparison: Comparison, cost: dict | None = None) -> dict:
         entry['metrics'] = {}
         for name in metrics:
             values = _values(own, name)
-            found = dict(
-                values=values, **(summary([*values.values()]) if values else {})
-            )
+            found: dict = dict(values=values)
+            if values:
+                found.update(summary([*values.values()]))
             if own is not control:
                 base = _values(control, name)
                 found['difference'] = paired_difference(values, base, len(blocks))
@@ -119,8 +117,8 @@ def verdict(label: str, metric: str, metrics: Mapping[str, dict]) -> str:
 
     Args:
         label: Name of the block.
-        metric: Name of the metric that decides the verdict.
-        metrics: Results by the name of the metric, as in an entry of :func:`collect`.
+        metric: The metric that decides the verdict.
+        metrics: Results by metric, as in an entry of :func:`collect`.
     """
     difference = metrics.get(metric, {}).get('difference')
     if not difference:
@@ -349,12 +347,8 @@ def picture_name(lr: float | None) -> str:
 
 
 def as_markdown(found: dict, pictures: bool = True) -> str:
-    """A report as Markdown with aligned tables.
-
-    Args:
-        found: Result of :func:`collect`.
-        pictures: Whether to link the pictures. Default: True.
-    """
+    """A result of :func:`collect` as Markdown with aligned tables. It links to the
+    pictures, unless ``pictures`` is false."""
     parts = []
     for kind, content in sections(found):
         if kind == 'table':

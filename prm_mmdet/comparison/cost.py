@@ -48,8 +48,8 @@ def costs_of(comparison: Comparison, rounds: int) -> dict | None:
     variants = [v for v in comparison.variants if v.lr == first]
     if known and {v.label for v in variants} <= {CONTROL, *known['blocks']}:
         return known
-    folders = [comparison.cell_dir(v, comparison.seeds[0]) for v in variants]
-    checkpoints = [last_checkpoint(folder) for folder in folders]
+    seed = comparison.seeds[0]
+    checkpoints = [last_checkpoint(comparison.cell_dir(v, seed)) for v in variants]
     if not rounds or None in checkpoints:
         return known
 
@@ -71,13 +71,12 @@ def costs_of(comparison: Comparison, rounds: int) -> dict | None:
             memory = peak_memory(control['step'], device)
             continue
         print(f'timing {variant.label} beside the control, {rounds} rounds', flush=True)
-        found: dict = {}
+        found = measured[variant.label] = {}
         for kind in ('step', 'inference'):
             pair = dict(control=control[kind], block=functions[kind])
             times = interleave(pair, device, rounds)
             found[kind] = asdict(ratio(times['block'], times['control']))
         found['memory'] = peak_memory(functions['step'], device) / memory
-        measured[variant.label] = found
     costs = dict(
         device=environment(device)['device'],
         rounds=rounds,

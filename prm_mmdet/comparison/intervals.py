@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from scipy.stats import t as student
@@ -17,13 +18,8 @@ def summary(values: Sequence[float]) -> dict:
         ``mean``; ``deviation``, with n - 1 in the denominator, or None for one value;
         ``count``.
     """
-    count = len(values)
-    mean = math.fsum(values) / count
-    deviation = None
-    if count > 1:
-        squares = math.fsum((value - mean) ** 2 for value in values)
-        deviation = math.sqrt(squares / (count - 1))
-    return dict(mean=mean, deviation=deviation, count=count)
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return dict(mean=statistics.fmean(values), deviation=deviation, count=len(values))
 
 
 def paired_difference(
@@ -57,11 +53,8 @@ def paired_difference(
         step = _rounding([*block.values(), *control.values()])
         deviation = math.hypot(found['deviation'], step / math.sqrt(6))
         error = 1 - CONFIDENCE
-        for name, share in (
-            ('interval', error),
-            ('corrected', error / max(1, comparisons)),
-        ):
-            quantile = float(student.ppf(1 - share / 2, len(seeds) - 1))
+        for name, blocks in (('interval', 1), ('corrected', max(1, comparisons))):
+            quantile = float(student.ppf(1 - error / blocks / 2, len(seeds) - 1))
             half = quantile * deviation / math.sqrt(len(seeds))
             found[name] = [found['mean'] - half, found['mean'] + half]
     return found

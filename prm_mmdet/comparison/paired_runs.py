@@ -65,8 +65,8 @@ class PairedRun(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if runner.iter == 0:
-            model = runner.model.module if is_model_wrapper(runner.model) else None
-            self._start(runner, model or runner.model)
+            model = runner.model
+            self._start(runner, model.module if is_model_wrapper(model) else model)
         self._seed(runner, runner.iter)
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -80,18 +80,12 @@ class PairedRun(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         hub = runner.message_hub
-        seen = hub.get_info(_SEEN) if _SEEN in hub.runtime_info else 0
+        seen = hub.get_info(_SEEN, 0)
         for part in _parts(data_batch):
             seen = zlib.crc32(part, seen)
         hub.update_info(_SEEN, seen)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         # Seed already here for the next iteration. Without data workers, this process
         # loads the next batch before it calls another hook.
         self._seed(runner, runner.iter + 1)

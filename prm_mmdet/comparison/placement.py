@@ -15,6 +15,7 @@ from mmengine.config import ConfigDict
 
 from ..insertion import Plugged
 from ..insertion.channels import run_as_in_inference, tensors
+from ..insertion.specs import check_plugin
 from ..plugins import SAC
 from .blocks import Block
 
@@ -46,19 +47,12 @@ _POSTFIX = '_channels'  # marks the temporary SAC that reads the number of chann
 
 @dataclass(frozen=True)
 class Placed:
-    """A detector's config with a block in it.
+    """A detector's config with a block in it."""
 
-    Args:
-        model: The config of the whole detector.
-        where: The place of the blocks, in words.
-        count: Number of blocks in the detector.
-        chosen: Options whose default does not fit the channels, with values that fit.
-    """
-
-    model: dict
-    where: str
-    count: int
-    chosen: dict
+    model: dict  # the config of the whole detector
+    where: str  # the place of the blocks, in words
+    count: int  # number of blocks in the detector
+    chosen: dict  # options whose default does not fit the channels, with fitting values
 
 
 def place(model: dict, block: Block) -> Placed:
@@ -68,10 +62,6 @@ def place(model: dict, block: Block) -> Placed:
     deeper stages. A ResNet of basic blocks gets the block behind ``bn2``, before the
     addition. CSPNeXt and CSPDarknet get the block at the end of each stage. Any other
     backbone gets the block behind its output maps.
-
-    Args:
-        model: Config of a detector, with a ``backbone``.
-        block: The block to insert, and its place if the user chose one.
 
     Raises:
         ValueError: The detector has no backbone, or the block cannot be placed there.
@@ -98,6 +88,7 @@ def place(model: dict, block: Block) -> Placed:
     options = {**_REQUIRED.get(block.type, {}), **block.options}
     chosen = _fitted(block, options, channels)
     cfg = dict(type=block.type, **options, **chosen)
+    check_plugin(cfg, MODELS)
     holder['backbone'] = _with(backbone, cfg, entry)
     _build(holder['backbone'])  # raises ValueError if the options do not fit
     return Placed(whole, where, len(channels), chosen)

@@ -18,37 +18,28 @@ from ..experiments import Cell, read_record, write_config
 from ..experiments.cells import progress
 from ..experiments.records import begin_record
 from ..files.atomic import write_file
+from ..inspection.figure_files import check_folder
 from ..launch import check_data
 from .blocks import CONTROL, Block
 from .placement import Placed, place
 from .rehearsal import Rehearsal, Rehearsed, write_start
 
-_HOOK = 'prm_mmdet.PairedRun'
+_EVALUATION = ('val_dataloader', 'val_evaluator')  # without them, nothing is measured
 _REHEARSAL = 'rehearsal.json'  # in the comparison's folder, see save_rehearsal
 #: Keys of param_scheduler that count epochs, or iterations if by_epoch is False.
 _STEPS = ('begin', 'end', 'T_max', 'milestones', 'step_size', 'total_steps')
-_ABSOLUTE_RATES = ('eta_min',)
 _ENDLESS = 10**8  # MMEngine's 'end' is larger if a scheduler has none.
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The control or a block, at one learning rate, trained with every seed.
+    """The control or a block, at one learning rate, trained with every seed."""
 
-    Args:
-        lr: The learning rate. None stands for the rate in the config.
-        label: Name of the block, or 'none' for the control.
-        model: Config of the detector.
-        placed: The place of the block. None for the control.
-        rehearsed: Results of the rehearsal, which runs one step of the network before
-            the trainings. None if there was no rehearsal.
-    """
-
-    lr: float | None
-    label: str
-    model: dict
-    placed: Placed | None = None
-    rehearsed: Rehearsed | None = None
+    lr: float | None  # None stands for the rate in the config
+    label: str  # name of the block, or 'none' for the control
+    model: dict  # config of the detector
+    placed: Placed | None = None  # None for the control
+    rehearsed: Rehearsed | None = None  # None if there was no rehearsal
 
     @property
     def name(self) -> str:
@@ -65,34 +56,21 @@ class Variant:
 class Comparison:
     """All runs of a comparison, with the settings that they share.
 
-    Args:
-        config: The user's config file.
-        cfg: The config in the file, with the user's options.
-        changes: Changes to the file that all runs share, in the form that
-            :func:`write_config` takes.
-        work_dir: Folder of all runs.
-        variants: The networks in the order of the learning rates. At each rate, the
-            control is first.
-        seeds: Seeds of the runs.
-        metric: The metric that decides the verdicts. Default: None, chosen by
-            :func:`main_metric`.
-        load_from: Checkpoint that all runs start from, or None.
-        partial: Whether this checkpoint may lack weights or contain others. If so, the
-            runs of one seed start from a new file. The file has the weights that fit,
-            and initial values for the missing weights.
-        warnings: Texts that the user should read before the first run.
+    If ``partial``, the checkpoint ``load_from`` may lack weights or contain others.
+    Then the runs of one seed start from a new file. The file has the weights that fit,
+    and initial values for the missing weights.
     """
 
-    config: str
-    cfg: Config
-    changes: dict
-    work_dir: Path
-    variants: list[Variant]
+    config: str  # the user's config file
+    cfg: Config  # the config in the file, with the user's options
+    changes: dict  # what all runs change in the file, as ``write_config`` takes it
+    work_dir: Path  # folder of all runs
+    variants: list[Variant]  # in the order of the rates; at each, the control is first
     seeds: list[int]
-    metric: str | None = None
+    metric: str | None = None  # decides the verdicts; None: ``main_metric`` chooses
     load_from: str | None = None
     partial: bool = False
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # to be read before the first run
 
     def cell_dir(self, variant: Variant, seed: int) -> Path:
         """Work dir of one run."""
@@ -106,14 +84,7 @@ class Comparison:
         ]
 
     def cell(self, variant: Variant, seed: int, config: Path | None = None) -> Cell:
-        """One run.
-
-        Args:
-            variant: The network.
-            seed: The seed.
-            config: Where the run's config is written. Default: None, beside the run's
-                work dir.
-        """
+        """One run. ``config`` is its config file, by default beside its work dir."""
         work_dir = self.cell_dir(variant, seed)
         path = config or work_dir.with_suffix('.py')
         changes = dict(self.changes)
@@ -161,18 +132,17 @@ def make_comparison(
         blocks: Result of :func:`read_blocks`.
         seeds: Number of seeds.
         work_dir: Folder of all runs.
-        load_from: Checkpoint to start from. Default: None, as in the config.
+        load_from: Checkpoint to start from. Default: as in the config.
         epochs: Length of the training in epochs, or in iterations if the config counts
-            iterations. The schedule is shortened, too. Default: None, as in the config.
-        rates: Learning rates. Default: (), only the rate in the config.
-        metric: The metric that decides the verdicts. Default: None, the first metric
-            whose name ends in 'mAP', else the first metric.
-        options: Changes to the config, by dotted key. Default: None.
-        keep_checkpoints: Whether runs keep checkpoints as the config says. Default:
-            False, they keep only the last checkpoint.
-        partial: Whether ``load_from`` may lack or add weights. Default: False.
-        ranks: Processes of each run. Default: 1.
-        rehearse: Whether one step of each network is run first. Default: True.
+            iterations. The schedule is shortened, too. Default: as in the config.
+        rates: Learning rates. Default: only the rate in the config.
+        metric: The metric that decides the verdicts. Default: see :func:`main_metric`.
+        options: Changes to the config, by dotted key.
+        keep_checkpoints: Whether runs keep checkpoints as the config says, instead of
+            the last checkpoint only.
+        partial: Whether ``load_from`` may lack or add weights.
+        ranks: Processes of each run.
+        rehearse: Whether one step of each network is run first.
 
     Raises:
         ValueError: A setting does not fit. The message names it, and says what to do.
@@ -184,7 +154,9 @@ def make_comparison(
         raise ValueError(f'{config} is not a file; name a config file')
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(options or {})
-    _check_config(cfg, config)
+    for name in ('model', 'train_dataloader', 'train_cfg', *_EVALUATION):
+        if not cfg.get(name):
+            raise ValueError(f'{config} has no {name}')
     check_data(cfg, 'train', 'val')
     load_from = load_from or cfg.get('load_from')
     if load_from and os.path.exists(load_from):
@@ -251,7 +223,6 @@ def save_rehearsal(comparison: Comparison) -> None:
     """Write the results of the rehearsal (one step of each network) to a file, for
     reports that are made later without a rehearsal."""
     found = {v.label: asdict(v.rehearsed) for v in comparison.variants if v.rehearsed}
-    comparison.work_dir.mkdir(parents=True, exist_ok=True)
     write_file(comparison.work_dir / _REHEARSAL, json.dumps(found, indent=1) + '\n')
 
 
@@ -261,14 +232,6 @@ def _saved_rehearsal(work_dir: Path) -> dict[str, Rehearsed]:
     except FileNotFoundError:
         return {}
     return {label: Rehearsed(**values) for label, values in found.items()}
-
-
-def _check_config(cfg: Config, path: str) -> None:
-    for name in ('model', 'train_dataloader', 'train_cfg', 'val_dataloader'):
-        if not cfg.get(name):
-            raise ValueError(f'{path} has no {name}')
-    if not cfg.get('val_evaluator'):
-        raise ValueError(f'{path} has no val_evaluator, so that nothing is measured')
 
 
 def main_metric(chosen: str | None, metrics: Sequence[str]) -> str:
@@ -295,7 +258,8 @@ def main_metric(chosen: str | None, metrics: Sequence[str]) -> str:
 
 def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
     """Changes to the config that every run gets, the control included."""
-    hooks = [*(cfg.get('custom_hooks') or []), dict(type=_HOOK, control=cfg.model)]
+    hooks = [*(cfg.get('custom_hooks') or [])]
+    hooks.append(dict(type='prm_mmdet.PairedRun', control=cfg.model))
     # A continued run must draw the same random numbers. Persistent data workers would
     # keep a random state that cannot be restored.
     changes: dict = {
@@ -329,13 +293,11 @@ def _shortened(cfg: Config, steps: int) -> dict:
     for name in ('val_interval', 'val_begin'):
         if name in cfg.train_cfg:
             changes[f'train_cfg.{name}'] = min(cfg.train_cfg[name], steps)
-    schedulers = cfg.get('param_scheduler')
-    if isinstance(schedulers, (list, tuple)):
-        scaled = [
-            _scaled(s, factor) if s.get('by_epoch', True) == by_epoch else dict(s)
-            for s in schedulers
-        ]
-        # If rounding made a scheduler's begin and end equal, it is left out.
+    scaled = [
+        _scaled(s, factor) if s.get('by_epoch', True) == by_epoch else dict(s)
+        for s in _schedulers(cfg, {})
+    ]
+    if scaled:  # If rounding made a scheduler's begin and end equal, it is left out.
         changes['param_scheduler'] = [
             s for s in scaled if s.get('begin', 0) < s.get('end', _ENDLESS)
         ]
@@ -346,6 +308,12 @@ def _shortened(cfg: Config, steps: int) -> dict:
                 hook[name] = max(1, round(hook[name] * factor))
     cfg.custom_hooks = hooks
     return changes
+
+
+def _schedulers(cfg: Config, changes: dict) -> list[dict]:
+    """The schedulers of a config with changes. MMEngine also takes a single one."""
+    found = changes.get('param_scheduler', cfg.get('param_scheduler')) or []
+    return [found] if isinstance(found, dict) else [*found]
 
 
 def _scaled(scheduler: dict, factor: float) -> dict:
@@ -372,10 +340,9 @@ def _at_rate(cfg: Config, changes: dict, lr: float) -> dict:
         raise ValueError(f'--lr must be above 0, got {lr:g}')
     own = changes.get('optim_wrapper.optimizer.lr', own)
     found: dict = {'optim_wrapper.optimizer.lr': lr}
-    schedulers = changes.get('param_scheduler', cfg.get('param_scheduler'))
-    if isinstance(schedulers, (list, tuple)):
+    if schedulers := _schedulers(cfg, changes):
         found['param_scheduler'] = [
-            {k: v * lr / own if k in _ABSOLUTE_RATES else v for k, v in s.items()}
+            {k: v * lr / own if k == 'eta_min' else v for k, v in s.items()}
             for s in schedulers
         ]
     return found
@@ -389,9 +356,7 @@ def _warnings(cfg: Config, changes: dict, images: int, ranks: int) -> list[str]:
     if not epochs or not batch:
         return []
     iterations = epochs * max(1, images // (batch * ranks))
-    schedulers = changes.get('param_scheduler', cfg.get('param_scheduler'))
-    if not isinstance(schedulers, (list, tuple)):
-        return []
+    schedulers = _schedulers(cfg, changes)
     ends = [s.get('end', 0) for s in schedulers if not s.get('by_epoch', True)]
     return [
         f'the schedule by iteration ends after {end} iterations, and the training has '
@@ -403,22 +368,13 @@ def _warnings(cfg: Config, changes: dict, images: int, ranks: int) -> list[str]:
 
 def _check_space(comparison: Comparison) -> None:
     """Raise ValueError if the checkpoints cannot be written, or need too much space."""
-    place = comparison.work_dir.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise ValueError(
-            f'{place} is not a folder in which files can be written; choose another '
-            '--work-dir'
-        )
+    check_folder(comparison.work_dir)
+    path = comparison.work_dir.absolute()
+    place = next(folder for folder in (path, *path.parents) if folder.exists())
     # A checkpoint has 12 bytes for each parameter: the weight, and two numbers of
     # AdamW. Each run keeps one checkpoint. While a run writes its next checkpoint, one
     # more exists.
-    sizes = [
-        12 * variant.rehearsed.parameters
-        for variant in comparison.variants
-        if variant.rehearsed
-    ]
+    sizes = [12 * v.rehearsed.parameters for v in comparison.variants if v.rehearsed]
     needed = sum(sizes) * len(comparison.seeds) + max(sizes)
     free = shutil.disk_usage(place).free
     if needed > free:

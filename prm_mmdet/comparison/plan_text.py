@@ -8,18 +8,10 @@ from .plan import Comparison
 
 def describe(comparison: Comparison) -> str:
     """The plan of a comparison as text: its runs, and the place and size of each block.
-
-    Args:
-        comparison: Result of :func:`prm_mmdet.comparison.plan.make_comparison` with
-            ``rehearse=True``.
-    """
-    train_cfg = {**comparison.cfg.train_cfg}
-    for key, value in comparison.changes.items():
-        if key.startswith('train_cfg.'):
-            train_cfg[key.partition('.')[2]] = value
-    by_epoch = 'max_epochs' in train_cfg
-    length = train_cfg['max_epochs' if by_epoch else 'max_iters']
-    unit = 'epoch' if by_epoch else 'iteration'
+    The comparison must have been made with ``rehearse=True``."""
+    key = 'max_epochs' if 'max_epochs' in comparison.cfg.train_cfg else 'max_iters'
+    length = comparison.changes.get(f'train_cfg.{key}', comparison.cfg.train_cfg[key])
+    unit = 'epoch' if key == 'max_epochs' else 'iteration'
     unit += 's' if length > 1 else ''
     rates = list(dict.fromkeys(variant.lr for variant in comparison.variants))
     runs = len(comparison.variants) * len(comparison.seeds)

@@ -33,18 +33,12 @@ _SAMPLERS = ('DefaultSampler', 'InfiniteSampler')  # samplers for any batch size
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """Results of one step of a network.
+    """Results of one step of a network."""
 
-    Args:
-        parameters: Parameters of the whole network.
-        multiply_adds: Multiply-adds of inference on one image of the evaluation set.
-        start: Effect of the inserted blocks before the first training step, in words.
-        changed: A sentence for each block that changes the loaded network's outputs.
-    """
-
-    parameters: int
-    multiply_adds: int
-    start: str = ''
+    parameters: int  # of the whole network
+    multiply_adds: int  # of inference on one image of the evaluation set
+    start: str = ''  # effect of the blocks before the first training step, in words
+    # A sentence for each block that changes the loaded network's outputs.
     changed: list[str] = field(default_factory=list)
 
 
@@ -93,9 +87,6 @@ class Rehearsal:
     def block(self, placed: Placed) -> Rehearsed:
         """Results of one step of the network with a block.
 
-        Args:
-            placed: The network with the block.
-
         Raises:
             ValueError: The step fails, or a block gets no gradient.
         """
@@ -119,17 +110,14 @@ class Rehearsal:
     def _inserted(self, model: Any) -> dict[str, nn.Module]:
         """The inserted blocks by name: modules that the control lacks. Lists of
         modules, and modules inside a block, are left out."""
-        lists = (nn.ModuleList, nn.Identity)
-        new = {
-            name: module
-            for name, module in model.named_modules()
-            if name not in self._modules and not isinstance(module, lists)
-        }
-        return {
-            name: module
-            for name, module in new.items()
-            if not any(name.startswith(f'{other}.') for other in new)
-        }
+        found: dict[str, nn.Module] = {}
+        for name, module in model.named_modules():  # a block before what is in it
+            new = name not in self._modules and not name.startswith(
+                tuple(f'{block}.' for block in found)
+            )
+            if new and not isinstance(module, (nn.ModuleList, nn.Identity)):
+                found[name] = module
+        return found
 
     def _feature_multiply_adds(self, model: Any) -> int:
         """Multiply-adds of backbone and neck. The heads are left out, because their
@@ -157,14 +145,8 @@ def build_model(model: dict, device: torch.device) -> Any:
 def write_start(path: Path, model: dict, load_from: str, seed: int) -> None:
     """Write a checkpoint with all weights of a model, from one that fits in part.
 
-    Weights that the checkpoint lacks, or has in another shape, get initial values drawn
+    Weights that ``load_from`` lacks, or has in another shape, get initial values drawn
     with the seed. All runs of one seed then start from the same numbers.
-
-    Args:
-        path: The file to write.
-        model: Config of the model without a block.
-        load_from: The checkpoint that fits in part.
-        seed: Seed of the initial values.
     """
     set_random_seed(seed)
     built = build_model(model, torch.device('cpu'))
@@ -175,13 +157,8 @@ def write_start(path: Path, model: dict, load_from: str, seed: int) -> None:
 
 
 def load_batch(loader: dict, batch_size: int | None = None) -> tuple[dict, Any]:
-    """Build a data loader, and return its first batch and its data set.
-
-    Args:
-        loader: Config of the data loader.
-        batch_size: Largest number of images, if the sampler works with any batch size.
-            Default: None, the batch size in the config.
-    """
+    """Build a data loader, and return its first batch and its data set. If the sampler
+    works with any batch size, the batch has at most ``batch_size`` images."""
     loader = copy.deepcopy(loader)
     sampler = str(loader.get('sampler', {}).get('type', '')).rpartition('.')[2]
     if batch_size is not None and sampler.rstrip("'>") in _SAMPLERS:

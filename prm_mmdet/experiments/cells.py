@@ -11,33 +11,25 @@ from mmengine.config import Config
 from ..files.atomic import write_file
 from .logs import last_checkpoint, read_evaluations
 
+RECORD = 'record.json'  # name of the record file in a work dir
+
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One run of an experiment: a config that is trained and evaluated.
+    """One run of an experiment: a config that is trained and evaluated."""
 
-    Args:
-        name: Unique name in the experiment, for messages and record files.
-        config: Path of the config file.
-        work_dir: Folder of the run's logs, checkpoints and record file. No other run of
-            any experiment uses it.
-        auto_scale_lr: Whether train.py scales the learning rate to the batch.
-        after: Names of runs that must be finished before this run starts.
-        then: Commands (lists of arguments) after the evaluation, in the same Slurm job.
-        makes: Files that exist after a finished run, from ``then`` or from a hook.
-        prepare: Called before the config file is read, to write the config file.
-        env: Environment variables of the run's processes.
-    """
-
-    name: str
-    config: str
+    name: str  # unique in the experiment, for messages and record files
+    config: str  # path of the config file
+    # Folder of the run's logs, checkpoints and record file, and of no other run.
     work_dir: Path
-    auto_scale_lr: bool = False
-    after: tuple[str, ...] = ()
+    auto_scale_lr: bool = False  # whether train.py scales the rate to the batch
+    after: tuple[str, ...] = ()  # names of runs that must be finished before
+    # Commands (lists of arguments) after the evaluation, in the same Slurm job.
     then: tuple[tuple[str, ...], ...] = ()
-    makes: tuple[Path, ...] = ()
+    makes: tuple[Path, ...] = ()  # files of a finished run, from ``then`` or a hook
+    # Called before the config file is read, to write the config file.
     prepare: Callable[[], None] | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)  # of the run's processes
 
     @property
     def log(self) -> Path:
@@ -70,21 +62,15 @@ def write_config(
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a cell (one run of an experiment).
+    """Progress of a cell (one run of an experiment)."""
 
-    Args:
-        unit: Unit of the steps: 'epoch' or 'iteration'.
-        steps: Length of the whole training, in epochs or iterations.
-        reached: Step of the newest checkpoint, 0 if there is none.
-        evaluated: Whether the trained model was evaluated.
-        missing: Files of ``Cell.makes`` that do not exist.
-    """
-
-    unit: str = 'epoch'
+    unit: str = 'epoch'  # or 'iteration'
+    # Length of the whole training. 0 before the first checkpoint or evaluation.
     steps: int = 0
-    reached: int = 0
-    evaluated: bool = False
-    missing: tuple[Path, ...] = ()
+    reached: int = 0  # step of the newest checkpoint, 0 if there is none
+    evaluated: bool = False  # whether the trained model was evaluated
+    missing: tuple[Path, ...] = ()  # files of ``Cell.makes`` that do not exist
+    begun: bool = False  # whether there is a record, a checkpoint or an evaluation
 
     @property
     def finished(self) -> bool:
@@ -96,41 +82,38 @@ class Progress:
         if self.evaluated:
             return f'without {self.missing[0]}'
         if not self.reached:
-            return 'not begun'
+            return 'without a checkpoint' if self.begun else 'not begun'
         if self.reached < self.steps:
             return f'after {self.unit} {self.reached} of {self.steps}'
         return 'not evaluated'
 
 
 def progress(cell: Cell) -> Progress:
-    """Find the progress of a cell (one run of an experiment) from its checkpoints and
-    logs.
-
-    Args:
-        cell: The cell.
-    """
+    """Progress of a cell (one run of an experiment), from its checkpoints and logs."""
     missing = tuple(Path(path) for path in cell.makes if not Path(path).exists())
     checkpoint = last_checkpoint(cell.work_dir)
     evaluations = read_evaluations(cell.work_dir)
     if not checkpoint and not evaluations:
-        return Progress(missing=missing)
+        return Progress(missing=missing, begun=Path(cell.work_dir, RECORD).is_file())
     train_cfg = Config.fromfile(cell.config, import_custom_modules=False).train_cfg
     by_epoch = 'max_epochs' in train_cfg
     unit = 'epoch' if by_epoch else 'iteration'
     steps = train_cfg['max_epochs' if by_epoch else 'max_iters']
     reached = checkpoint.step if checkpoint else 0
-    # For a test, the step is taken from the name of the checkpoint. The step is None if
-    # the name does not contain it.
-    evaluated = bool(evaluations) and (
-        evaluations[-1].step == steps
-        or (evaluations[-1].step is None and reached == steps)
-    )
-    if checkpoint and reached < steps:
-        evaluated = False  # The evaluation is of an earlier training.
-    return Progress(unit, steps, reached, evaluated, missing)
+    evaluated = False
+    # If the newest checkpoint is earlier, the evaluation is of an earlier training.
+    if evaluations and (reached >= steps or not checkpoint):
+        # The step of a test is None if the name of its checkpoint does not contain it.
+        last = evaluations[-1].step
+        evaluated = last == steps or (last is None and reached == steps)
+    return Progress(unit, steps, reached, evaluated, missing, begun=True)
 
 
 def state(cell: Cell) -> str:
-    """Progress of a cell (one run of an experiment) in words: 'not begun', 'after epoch
-    3 of 12', 'not evaluated', 'without FILE' or 'finished'."""
-    return str(progress(cell))
+    """Progress of a cell (one run of an experiment) in words: 'not begun', 'begun
+    without a checkpoint' (and what will happen), 'after epoch 3 of 12', 'not
+    evaluated', 'without FILE' or 'finished'."""
+    found = progress(cell)
+    if found.begun and not found.reached and not found.evaluated:
+        return f'begun {found}; unless it is running now, it will start anew'
+    return str(found)

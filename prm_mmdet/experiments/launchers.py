@@ -22,40 +22,23 @@ from .cells import Cell, Progress
 @dataclass(frozen=True)
 class Launch:
     """How an experiment is run. Its runs, each a training and its evaluation, are
-    called cells.
+    called cells."""
 
-    Args:
-        launcher: 'none', 'torchrun' or 'slurm'.
-        ranks: Number of processes of each cell. Each process uses one GPU.
-        partition: Slurm's partition. Default: None, the cluster's default partition.
-        jobs: Number of cells that run at the same time on this machine. With Slurm as
-            launcher, Slurm decides.
-    """
-
-    launcher: str = 'none'
-    ranks: int = 1
-    partition: str | None = None
-    jobs: int = 1
+    launcher: str = 'none'  # or 'torchrun' or 'slurm'
+    ranks: int = 1  # processes of each cell, each with one GPU
+    partition: str | None = None  # Slurm's. None: the cluster's default
+    jobs: int = 1  # cells at the same time on this machine; Slurm decides by itself
 
 
 def tool_path(name: str) -> str:
-    """Path of one of this package's tools, in a checkout or in an installed wheel.
-
-    Args:
-        name: 'train.py' or 'test.py'.
-    """
+    """Path of a tool, such as 'train.py', in a checkout or in an installed wheel."""
     configs = Path(config_path('_base_/default_runtime.py')).parents[1]
     return str(configs.parent / 'tools' / name)
 
 
 def commands(cell: Cell, progress: Progress, launch: Launch) -> list[list[str]]:
-    """The commands that finish a cell (one run of an experiment). Run them in order.
-
-    Args:
-        cell: The cell.
-        progress: Progress of the cell.
-        launch: How cells are run. The launcher is 'none' or 'torchrun'.
-    """
+    """The commands that finish a cell (one run of an experiment), in order, without
+    Slurm."""
     follow_up = [list(command) for command in cell.then]
     if progress.evaluated:
         return follow_up
@@ -102,7 +85,7 @@ def sbatch(
     Args:
         cell: The cell.
         progress: Progress of the cell.
-        launch: How cells are run.
+        launch: Number of ranks, and the partition.
         after: Ids of the Slurm jobs that must succeed before this job starts.
 
     Raises:
@@ -133,9 +116,8 @@ def sbatch(
 
 
 def queued_jobs(launch: Launch) -> dict[str, str]:
-    """Ids of the user's waiting and running Slurm jobs, by name.
-
-    If Slurm is not the launcher, the result is empty.
+    """Ids of the user's waiting and running Slurm jobs, by name. Empty if Slurm is not
+    the launcher.
 
     Raises:
         OSError: ``squeue`` is missing or fails.

@@ -14,22 +14,15 @@ _NO_METRICS = {'step', 'time', 'data_time', 'memory'}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of a model, during a training or by test.py.
+    """One evaluation of a model, during a training or by test.py."""
 
-    Args:
-        when: MMEngine's name of the run: the time at which the run began, as digits.
-        step: Epoch or iteration after which the model was evaluated. None for a test if
-            the name of its checkpoint does not contain the step.
-        unit: What a step is, 'epoch' or 'iteration'.
-        metrics: Finite numbers by the names that the evaluator gave them.
-        test: Whether test.py made the evaluation.
-    """
-
-    when: str
+    when: str  # MMEngine's name of the run: the time at which it began, as digits
+    # Epoch or iteration after which the model was evaluated. None for a test if the
+    # name of its checkpoint does not contain the step.
     step: int | None
-    unit: str
-    metrics: dict[str, float]
-    test: bool
+    unit: str  # 'epoch' or 'iteration'
+    metrics: dict[str, float]  # finite numbers by the evaluator's names
+    test: bool  # whether test.py made the evaluation
 
 
 @dataclass(frozen=True)
@@ -44,17 +37,14 @@ class Checkpoint:
 def read_evaluations(work_dir: str | Path) -> list[Evaluation]:
     """The evaluations in MMEngine's logs, in the order in which their runs began.
 
-    Incomplete lines, and values that are not finite numbers, are left out.
-
-    Args:
-        work_dir: Folder of the runs. It may be missing.
+    Incomplete lines, and values that are not finite numbers, are left out. The folder
+    may be missing.
     """
     work_dir = Path(work_dir)
     found = []
     for log in work_dir.glob('*/vis_data/scalars.json'):
         trained: dict[str, float] = {}
-        for values in _lines(log):
-            metrics = {k: v for k, v in values.items() if k not in _NO_METRICS}
+        for values, metrics in _lines(log):
             if 'iter' in values:
                 trained = values
             elif metrics and isinstance(values.get('step'), int):
@@ -62,36 +52,30 @@ def read_evaluations(work_dir: str | Path) -> list[Evaluation]:
                 run = log.parts[-3]
                 found.append(Evaluation(run, values['step'], unit, metrics, False))
     for log in work_dir.glob('*/*.json'):
-        for values in _lines(log):
-            metrics = {k: v for k, v in values.items() if k not in _NO_METRICS}
+        for _, metrics in _lines(log):
             if metrics:
                 step, unit = _tested_step(log.parent)
                 found.append(Evaluation(log.parts[-2], step, unit, metrics, True))
     return sorted(found, key=lambda evaluation: evaluation.when)
 
 
-def _lines(log: Path) -> Iterator[dict]:
-    """The finite numbers in each line of a log."""
+def _lines(log: Path) -> Iterator[tuple[dict, dict]]:
+    """For each line of a log: its finite numbers, and the metrics among them."""
     for line in log.read_text(encoding='utf-8', errors='replace').splitlines():
         try:
-            values = json.loads(line)
-        except ValueError:
+            items = json.loads(line).items()
+        except (ValueError, AttributeError):
             continue
-        if isinstance(values, dict):
-            yield {
-                name: value
-                for name, value in values.items()
-                if type(value) in (int, float) and math.isfinite(value)
-            }
+        finite = {
+            k: v for k, v in items if type(v) in (int, float) and math.isfinite(v)
+        }
+        yield finite, {k: v for k, v in finite.items() if k not in _NO_METRICS}
 
 
 def _unit(step: int, trained: dict) -> str:
-    """Unit of an evaluation's step: 'epoch' or 'iteration'.
-
-    The log does not contain the unit. The last training line before the evaluation
-    shows it: the unit is 'epoch' if the step equals this line's epoch, or is smaller
-    than this line's iteration.
-    """
+    """Unit of an evaluation's step: 'epoch' or 'iteration'."""
+    # The log does not contain the unit. It follows from the last training line before
+    # the evaluation.
     if not trained or step == trained.get('epoch') or step < trained['iter']:
         return 'epoch'
     return 'iteration'
@@ -111,11 +95,7 @@ _UNITS = {'epoch': 'epoch', 'iter': 'iteration'}
 
 
 def last_checkpoint(work_dir: str | Path) -> Checkpoint | None:
-    """The checkpoint from which ``--resume`` continues, or None if there is none.
-
-    Args:
-        work_dir: Folder of the runs.
-    """
+    """The checkpoint from which ``--resume`` continues, or None if there is none."""
     # MMEngine writes this file when the checkpoint is complete. It holds the path.
     pointer = Path(work_dir, 'last_checkpoint')
     text = pointer.read_text(encoding='utf-8') if pointer.is_file() else ''

@@ -15,7 +15,7 @@ from mmengine.config import Config
 
 from ..files.atomic import write_file
 from ..version import __version__
-from .cells import Cell
+from .cells import RECORD, Cell
 from .logs import read_evaluations
 
 _SHOWN = 5  # number of changed settings that a message lists
@@ -31,13 +31,10 @@ def read_record(work_dir: str | Path) -> dict | None:
     'iteration'), and all ``evaluations`` in order. If a hook of the training wrote
     ``measured.json``, its content is ``measured``.
 
-    Args:
-        work_dir: Work dir of the cell (one run of an experiment).
-
     Raises:
         ValueError: The file is not a record.
     """
-    path = Path(work_dir, 'record.json')
+    path = Path(work_dir, RECORD)
     if not path.is_file():
         return None
     try:
@@ -50,7 +47,7 @@ def read_record(work_dir: str | Path) -> dict | None:
 
 def write_record(record: dict, work_dir: str | Path) -> None:
     """Write the record of a cell (one run of an experiment) into its work dir."""
-    write_file(Path(work_dir, 'record.json'), json.dumps(record, indent=1) + '\n')
+    write_file(Path(work_dir, RECORD), json.dumps(record, indent=1) + '\n')
 
 
 def begin_record(cell: Cell, ranks: int, earlier: dict | None = None) -> dict:
@@ -59,7 +56,7 @@ def begin_record(cell: Cell, ranks: int, earlier: dict | None = None) -> dict:
     Args:
         cell: The cell.
         ranks: Number of processes that train the cell.
-        earlier: The record in the work dir. Default: None, there is no record.
+        earlier: The record in the work dir, or None if there is none.
 
     Raises:
         ValueError: The earlier record has other settings.
@@ -82,10 +79,7 @@ def begin_record(cell: Cell, ranks: int, earlier: dict | None = None) -> dict:
         config=str(cell.config),
         versions=dict(
             prm_mmdet=__version__,
-            mmdet=mmdet.__version__,
-            mmcv=mmcv.__version__,
-            mmengine=mmengine.__version__,
-            torch=torch.__version__,
+            **{m.__name__: m.__version__ for m in (mmdet, mmcv, mmengine, torch)},
             python=platform.python_version(),
         ),
         begun=earlier['begun'] if earlier else _now(),
@@ -95,13 +89,8 @@ def begin_record(cell: Cell, ranks: int, earlier: dict | None = None) -> dict:
 
 
 def finish_record(record: dict, work_dir: str | Path) -> dict:
-    """Complete the record of a finished cell (one run of an experiment), and write it
-    into the work dir.
-
-    Args:
-        record: Result of :func:`begin_record`.
-        work_dir: Work dir of the cell.
-    """
+    """Complete a record of :func:`begin_record` after the cell (one run of an
+    experiment) has finished, and write it into the cell's work dir."""
     evaluations = read_evaluations(work_dir)
     last = evaluations[-1]
     # Runs of test.py before the last one may have evaluated other checkpoints. So they

@@ -12,9 +12,10 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import BinaryIO
 
 from ..files.lock import FolderInUseError, lock_folder
@@ -27,23 +28,16 @@ from .records import begin_record, finish_record, read_record, write_record
 # A process is killed if it has not ended this many seconds after SIGTERM. torchrun
 # waits half as long for its ranks.
 _GRACE = 60
-
-
 #: Outcomes of a run after which the runs that need its result may start.
 WELL = ('ok', 'finished before', 'submitted', 'in the queue')
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a cell (a run of an experiment) in one call of :func:`run_cells`.
+    """The outcome of a cell (a run of an experiment) in a call of :func:`run_cells`."""
 
-    Args:
-        word: One of :data:`WELL`, or 'failed', 'left out', 'run by another process'.
-        reason: Why the cell failed or was left out, else ''.
-    """
-
-    word: str
-    reason: str = ''
+    word: str  # one of WELL, or 'failed', 'left out', 'run by another process'
+    reason: str = ''  # why the cell failed or was left out
 
 
 def run_cells(
@@ -62,9 +56,9 @@ def run_cells(
 
     Args:
         cells: The cells. Each cell comes after the cells that it needs.
-        launch: How cells are run. Default: ``Launch()``, one at a time.
-        on_record: Function that is called with each finished cell and its record, even
-            if the cell was finished before this call. Default: it does nothing.
+        launch: How cells are run. Default: one at a time, each in one process.
+        on_record: Called with each finished cell and its record, even if the cell was
+            finished before this call.
 
     Returns:
         The outcome of each cell, by name.
@@ -76,7 +70,8 @@ def run_cells(
             that does not come before it.
     """
     _check(cells)
-    experiment = _Experiment(cells, launch or Launch(), on_record)
+    launch = launch or Launch()
+    experiment = _Experiment(cells, launch, on_record, queued_jobs(launch))
     with _interruptible():
         try:
             experiment.run()
@@ -89,12 +84,8 @@ def run_cells(
 
 
 def plan(cells: Sequence[Cell], launch: Launch | None = None) -> str:
-    """The commands that :func:`run_cells` would run, as shell text with comments.
-
-    Args:
-        cells: The runs of the experiment.
-        launch: How cells are run. Default: ``Launch()``.
-    """
+    """The commands that :func:`run_cells` would run with the same arguments, as shell
+    text with comments."""
     _check(cells)
     launch = launch or Launch()
     lines, jobs = [], {}
@@ -151,6 +142,7 @@ def _interruptible() -> Iterator[None]:
 _Steps = Generator[None, None, Outcome]
 
 
+@dataclass
 class _Experiment:
     """The state of :func:`run_cells`.
 
@@ -159,29 +151,26 @@ class _Experiment:
     process and releases the lock.
     """
 
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        launch: Launch,
-        on_record: Callable[[Cell, dict], None],
-    ) -> None:
-        self.cells = list(cells)
-        self.launch = launch
-        self.on_record = on_record
-        self.outcomes: dict[str, Outcome] = {}
-        self.queue = queued_jobs(launch)
-        self.jobs: dict[str, str] = {}  # ids of the runs' Slurm jobs, by name
-        # The slot (see ``launchers.environment``) and the process of each active run.
-        self.processes: dict[Cell, tuple[int, subprocess.Popen]] = {}
-        self.seconds: list[float] = []  # durations of the runs that this call finished
+    cells: Sequence[Cell]
+    launch: Launch
+    on_record: Callable[[Cell, dict], None]
+    queue: dict[str, str]  # from ``queued_jobs``
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    jobs: dict[str, str] = field(default_factory=dict)  # ids of Slurm jobs, by run
+    # The processes of the active runs, by slot (see ``launchers.environment``).
+    processes: dict[int, subprocess.Popen] = field(default_factory=dict)
+    # Durations of the runs that this call finished.
+    seconds: list[float] = field(default_factory=list)
 
     def run(self) -> None:
         waiting = list(self.cells)
         running: dict[Cell, _Steps] = {}
         try:
             while waiting or running:
-                for cell in [c for c in waiting if self._can_start(c)]:
-                    if len(running) < self.launch.jobs:
+                for cell in list(waiting):
+                    # All runs that this run needs have ended, in success or failure.
+                    ready = self.outcomes.keys() >= {*cell.after}
+                    if ready and len(running) < self.launch.jobs:
                         waiting.remove(cell)
                         running[cell] = self._run(cell)
                 settled = len(self.outcomes)
@@ -191,7 +180,7 @@ class _Experiment:
                 if settled == len(self.outcomes):
                     time.sleep(0.1)
         finally:
-            for _, process in self.processes.values():
+            for process in self.processes.values():
                 _signal_group(process, signal.SIGTERM)
             for steps in running.values():
                 steps.close()
@@ -203,10 +192,6 @@ class _Experiment:
         for name, outcome in self.outcomes.items():
             if outcome.word not in WELL:
                 _say(f'  {outcome.word}: {name}')
-
-    def _can_start(self, cell: Cell) -> bool:
-        """Whether all runs that this run needs have ended, in success or failure."""
-        return all(name in self.outcomes for name in cell.after)
 
     def _tell(self, cell: Cell, text: str) -> None:
         number = self.cells.index(cell) + 1
@@ -299,7 +284,9 @@ class _Experiment:
         found = progress(cell)
         if status or not found.finished:
             text = cell.log.read_bytes()[begin:].decode(errors='replace')
-            what = _in_words(status) if status else f'it ended {found}'
+            what = f'exit status {status}' if status else f'it ended {found}'
+            if status < 0:
+                what = f'killed by {signal.Signals(-status).name}'
             return Outcome('failed', f'{what}; it says:\n{reason_of_failure(text)}')
         record = finish_record(record, cell.work_dir)
         self.seconds.append(seconds)
@@ -307,8 +294,7 @@ class _Experiment:
         text = f'ok in {_duration(seconds)}, {name} {value:.3f}'
         left = len(self.cells) - len(self.outcomes) - 1
         if left:
-            mean = sum(self.seconds) / len(self.seconds)
-            ahead = mean * left / min(left, self.launch.jobs)
+            ahead = fmean(self.seconds) * left / min(left, self.launch.jobs)
             text += f'; about {_duration(ahead)} left'
         self._tell(cell, text)
         self.on_record(cell, record)
@@ -318,8 +304,7 @@ class _Experiment:
         self, cell: Cell, command: list[str], log: BinaryIO
     ) -> Generator[None, None, int]:
         """Wait for a command to end, and return its exit status."""
-        taken = {slot for slot, _ in self.processes.values()}
-        slot = next(slot for slot in range(self.launch.jobs) if slot not in taken)
+        slot = next(n for n in range(self.launch.jobs) if n not in self.processes)
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -330,13 +315,13 @@ class _Experiment:
             start_new_session=True,
             preexec_fn=functools.partial(end_with_parent, os.getpid(), signal.SIGTERM),
         )
-        self.processes[cell] = slot, process
+        self.processes[slot] = process
         try:
             while process.poll() is None:
                 yield
             return process.returncode
         finally:
-            del self.processes[cell]
+            del self.processes[slot]
             try:
                 _signal_group(process, signal.SIGTERM)
                 process.wait(_GRACE)
@@ -350,12 +335,6 @@ class _Experiment:
 def _signal_group(process: subprocess.Popen, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
-
-
-def _in_words(status: int) -> str:
-    if status < 0:
-        return f'killed by {signal.Signals(-status).name}'
-    return f'exit status {status}'
 
 
 def _duration(seconds: float) -> str:

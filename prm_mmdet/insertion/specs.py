@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import re
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, Registry
 from torch import nn
 
 from ..registry import near_names
@@ -114,16 +115,36 @@ def _read_cfg(cfg: Any) -> tuple[type, dict, str]:
         raise ValueError(f'postfix={postfix!r} must not contain a dot')
     if 'in_channels' in options:
         raise ValueError('in_channels is found by itself; leave it out of cfg')
+    _check_options(plugin, options)
+    return plugin, options, postfix
+
+
+def check_plugin(cfg: dict, registry: Registry) -> None:
+    """Raise ValueError if a plugin's class does not take the options in its config.
+
+    A class that is not registered, or not yet, is not checked.
+    """
+    kind = cfg.get('type')
+    if isinstance(kind, str):
+        with contextlib.suppress(KeyError, RuntimeError, ImportError):
+            kind = registry.get(kind)
+    if inspect.isclass(kind):
+        names = cfg.keys() - {'type', 'postfix'}
+        _check_options(kind, {name: cfg[name] for name in names})
+
+
+def _check_options(plugin: type, options: dict) -> None:
     signature = inspect.signature(plugin)
     try:
         signature.bind(in_channels=0, **options)
     except TypeError as error:
+        unexpected = 'got an unexpected keyword argument'  # Python's words
+        reason = str(error).replace(unexpected, 'has no option')
         accepted = [n for n in signature.parameters if n not in ('self', 'in_channels')]
         raise ValueError(
-            f'{plugin.__name__}: {error}; its options are '
+            f'{plugin.__name__} {reason}; its options are '
             f'{", ".join([*accepted, "postfix"])}'
         ) from None
-    return plugin, options, postfix
 
 
 def _plugin_class(kind: Any) -> type:

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
+from ..insertion.specs import check_plugin
 from .data_files import dicts_in
 from .run_errors import RunError
 
@@ -29,13 +30,15 @@ def plugin_blocks(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def check_stages(cfg: Config) -> None:
-    """Check that a ResNet's ``plugins`` have one entry of ``stages`` for each stage.
+    """Check that a ResNet's ``plugins`` have one entry of ``stages`` for each stage,
+    and options that their classes take.
 
     Args:
         cfg: A complete config.
 
     Raises:
-        RunError: ``stages`` of a plugin has another number of entries.
+        RunError: ``stages`` of a plugin has another number of entries, or its class has
+            no such option.
     """
     for name, node in dicts_in('model', cfg.get('model')):
         kind: Any = node.get('type')
@@ -53,6 +56,10 @@ def check_stages(cfg: Config) -> None:
                     f'entries, but this {kind.__name__} has {number} stages. Give one '
                     'entry for each stage'
                 )
+            try:
+                check_plugin(plugin.get('cfg') or {}, MODELS)
+            except ValueError as error:
+                raise RunError(f'{name}.plugins: {error}') from None
 
 
 class GradientWatch:

@@ -7,7 +7,12 @@ import pytest
 from scipy import stats
 
 from prm_mmdet.comparison.comparison_report import verdict
-from prm_mmdet.comparison.intervals import paired_difference, sign, summary
+from prm_mmdet.comparison.intervals import paired_difference, sign
+
+
+def excludes_zero(control, block, comparisons=1, kind='interval'):
+    values = dict(enumerate(block)), dict(enumerate(control))
+    return sign(paired_difference(*values, comparisons)[kind]) != 0
 
 
 @pytest.mark.parametrize('count', [2, 4, 10])
@@ -34,11 +39,7 @@ def test_without_a_difference_one_interval_in_twenty_excludes_zero(seeds):
     excluded = 0
     for _ in range(1000):
         shared = generator.normal(30, 1, seeds)  # what a seed does to both
-        control, block = shared + generator.normal(0, 0.4, (2, seeds))
-        found = paired_difference(
-            dict(enumerate(block)), dict(enumerate(control)), comparisons=1
-        )
-        excluded += sign(found['interval']) != 0
+        excluded += excludes_zero(*shared + generator.normal(0, 0.4, (2, seeds)))
     # 50 expected, standard deviation 6.9.
     assert 30 <= excluded <= 70
 
@@ -49,11 +50,7 @@ def test_rounded_metrics_exclude_zero_no_more_often(deviation):
     excluded = 0
     for _ in range(1000):
         values = generator.uniform(0.2, 0.6) + generator.normal(0, deviation, (2, 2))
-        control, block = np.round(values, 3)
-        found = paired_difference(
-            dict(enumerate(block)), dict(enumerate(control)), comparisons=1
-        )
-        excluded += sign(found['interval']) != 0
+        excluded += excludes_zero(*np.round(values, 3))
     assert excluded <= 70  # about 110 if rounding is not heeded
 
 
@@ -71,15 +68,8 @@ def test_the_corrected_intervals_hold_for_all_blocks_at_once():
     wrong = 0
     for _ in range(500):
         control = generator.normal(30, 1, 3)
-        differences = [
-            paired_difference(
-                dict(enumerate(generator.normal(30, 1, 3))),
-                dict(enumerate(control)),
-                comparisons=5,
-            )
-            for _ in range(5)
-        ]
-        wrong += any(sign(d['corrected']) for d in differences)
+        blocks = generator.normal(30, 1, (5, 3))
+        wrong += any(excludes_zero(control, b, 5, 'corrected') for b in blocks)
     assert wrong <= 40  # at most 25 expected, standard deviation 4.9
 
 
@@ -96,59 +86,43 @@ def test_one_seed_gives_no_interval():
     assert found == dict(
         mean=pytest.approx(0.1), deviation=None, count=1, interval=None, corrected=None
     )
-
-
-def test_the_summary_of_values():
-    found = summary([1.0, 2.0, 6.0])
-    assert found == dict(mean=3.0, deviation=pytest.approx(math.sqrt(7)), count=3)
-
-
-def measured(low, high, corrected, metric='coco/bbox_mAP', count=3, mean=0.3):
-    difference = dict(
-        mean=(low + high) / 2, count=count, interval=[low, high], corrected=corrected
-    )
-    return {metric: dict(mean=mean, difference=difference)}
+    text = verdict('SAC', 'mAP', {'mAP': dict(mean=0.3, difference=found)})
+    assert text.startswith('SAC: +10.0 AP with one seed. One seed shows no interval')
 
 
 @pytest.mark.parametrize(
-    ('metrics', 'text'),
+    ('interval', 'corrected', 'text'),
     [
-        (measured(0.004, 0.02, (0.001, 0.023)), 'SAC gains 1.2 AP (0.4 to 2.0).'),
-        (measured(-0.02, -0.004, (-0.03, -0.001)), 'SAC loses 1.2 AP (0.4 to 2.0).'),
+        ((0.004, 0.02), (0.001, 0.023), 'SAC gains 1.2 AP (0.4 to 2.0).'),
+        ((-0.02, -0.004), (-0.03, -0.001), 'SAC loses 1.2 AP (0.4 to 2.0).'),
         (
-            measured(0.004, 0.02, (-0.01, 0.03)),
+            (0.004, 0.02),
+            (-0.01, 0.03),
             'SAC gains 1.2 AP (0.4 to 2.0), but not after the correction for several '
             'blocks.',
         ),
         (
-            measured(-0.004, 0.02, (-0.02, 0.04)),
+            (-0.004, 0.02),
+            (-0.02, 0.04),
             'SAC: no difference that three seeds can show (+0.8 AP, -0.4 to +2.0).',
         ),
         (
-            measured(-0.004, 0.004, (-0.02, 0.02), mean=0.0),
+            (0.0, 0.0),
+            (0.0, 0.0),
             'SAC: coco/bbox_mAP is 0 in all runs, with the block and without, so that '
             'they show nothing. Train for longer.',
         ),
     ],
 )
-def test_the_verdict_follows_from_the_interval(metrics, text):
+def test_the_verdict_follows_from_the_interval(interval, corrected, text):
+    mean = sum(interval) / 2
+    difference = dict(mean=mean, count=3, interval=interval, corrected=corrected)
+    metrics = {'coco/bbox_mAP': dict(mean=mean, difference=difference)}
     assert verdict('SAC', 'coco/bbox_mAP', metrics) == text
 
 
 def test_the_verdict_of_a_metric_of_which_less_is_better():
-    metrics = measured(-0.3, -0.1, (-0.4, -0.05), 'val/loss')
-    assert (
-        verdict('SAC', 'val/loss', metrics) == 'SAC improves by 0.2 loss (0.1 to 0.3).'
-    )
-
-
-def test_one_seed_gives_no_verdict():
-    difference = dict(mean=0.05, count=1, interval=None, corrected=None)
-    metrics = {'coco/bbox_mAP': dict(mean=0.3, difference=difference)}
-    text = verdict('SAC', 'coco/bbox_mAP', metrics)
-    assert 'gains' not in text
-    assert 'there is no verdict' in text
-
-
-def test_the_sign_of_an_interval():
-    assert [sign(ends) for ends in [(1, 2), (-1, 2), (-2, -1)]] == [1, 0, -1]
+    ends = dict(interval=(-0.3, -0.1), corrected=(-0.4, -0.05))
+    metrics = {'val/loss': dict(mean=1, difference=dict(mean=-0.2, count=3, **ends))}
+    text = verdict('SAC', 'val/loss', metrics)
+    assert text == 'SAC improves by 0.2 loss (0.1 to 0.3).'

@@ -75,29 +75,23 @@ def test_known_places_without_plugins(backbone, name, count):
 
 
 def test_other_backbones_get_the_block_behind_their_maps():
-    found = placed(MOBILE, 'SAC')
+    found = placed(MOBILE, 'LCT')
     assert 'output maps of MobileNetV2: c3, c4, c5' in found.where
     assert found.count == 3
-
-
-def test_maps_that_the_neck_leaves_out_get_no_block():
-    model = ConfigDict(backbone=MOBILE, neck=dict(type='FPN', start_level=2))
-    found = place(model, read_blocks(['SAC'])[0])
-    assert found.where.endswith('c4, c5')
-
-
-def test_groups_are_fitted_to_the_channels():
-    found = placed(dict(MOBILE, widen_factor=1.0), 'LCT')
-    assert found.chosen == dict(groups=16)  # of 32, 96 and 320 channels
-    assert placed(dict(MOBILE, widen_factor=1.0), 'LCT groups=8').chosen == {}
+    # The largest number of groups that fits 16, 48 and 160 channels.
+    assert found.chosen == dict(groups=8)
+    assert placed(dict(RESNET, base_channels=32), 'PRM groups=8').chosen == {}
     assert placed(dict(RESNET, base_channels=32), 'PRM').chosen == {}
+    neck = dict(type='FPN', start_level=2)  # leaves two maps out
+    found = place(ConfigDict(backbone=MOBILE, neck=neck), read_blocks(['SAC'])[0])
+    assert found.where.endswith('c4, c5')
 
 
 @pytest.mark.parametrize(
     ('backbone', 'text', 'where', 'message'),
     [
         (RESNET, 'PRM groups=7', {}, 'groups=7'),
-        (RESNET, 'SAC reduktion=2', {}, "'reduktion'"),
+        (RESNET, 'SAC reduktion=2', {}, "no option 'reduktion'; .* reduction, "),
         (RESNET, 'SAC', dict(stages=['c7']), "no stage 'c7'. Choose from c2, c3"),
         (RESNET, 'SAC', dict(at=r'layer9'), 'layer9'),
         (MOBILE, 'SAC', dict(stages=['c6']), "no stage 'c6'"),

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import types
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,7 +13,12 @@ from prm_mmdet.comparison import plan
 from prm_mmdet.comparison.blocks import read_blocks
 from prm_mmdet.comparison.placement import place
 from prm_mmdet.comparison.plan import make_comparison
-from prm_mmdet.comparison.rehearsal import Rehearsal, Rehearsed, write_start
+from prm_mmdet.comparison.rehearsal import (
+    Rehearsal,
+    Rehearsed,
+    _check_fit,
+    write_start,
+)
 from prm_mmdet.launch import MissingInput
 
 pytestmark = pytest.mark.usefixtures('unformatted_configs')
@@ -161,10 +167,12 @@ def test_blocks_whose_output_nothing_uses(rehearsal, user_cfg):
         rehearsal.block(place(cfg.model, block))
 
 
-def test_checkpoints(user_cfg, tmp_path):
-    path = tmp_path / 'start.pth'
-    write_start(path, user_cfg.model, str(_one_weight(tmp_path)), 0)
+def test_blocks_in_trained_weights(user_cfg, tmp_path):
+    path, part = tmp_path / 'start.pth', tmp_path / 'part.pth'
+    torch.save({'backbone.bn1.weight': torch.full((16,), 2.0)}, part)
+    write_start(path, user_cfg.model, str(part), 0)
     weights = torch.load(path)['state_dict']
+    assert (weights['backbone.bn1.weight'] == 2).all()
     for name, value in weights.items():
         if name.endswith('bn3.weight'):  # zero before training, which hides any block
             value.fill_(1)
@@ -175,25 +183,33 @@ def test_checkpoints(user_cfg, tmp_path):
     shown = found.block(se)
     assert shown.start == 'changes the network at step 0 (13 blocks)'
     assert len(shown.changed) == 13
-    weights['roi_head.bbox_head.fc_cls.weight'] = torch.zeros(81, 256)
-    torch.save(dict(state_dict=weights), path)
-    with pytest.raises(ValueError, match=r'fc_cls.weight\).*--allow-partial'):
-        Rehearsal(user_cfg, str(path))
-    Rehearsal(user_cfg, str(path), partial=True)
 
 
-def _one_weight(folder):
-    """A checkpoint with one weight of the detector."""
-    path = folder / 'one.pth'
-    torch.save({'backbone.bn1.weight': torch.ones(16)}, path)
-    return path
+@pytest.mark.parametrize(
+    ('weights', 'partial', 'message'),
+    [
+        (dict(weight=torch.ones(2, 3), bias=torch.ones(2)), False, ''),
+        (dict(weight=torch.ones(2, 3)), False, r'bias.*--allow-partial'),
+        (
+            dict(weight=torch.ones(9, 3), bias=torch.ones(2)),
+            False,
+            r'weight\).*--allow-partial',
+        ),
+        (dict(weight=torch.ones(2, 3)), True, ''),
+        (dict(other=torch.ones(1)), True, 'does not hold the weights'),
+    ],
+)
+def test_checkpoints_that_do_not_fit(weights, partial, message):
+    expected = pytest.raises(ValueError, match=message) if message else nullcontext()
+    with expected:
+        _check_fit('a.pth', weights, torch.nn.Linear(3, 2), partial)
 
 
 def test_work_dirs_that_cannot_be_written(user_config, tmp_path):
     (tmp_path / 'file').touch()
     found = comparison(user_config, tmp_path)
     found = dataclasses.replace(found, work_dir=tmp_path / 'file' / 'runs')
-    with pytest.raises(ValueError, match='file is not a folder in which files can be'):
+    with pytest.raises(ValueError, match='file is not a folder; name another folder'):
         plan._check_space(found)
 
 

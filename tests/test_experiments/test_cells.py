@@ -71,4 +71,12 @@ def test_the_state_of_a_training_by_iteration(tmp_path):
     Path(work_dir, 'last_checkpoint').unlink()
     assert state(cell) == 'finished'
     evaluated(1000)
-    assert state(cell) == 'not begun'
+    assert state(cell).startswith('begun without a checkpoint')
+
+
+def test_a_run_that_left_a_record_alone_has_begun(tmp_path):
+    (tmp_path / 'record.json').touch()
+    found = state(Cell('a', 'config.py', tmp_path))
+    assert found == (
+        'begun without a checkpoint; unless it is running now, it will start anew'
+    )

@@ -164,7 +164,7 @@ def test_a_cell_without_its_last_evaluation_has_failed(cell, capsys):
     a = cell('a', "print('the results are empty'); sys.exit()")
     assert words([a]) == ['failed']
     out = capsys.readouterr().out
-    assert 'failed: it ended not begun; it says:\n    the results are empty\n' in out
+    assert ': it ended without a checkpoint; it says:\n    the results are em' in out
 
 
 def test_commands_follow_the_training_until_their_files_are_there(cell):

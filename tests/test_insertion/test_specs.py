@@ -49,10 +49,10 @@ def test_types_that_are_no_plugin(kind, words):
     [
         (
             dict(PRM_CFG, group=8),
-            ["PRM: got an unexpected keyword argument 'group'", 'are groups, simil'],
+            ["PRM has no option 'group'; its options are groups, similarity,"],
         ),
         # MMCV's SAC is a convolution.
-        (dict(type='SAC'), ["SAConv2d: missing a required argument: 'out_channels'"]),
+        (dict(type='SAC'), ["SAConv2d missing a required argument: 'out_channels'"]),
         (dict(SAC_CFG, in_channels=8), ['in_channels is found by itself; leave it']),
         ('prm_mmdet.SAC', ["such as dict(type='prm_mmdet.SAC'), got 'prm_mmdet.SAC'"]),
         (dict(groups=4), ['must be a dict with a type']),

@@ -11,6 +11,7 @@ context.
 import functools
 import math
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
@@ -66,18 +67,13 @@ SHARES = (0.41, 0.59)  # fraction of all tiles with the first tint, for classes 
 
 @dataclass
 class Scene:
-    """A drawn image.
+    """A drawn image."""
 
-    Args:
-        picture (ndarray): (H, W, 3) floats from 0 to 255, BGR.
-        instances (list[Instance]): The objects.
-        cues (list[tuple]): Boxes of the cues, as x, y, width, height in pixels. Nothing
-            outside them shows the classes. Empty if objects show their classes.
-    """
-
-    picture: np.ndarray
-    instances: list
-    cues: list
+    picture: np.ndarray  # (H, W, 3) floats from 0 to 255, BGR
+    instances: list[Instance]
+    # Boxes of the cues, as x, y, width, height in pixels. Nothing outside them shows
+    # the classes. Empty if objects show their classes.
+    cues: list[tuple]
 
 
 def generate_probe(root, probe, num_train=320, num_val=100, seed=0):
@@ -90,9 +86,9 @@ def generate_probe(root, probe, num_train=320, num_val=100, seed=0):
         root (str or os.PathLike): Folder of the data set. It is created if it is
             missing.
         probe (str): One of :data:`PROBES`.
-        num_train (int): Training images, at least 1. Default: 320.
-        num_val (int): Validation images, at least 1. Default: 100.
-        seed (int): From 0 to 2**32 - 1. Default: 0.
+        num_train (int): Training images, at least 1.
+        num_val (int): Validation images, at least 1.
+        seed (int): From 0 to 2**32 - 1.
 
     Raises:
         ValueError: An argument is out of its range, or ``root`` holds a data set of
@@ -144,13 +140,11 @@ def draw_image(probe, rng, index):
 
 def _far_cue(rng):
     """The hue of one far marker shows the class of all objects."""
-    canvas, objects = _background(rng), []
-    canvas, objects = _add_objects(
-        rng, canvas, (260, WIDTH), [OBJECT_HUE] * _count(rng)
-    )
+    canvas = _background(rng)
+    objects = _add_objects(rng, canvas, (260, WIDTH), [OBJECT_HUE] * _count(rng))
     label = int(rng.integers(2))
     cue = _add_markers(rng, canvas, objects, [CLASS_HUES[label]])
-    return Scene(canvas, _instances(objects, [label] * len(objects)), cue)
+    return Scene(canvas, _instances(objects, repeat(label)), cue)
 
 
 def _scene(rng):
@@ -173,11 +167,9 @@ def _scene(rng):
     tinted = np.where(tints[..., None], *colours)
     tinted = tinted.repeat(TILE, axis=0).repeat(TILE, axis=1)
     canvas = 0.5 * canvas + 0.5 * tinted
-    canvas, objects = _add_objects(
-        rng, canvas, (left, WIDTH), [OBJECT_HUE] * _count(rng)
-    )
+    objects = _add_objects(rng, canvas, (left, WIDTH), [OBJECT_HUE] * _count(rng))
     cue = (0, 0, far * TILE, HEIGHT)
-    return Scene(canvas, _instances(objects, [label] * len(objects)), [cue])
+    return Scene(canvas, _instances(objects, repeat(label)), [cue])
 
 
 def _relative_position(rng):
@@ -186,14 +178,14 @@ def _relative_position(rng):
     canvas = _background(rng, WIDE)
     low = rng.uniform(*LEFT_EDGES)
     hues = [OBJECT_HUE] * 2
-    canvas, objects = _add_objects(rng, canvas, (low, WIDE), hues, low + SPREAD)
+    objects = _add_objects(rng, canvas, (low, WIDE), hues, low + SPREAD)
     label = int(rng.integers(2))
     nearest = min(box_of(visible)[0] for visible in objects)
     edge = nearest - int(rng.integers(*(NEAR, FAR)[label]))
     polygon = random_polygon(rng, SHAPES.index('circle'), LANDMARK_SIDE, (0, 0))
     polygon = _put(rng, polygon, edge - np.ptp(polygon[:, 0]) - 1)
     covered = _add(rng, canvas, polygon, CLASS_HUES[0]) > 0
-    return Scene(canvas, _instances(objects, [label] * len(objects)), [box_of(covered)])
+    return Scene(canvas, _instances(objects, repeat(label)), [box_of(covered)])
 
 
 def _which_context(rng):
@@ -202,11 +194,10 @@ def _which_context(rng):
     canvas = _background(rng)
     kinds = [0, 1, int(rng.integers(2))][: _count(rng)]
     hues = [KIND_HUES[kind] for kind in kinds]
-    canvas, objects = _add_objects(rng, canvas, (260, WIDTH), hues)
+    objects = _add_objects(rng, canvas, (260, WIDTH), hues)
     labels = rng.integers(2, size=2).tolist()  # class of each kind
     hues = [KIND_CLASS_HUES[kind][label] for kind, label in enumerate(labels)]
     cues = _add_markers(rng, canvas, objects, hues)
-    kinds = kinds[: len(objects)]
     return Scene(canvas, _instances(objects, [labels[k] for k in kinds]), cues)
 
 
@@ -215,9 +206,9 @@ def _control(rng):
     canvas = _background(rng)
     labels = rng.integers(2, size=_count(rng)).tolist()
     hues = [int(rng.choice(CONTROL_HUES[label])) for label in labels]
-    canvas, objects = _add_objects(rng, canvas, (260, WIDTH), hues)
+    objects = _add_objects(rng, canvas, (260, WIDTH), hues)
     _add_markers(rng, canvas, objects, [int(rng.choice(sum(CONTROL_HUES, ())))])
-    return Scene(canvas, _instances(objects, labels[: len(objects)]), [])
+    return Scene(canvas, _instances(objects, labels), [])
 
 
 PROBES = {
@@ -251,7 +242,7 @@ def _colours(rng, hue, shape):
 def _add_objects(rng, canvas, within, hues, highest=WIDE, attempts=200):
     """Draw an object of each hue in turn, until no place is found. Objects lie between
     the two x of ``within``, and begin at ``highest`` at most, in pixels. Returns the
-    canvas, and the masks of the drawn objects in the order of hues."""
+    masks of the drawn objects in the order of hues."""
     masks = []
     taken = np.zeros(canvas.shape[:2], bool)
     for hue in hues:
@@ -268,7 +259,7 @@ def _add_objects(rng, canvas, within, hues, highest=WIDE, attempts=200):
             break
         taken[y : y + h, x : x + w] = True
         masks.append(_add(rng, canvas, polygon, hue) >= 0.5)
-    return canvas, masks
+    return masks
 
 
 def _add_markers(rng, canvas, objects, hues):
@@ -316,4 +307,5 @@ def _outline(polygon, margin, canvas):
 
 
 def _instances(masks, labels):
+    """The objects. There may be more labels than masks: some objects found no place."""
     return [Instance(k, False, float(m.sum()), m) for m, k in zip(masks, labels)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,26 +21,15 @@ EXAMPLE_SCORE = 0.3  # detections with lower scores are not recorded
 
 
 @HOOKS.register_module()
+@dataclass(eq=False)
 class ProbeMeasurements(Hook):
-    """Writes ``measured.json`` into the work dir when the training ends.
+    """Writes ``measured.json`` into the work dir when the training ends."""
 
-    Args:
-        base: File with the weights that the network started from. Default: None, for a
-            base (a network whose weights other networks start from).
-        weights: File to write the network's weights to. Default: None.
-        count_right: Whether to count the objects that get their right class.
-            Default: False.
-    """
-
-    def __init__(
-        self,
-        base: str | None = None,
-        weights: str | None = None,
-        count_right: bool = False,
-    ) -> None:
-        self.base = base
-        self.weights = weights
-        self.count_right = count_right
+    # File with the weights that the network started from. None for a base (a network
+    # whose weights other networks start from).
+    base: str | None = None
+    weights: str | None = None  # file to write the network's weights to
+    count_right: bool = False  # whether to count objects that get their right class
 
     def after_train(self, runner: Runner) -> None:
         runner.model.eval()

@@ -33,7 +33,11 @@ from .trials import (
 _PAGE = """<!-- Written by "python projects/context_probes/run.py --report". -->
 # What each block lets a detector see: the figures
 
-{intro}
+Small detectors were trained on generated images in which something far away from an
+object decides its class. Tables show COCO AP50 and, in parentheses, AP, as means over
+seeds, then the least and the largest AP50 if there are several seeds. Seeds differ in
+the initial weights, those of the base included, and in the order of images. All seeds
+use the same images.
 
 | probe | the class of an object is |
 |---|---|
@@ -84,14 +88,6 @@ make probes-short   # one seed of no block, PRM, LCT and SAC
 {provenance}
 """
 
-_INTRO = (
-    'Small detectors were trained on generated images in which something far away from '
-    'an object decides its class. Tables show COCO AP50 and, in parentheses, AP, as '
-    'means over seeds, then the least and the largest AP50 if there are several seeds. '
-    'Seeds differ in the initial weights, those of the base included, and in the order '
-    'of images. All seeds use the same images.'
-)
-
 
 def write_report(folder: str | Path, path: str | Path = RECORDS) -> None:
     """Write ``probes.md``, ``table.csv``, ``ap50.png`` and ``examples.png``.
@@ -116,7 +112,6 @@ def write_report(folder: str | Path, path: str | Path = RECORDS) -> None:
     save_png(chart(trials), folder / 'ap50.png')
     write_file(folder / 'table.csv', _csv(records))
     page = _PAGE.format(
-        intro=_INTRO,
         tables=''.join(_table(trials, rate) for rate in (RATE, OTHER_RATE)),
         examples='' if drawn is None else f'{_EXAMPLES}\n',
         distance=DISTANCE,

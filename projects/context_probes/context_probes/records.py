@@ -16,7 +16,6 @@ the number of ``parameters``, ``seconds``, ``date``, ``versions``, and
 from __future__ import annotations
 
 import copy
-import dataclasses
 import functools
 import hashlib
 import json
@@ -36,13 +35,8 @@ RECORDS = Path(__file__).parents[1] / 'records.jsonl'
 
 
 def trial_config(trial: Trial, data_root: str, work_dirs: str) -> Config:
-    """The config of a trial.
-
-    Args:
-        trial: The trial.
-        data_root: Folder with a folder of data for each probe.
-        work_dirs: Folder of the runs. It contains the weights of the base networks.
-    """
+    """The config of a trial. ``data_root`` has a folder of data for each probe, and
+    ``work_dirs`` has the weights of the base networks."""
     os.environ['PROBE_DATA'] = os.path.join(os.path.abspath(data_root), trial.probe)
     cfg = Config.fromfile(CONFIGS / f'{trial.network}.py')
     if trial.base:
@@ -107,15 +101,13 @@ def digits(content: bytes) -> str:
 
 def trial_of(record: dict) -> Trial:
     """The trial that a record describes."""
-    names = [field.name for field in dataclasses.fields(Trial)]
-    return Trial(**{name: record[name] for name in names if name in record})
+    names = Trial.__dataclass_fields__.keys() & record.keys()
+    return Trial(**{name: record[name] for name in names})
 
 
 def read_records(path: str | Path = RECORDS) -> dict[str, dict]:
     """The records that were made with the present configs, by the trials' names.
-
-    Args:
-        path: File with a record in each line. It may be missing.
+    The file may be missing.
 
     Raises:
         ValueError: A line is not a record.
@@ -131,11 +123,7 @@ def read_records(path: str | Path = RECORDS) -> dict[str, dict]:
 
 def add_records(new: Iterable[dict], path: str | Path = RECORDS) -> None:
     """Write records into the file, in place of older records of the same trials.
-
-    Args:
-        new: The records.
-        path: File with a record in each line. It may be missing.
-    """
+    The file may be missing."""
     records = _all_records(path)
     records.update({trial_of(record).name: record for record in new})
     lines = [json.dumps(records[name]) + '\n' for name in sorted(records)]

@@ -69,20 +69,12 @@ LONGER = (
 
 @dataclass(frozen=True)
 class Trial:
-    """A network that is trained and evaluated on a probe.
+    """A network that is trained and evaluated on a probe."""
 
-    Args:
-        probe: Name in :data:`context_probes.images.PROBES`.
-        network: Name in :data:`NETWORKS`, or the name of a base network.
-        rate: Learning rate.
-        seed: Seed of the initial weights and of the order of images, also for the base.
-        epochs: Length of the training.
-    """
-
-    probe: str
-    network: str
+    probe: str  # name in PROBES
+    network: str  # name in NETWORKS, or the name of a base network
     rate: float = RATE
-    seed: int = 0
+    seed: int = 0  # of the initial weights and the order of images, also for the base
     epochs: int = EPOCHS
 
     @property

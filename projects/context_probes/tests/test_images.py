@@ -17,6 +17,7 @@ from context_probes.images import (
 )
 from pycocotools.coco import COCO
 
+MORE = range(40, 80)  # seeds of more scenes than every test draws
 FAR = [probe for probe in PROBES if probe != 'control']
 
 
@@ -140,11 +141,11 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
     assert np.ptp(nearby[0]) > 0.05
 
 
-def test_relative_position_is_told_by_the_distance_alone():
+def test_relative_position_is_told_by_the_distance_alone(scenes):
     """The objects' positions do not show the class. The landmark's hardly does."""
     objects, landmarks = {0: [], 1: []}, {0: [], 1: []}
-    for index in range(120):
-        scene = draw_probe(np.random.default_rng(index), 'relative-position')
+    more = (draw_probe(np.random.default_rng(i), 'relative-position') for i in MORE)
+    for scene in (*scenes['relative-position'], *more):
         ((x, _, w, _),) = scene.cues
         (label,) = {i.label for i in scene.instances}
         columns = np.concatenate(columns_of(scene))

@@ -23,7 +23,12 @@ TRIAL = Trial('far-cue', 'sac', seed=1)
 
 @pytest.fixture
 def few(monkeypatch):
-    """Two images of each split."""
+    """Two images of each split, and configs without yapf's layout, which takes long."""
+    monkeypatch.setattr(
+        'mmengine.config.config.FormatCode',
+        lambda text, **style: (text, True),
+        raising=False,  # onedl-mmengine uses no yapf
+    )
     monkeypatch.setattr(records, 'NUM_TRAIN', 2)
     monkeypatch.setattr(records, 'NUM_VAL', 2)
     records.fingerprint.cache_clear()

@@ -94,27 +94,17 @@ def test_guessing_gives_the_chance_that_the_figure_shows():
     rng = np.random.default_rng(0)
     found = []
     with contextlib.redirect_stdout(io.StringIO()):
-        for _ in range(20):
+        for _ in range(8):
             truths, guesses = [], []
-            for image in range(100):
-                for _ in range(int(rng.integers(2, 4))):
-                    box = [30.0 * len(truths), 10.0, 20.0, 20.0]
-                    which = dict(image_id=image, bbox=box)
-                    truths.append(
-                        dict(
-                            **which,
-                            id=len(truths) + 1,
-                            category_id=int(rng.integers(2)),
-                            area=400.0,
-                            iscrowd=0,
-                        )
-                    )
-                    score, label = float(rng.uniform()), int(rng.integers(2))
-                    # Each box is proposed with both classes, as by a detector.
-                    guesses.append(dict(**which, category_id=label, score=score))
-                    guesses.append(
-                        dict(**which, category_id=1 - label, score=1 - score)
-                    )
+            for image in np.repeat(range(100), rng.integers(2, 4, 100)).tolist():
+                box = [30.0 * len(truths), 10.0, 20.0, 20.0]
+                which = dict(image_id=image, bbox=box)
+                truth = dict(which, id=len(truths) + 1, area=400.0, iscrowd=0)
+                truths.append(dict(truth, category_id=int(rng.integers(2))))
+                score, label = float(rng.uniform()), int(rng.integers(2))
+                # Each box is proposed with both classes, as by a detector.
+                guesses.append(dict(which, category_id=label, score=score))
+                guesses.append(dict(which, category_id=1 - label, score=1 - score))
             coco = COCO()
             coco.dataset = dict(
                 images=[dict(id=image) for image in range(100)],
