@@ -301,14 +301,15 @@ def test_a_copied_work_dir_continues_from_its_own_file(trained, work, tmp_path):
 
 
 def test_resume_without_a_checkpoint_keeps_load_from(trained, tmp_path, monkeypatch):
-    started = []
+    started, loads_weights_only = [], []
 
     def from_cfg(cls, cfg):
         started.append(cfg)
         raise RunError('stop here')
 
     monkeypatch.setattr(MMEngineRunner, 'from_cfg', classmethod(from_cfg))
-    monkeypatch.setattr(compat, 'load_weights_only', lambda: None)
+    called = functools.partial(loads_weights_only.append, True)
+    monkeypatch.setattr(compat, 'load_weights_only', called)
     monkeypatch.setattr(TrainRunner, 'auto_resume', False)
     (tmp_path / 'mine.py').write_text('load_from = "weights.pth"\n')
     work = tmp_path / 'copy'
@@ -317,6 +318,7 @@ def test_resume_without_a_checkpoint_keeps_load_from(trained, tmp_path, monkeypa
     with pytest.raises(SystemExit, match='stop here'):
         run_tool('train.py')
     assert (started[0].load_from, started[0].resume) == ('weights.pth', False)
+    assert loads_weights_only
     assert read_run_id(str(work))
     (work / '.run_id').unlink()
     shutil.copytree(trained, work, dirs_exist_ok=True)

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from prm_mmdet import compat
-from prm_mmdet.launch import MissingInput, check_data
+from prm_mmdet.launch import check_data
 from prm_mmdet.launch.annotations import LARGE, Faults, find_faults, image_files
 
 PHASES = ('train', 'val', 'test')
@@ -29,11 +29,7 @@ def parse_args() -> argparse.Namespace:
         help='if the annotations have no errors, open every image, too (minutes)',
     )
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config',
+        '--cfg-options', nargs='+', action=DictAction, help='override config settings'
     )
     return parser.parse_args()
 
@@ -45,16 +41,16 @@ def main() -> None:
     cfg.merge_from_dict(args.cfg_options or {})
     try:
         check_data(cfg, *PHASES)
-    except MissingInput as error:
+        found = list(find_faults(cfg, *PHASES))
+        for faults in found:
+            print(faults)
+        if not found:
+            print('no annotations in the format of COCO or Pascal VOC')
+        if args.images and not any(faults.refused for faults in found):
+            found.append(check_images(cfg))
+            print(found[-1])
+    except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
-    found = list(find_faults(cfg, *PHASES))
-    if not found:
-        print('no annotations in the format of COCO or Pascal VOC')
-    for faults in found:
-        print(faults)
-    if args.images and not any(faults.refused for faults in found):
-        found.append(check_images(cfg))
-        print(found[-1])
     if any(faults.refused for faults in found):
         raise SystemExit(1)
 

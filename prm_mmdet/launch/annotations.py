@@ -187,9 +187,9 @@ def _sources(cfg: Config, *phases: str) -> Iterator[_Source]:
             if source is None:
                 continue
             yield source
-            for path in (e.get('ann_file') for e in evaluators):
-                coco = source.folder is None
-                if coco and isinstance(path, str) and is_local(path, dataset):
+            for evaluator in evaluators if source.folder is None else ():
+                path = evaluator.get('ann_file')
+                if isinstance(path, str) and is_local(path, dataset):
                     yield replace(source, path=os.path.normpath(path))
 
 
@@ -246,11 +246,6 @@ def image_files(cfg: Config, *phases: str) -> dict[str, tuple[int | None, int | 
     return found
 
 
-def _read_json(path: str) -> Any:
-    with open(path, encoding='utf-8') as file:
-        return json.load(file)
-
-
 def _cached(source: _Source) -> Faults:
     """The faults of a COCO file, from the cache if the file did not change."""
     status = os.stat(source.path)
@@ -273,7 +268,7 @@ def _coco(source: _Source) -> Faults:
     """The faults of a COCO file."""
     faults = Faults(source.path)
     try:
-        content = _read_json(source.path)
+        content = json.loads(Path(source.path).read_text(encoding='utf-8'))
         for name in ('images', 'categories', 'annotations'):
             if name == 'annotations' and name not in content and not source.trained:
                 faults.add('no annotations')  # for example, in COCO's test-dev
