@@ -19,11 +19,8 @@ from prm_mmdet import SAC
 
 PAGES = sorted(
     path
-    for path in (
-        *ROOT.glob('*.md'),
-        *ROOT.glob('docs/**/*.md'),
-        *ROOT.glob('projects/*/README.md'),
-    )
+    for pattern in ('*.md', 'docs/**/*.md', 'projects/*/README.md')
+    for path in ROOT.glob(pattern)
     if '_build' not in path.parts
 )
 TEXTS = {str(path.relative_to(ROOT)): path.read_text('utf-8') for path in PAGES}
@@ -133,12 +130,8 @@ def test_plugged_config_trains_a_step(tmp_path):
     cfg = Config.fromfile(tmp_path / 'config.py')
     cfg.model.backbone.model.init_cfg = None  # nothing to be downloaded
     model = MODELS.build(cfg.model)
-    blocks_in_model = [n for n, m in model.named_modules() if isinstance(m, SAC)]
-    assert blocks_in_model == [
-        'backbone.stage2.1.sac_block',
-        'backbone.stage3.1.sac_block',
-        'backbone.stage4.2.sac_block',
-    ]
+    names = [name for name, m in model.named_modules() if isinstance(m, SAC)]
+    assert names == [f'backbone.stage{s}.sac_block' for s in ('2.1', '3.1', '4.2')]
     model.init_weights()
     model.train()
     inputs = demo_mm_inputs(2, [(3, 64, 64)] * 2, num_classes=4)

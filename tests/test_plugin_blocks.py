@@ -5,6 +5,8 @@ import torch
 from mmcv.cnn import ConvModule
 from mmengine.config import Config
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from tiny_training import run
 from torch import nn
 
 from prm_mmdet.launch import RunError, TrainRunner
@@ -17,7 +19,7 @@ class Network(BaseModel):
 
     def __init__(self, used=('used', 'frozen')):
         super().__init__()
-        self.conv = ConvModule(3, 4, 1)
+        self.conv = ConvModule(4, 4, 1)
         self.blocks = nn.ModuleDict(
             {n: LCT(4, 2) for n in ('used', 'unused', 'frozen')}
         )
@@ -28,31 +30,16 @@ class Network(BaseModel):
         x = self.conv(torch.stack(list(inputs)))
         for name in self.use:
             x = self.blocks[name](x)
-        return dict(loss=x.square().mean())
+        return dict(loss=x.square().mean()) if mode == 'loss' else list(x)
 
 
-def train(folder, model):
-    loader = dict(
-        dataset=[dict(inputs=torch.rand(3, 2, 2))] * 4,
-        batch_size=2,
-        num_workers=0,
-        collate_fn=dict(type='default_collate'),
-        sampler=dict(type='DefaultSampler', shuffle=False),
-    )
-    TrainRunner(
-        model=model,
-        work_dir=str(folder),
-        train_dataloader=loader,
-        train_cfg=dict(by_epoch=True, max_epochs=2),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
-        default_scope='mmdet',
-        experiment_name=folder.name,
-    ).train()
+def log_of(folder, model):
+    run(folder, 2, model).train()
     return next(folder.glob('*/*.log')).read_text()
 
 
 def test_blocks_that_are_not_trained_are_named_once(tmp_path):
-    log = train(tmp_path, Network())
+    log = log_of(tmp_path, Network())
     assert log.count('got no gradient') == 1
     assert '1 plugin blocks (blocks.unused) got no gradient in the first' in log
     assert '1 plugin blocks (blocks.frozen) are frozen' in log
@@ -61,7 +48,7 @@ def test_blocks_that_are_not_trained_are_named_once(tmp_path):
 def test_trained_blocks_are_not_named(tmp_path):
     model = Network(('used', 'unused', 'frozen'))
     model.blocks['frozen'].requires_grad_(True)
-    assert 'plugin blocks' not in train(tmp_path, model)
+    assert 'plugin blocks' not in log_of(tmp_path, model)
     assert not any(p._backward_hooks for p in model.parameters())
 
 
@@ -97,3 +84,26 @@ def test_options_that_a_block_does_not_have_are_named():
     message = "SAC has no option 'reductoin'; its options are reduction, softmax, "
     with pytest.raises(RunError, match=rf'model\.backbone\.plugins: {message}'):
         check_stages(cfg)
+
+
+@pytest.mark.parametrize(
+    'block, message',
+    [
+        (dict(type='prm_mmdet.SACC'), r'near it: prm_mmdet\.SAC'),
+        (dict(type='prm_mmdet.LCT', groups=7), 'groups'),
+    ],
+)
+def test_a_wrong_block_stops_a_training_with_a_message(tmp_path, block, message):
+    plugin = dict(cfg=block, position='after_conv3')
+    model = dict(type='mmdet.ResNet', depth=50, base_channels=4, plugins=[plugin])
+    with pytest.raises(RunError, match=f"the config's model cannot be .*{message}"):
+        TrainRunner(model, str(tmp_path), experiment_name=tmp_path.name)
+
+
+def test_an_error_inside_a_models_code_keeps_its_kind(tmp_path):
+    @MODELS.register_module(force=True)
+    def looks_up_nothing():
+        return {}['key']
+
+    with pytest.raises(KeyError, match='key'):
+        TrainRunner(dict(type='looks_up_nothing'), str(tmp_path))

@@ -1,104 +1,28 @@
 """Checkpoints of a training: what is refused, what a kill leaves, and resuming."""
 
+import copy
 import errno
+import functools
+import operator
+import os
 import random
 import re
 import shutil
+import signal
+import time
 
 import mmengine
-import numpy as np
 import pytest
 import torch
 from mmcv.cnn import ConvModule
 from mmengine.config import Config
-from mmengine.evaluator import BaseMetric
 from mmengine.logging import HistoryBuffer
-from mmengine.model import BaseModel
 from mmengine.runner import Runner as MMEngineRunner
-from torch import nn
+from tiny_training import Network, Score, run
 
 from prm_mmdet import compat
 from prm_mmdet.launch import RunError, TestRunner, TrainRunner, run_tool
-from prm_mmdet.launch.random_state import random_state, set_random_state
-from prm_mmdet.launch.resuming import (
-    find_checkpoint,
-    read_run_id,
-    write_run_id,
-)
-from prm_mmdet.plugins import LCT
-
-
-class Noisy(torch.utils.data.Dataset):
-    """Samples that differ each time they are drawn, as an augmentation makes them."""
-
-    @property
-    def metainfo(self):
-        return dict(classes=('a', 'b'))
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        return dict(inputs=torch.rand(4, 2, 2) + random.random() + np.random.rand())
-
-
-class Network(BaseModel):
-    def __init__(self, block=False, classes=2):
-        super().__init__()
-        self.body = nn.Conv2d(4, 4, 1)
-        self.head = nn.Module()
-        self.head.num_classes = classes
-        self.head.cls = nn.Linear(4, classes)
-        if block:
-            self.block = LCT(4, groups=2)
-
-    def forward(self, inputs, mode='tensor'):
-        x = torch.stack(list(inputs))
-        x = self.head.cls(self.body(x).mean((2, 3)))
-        return dict(loss=x.square().mean()) if mode == 'loss' else list(x)
-
-
-class Score(BaseMetric):
-    """1, 2, 3: each validation is the best one."""
-
-    calls = 0
-
-    def process(self, data_batch, data_samples):
-        torch.rand(1)  # validation draws random numbers, too
-        self.results.append(1)
-
-    def compute_metrics(self, results):
-        Score.calls += 1
-        return dict(acc=float(Score.calls))
-
-
-def run(folder, epochs=3, model=None, **more):
-    workers = more.pop('workers', 0)
-    loader = dict(
-        dataset=Noisy(),
-        batch_size=4,
-        num_workers=workers,
-        persistent_workers=bool(workers),
-        collate_fn=dict(type='default_collate'),
-        sampler=dict(type='DefaultSampler', shuffle=True),
-    )
-    checkpoint = dict(type='CheckpointHook', interval=1, **more.pop('hook', {}))
-    cfg = dict(
-        model=model or Network(),
-        work_dir=str(folder),
-        train_dataloader=loader,
-        val_dataloader=dict(loader, num_workers=0, persistent_workers=False),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs, val_interval=1),
-        val_cfg=dict(),
-        val_evaluator=[Score()],
-        optim_wrapper=dict(
-            optimizer=dict(type='SGD', lr=more.pop('lr', 0.01), momentum=0.9)
-        ),
-        default_hooks=dict(checkpoint=checkpoint),
-        experiment_name=f'{folder.name}_{random.random()}',
-        **more,
-    )
-    return TrainRunner(**cfg)
+from prm_mmdet.launch.resuming import find_checkpoint, read_run_id, write_run_id
 
 
 def weights(path):
@@ -109,28 +33,36 @@ def weights(path):
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, workers):
     whole, cut = tmp_path / 'whole', tmp_path / 'cut'
     torch.manual_seed(0)
-    initial = Network().state_dict()
-
-    def model():
-        network = Network()
-        network.load_state_dict(initial)
-        return network
-
-    run(whole, 3, model(), randomness=dict(seed=1), workers=workers).train()
-    run(cut, 1, model(), randomness=dict(seed=1), workers=workers).train()
+    more = dict(workers=workers, randomness=dict(seed=1))
+    model = Network()
+    run(whole, 3, copy.deepcopy(model), **more).train()
+    run(cut, 1, model, **more).train()
     random.seed(5), torch.manual_seed(5)
-    first = cut / 'epoch_1.pth'
-    more = dict(load_from=str(first), resume=True, randomness=dict(seed=1))
-    run(cut, 3, workers=workers, **more).train()
+    run(cut, 3, resume_from=cut / 'epoch_1.pth', **more).train()
     expected, found = weights(whole / 'epoch_3.pth'), weights(cut / 'epoch_3.pth')
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
-def test_the_random_state_is_set_whole(tmp_path):
-    torch.save(random_state(), tmp_path / 'state.pth')
-    drawn = random.random(), np.random.rand(), torch.rand(1)
-    set_random_state(torch.load(tmp_path / 'state.pth', weights_only=True))
-    assert drawn == (random.random(), np.random.rand(), torch.rand(1))
+def test_a_killed_training_goes_on(tmp_path):
+    training = os.fork()
+    if not training:
+        try:
+            torch.set_num_threads(1)  # OpenMP's threads do not survive a fork.
+            run(tmp_path, 10**6).train()
+        finally:
+            os._exit(1)
+    deadline = time.monotonic() + 180
+    while not (tmp_path / 'epoch_2.pth').exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(training, signal.SIGKILL)
+    os.waitpid(training, 0)
+    newest = find_checkpoint(str(tmp_path), str(tmp_path))
+    epochs = int(re.search(r'epoch_(\d+)', newest)[1])
+    assert epochs >= 1
+    run(tmp_path, epochs + 1, resume_from=newest).train()
+    saved = weights(tmp_path / f'epoch_{epochs + 1}.pth')
+    assert all(value.isfinite().all() for value in saved.values())
 
 
 def test_any_weights_only_loader_reads_what_a_training_saves(tmp_path):
@@ -142,7 +74,7 @@ def test_any_weights_only_loader_reads_what_a_training_saves(tmp_path):
     finally:
         torch.serialization.add_safe_globals(before)
     assert saved['message_hub']['log_scalars']['train/loss']['history'].numel() == 2
-    runner = run(tmp_path, 2, load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
+    runner = run(tmp_path, 2, resume_from=tmp_path / 'epoch_1.pth')
     runner.train()
     history = runner.message_hub.get_scalar('train/loss')
     assert isinstance(history, HistoryBuffer) and len(history.data[0]) == 4
@@ -150,15 +82,15 @@ def test_any_weights_only_loader_reads_what_a_training_saves(tmp_path):
 
 def test_resuming_executes_nothing_and_removes_only_own_files(tmp_path):
     work = tmp_path / 'work'
-    run(work, 1, hook=dict(save_best='acc', rule='greater')).train()
+    hook = dict(save_best='acc', rule='greater')
+    run(work, 1, hook=hook).train()
     saved = torch.load(work / 'epoch_1.pth', weights_only=True)
     marker, victim = tmp_path / 'ran', tmp_path / 'victim'
     saved['meta']['config'] = f'open({str(marker)!r}, "w")\n'
     victim.mkdir()
     saved['message_hub']['runtime_info']['best_ckpt'] = str(victim)
     torch.save(saved, work / 'epoch_1.pth')
-    more = dict(load_from=str(work / 'epoch_1.pth'), resume=True)
-    run(work, 2, hook=dict(save_best='acc', rule='greater'), **more).train()
+    run(work, 2, hook=hook, resume_from=work / 'epoch_1.pth').train()
     assert (work / 'epoch_2.pth').exists()
     assert not marker.exists() and victim.exists()
 
@@ -188,11 +120,9 @@ def test_a_validation_that_was_cut_off_runs_on_resuming(tmp_path, monkeypatch):
         patch.setattr(Score, 'compute_metrics', _interrupt)
         run(tmp_path, 1).train()
     calls = Score.calls
-    more = dict(load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
-    run(tmp_path, 1, **more).train()
-    assert Score.calls == calls + 1
-    run(tmp_path, 1, **more).train()
-    assert Score.calls == calls + 1
+    for _ in range(2):
+        run(tmp_path, 1, resume_from=tmp_path / 'epoch_1.pth').train()
+        assert Score.calls == calls + 1
 
 
 def _interrupt(*_):
@@ -201,8 +131,7 @@ def _interrupt(*_):
 
 def test_a_training_that_diverges_stops_and_saves_nothing_more(tmp_path):
     run(tmp_path, 1).train()
-    more = dict(load_from=str(tmp_path / 'epoch_1.pth'), resume=True)
-    runner = run(tmp_path, 9, **more)
+    runner = run(tmp_path, 9, resume_from=tmp_path / 'epoch_1.pth')
     forward = runner.model.forward
 
     def broken(inputs, mode='tensor'):
@@ -261,11 +190,11 @@ def test_wrong_weights_are_refused(tmp_path, state):
 
 
 def test_a_training_may_start_without_blocks_and_with_other_classes(tmp_path):
-    torch.save(Network(classes=80).state_dict(), tmp_path / 'c.pth')
-    path = str(tmp_path / 'c.pth')
-    model = Network(block=True)
+    path, model = str(tmp_path / 'c.pth'), Network(block=True)
+    other = Network(classes=80).state_dict()
+    torch.save(other, path)
     run(tmp_path, 1, model).load_checkpoint(path)
-    assert torch.equal(model.body.weight, weights_alone(path)['body.weight'])
+    assert torch.equal(model.body.weight, other['body.weight'])
     with pytest.raises(RunError, match='missing'):
         _tester(tmp_path, Network(block=True)).load_checkpoint(path)
     torch.save(_without(Network().state_dict(), 'body'), path)
@@ -281,15 +210,49 @@ def test_a_training_may_start_without_blocks_and_with_other_classes(tmp_path):
     runner.load_checkpoint(path)
 
 
-def weights_alone(path):
-    return torch.load(path, weights_only=True)
-
-
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('trained') / 'work'
     run(folder, 3).train()
     return folder
+
+
+@pytest.fixture
+def work(trained, tmp_path):
+    """A copy of a work dir after three epochs."""
+    return shutil.copytree(trained, tmp_path / 'copy')
+
+
+MISFITS = {
+    'iter': (('meta', 'iter'), 2**70, 'no state of a training'),
+    'rate': (('optimizer', 'param_groups', 0, 'lr'), 'fast', 'groups.0.lr is .fast'),
+    'option': (('optimizer', 'param_groups', 0, 'nesterov'), [], '0.nesterov is'),
+    'groups': (('optimizer', 'param_groups'), [], 'param_groups has 0 entries'),
+    'shape': (('optimizer', 'state', 0, 'momentum_buffer'), torch.ones(3), 'shape'),
+    'number': (('param_schedulers',), [], 'param_schedulers has 0 entries'),
+    'kind': (('param_schedulers', 0, 'gamma'), 0.1, 'of another type: it has gamma'),
+    'list': (('param_schedulers', 0), [1], 'param_schedulers.0 is'),
+    'step': (('param_schedulers', 0, 'last_step'), None, 'last_step is None'),
+    'random': (('random_states', 0), dict(python=1), 'KeyError|TypeError'),
+}
+
+
+@pytest.mark.parametrize('case', MISFITS)
+def test_a_state_that_does_not_fit_is_named(trained, tmp_path, case):
+    (*keys, last), value, message = MISFITS[case]
+    checkpoint = torch.load(trained / 'epoch_3.pth', weights_only=True)
+    functools.reduce(operator.getitem, keys, checkpoint)[last] = value
+    path = tmp_path / 'c.pth'
+    torch.save(checkpoint, path)
+    with pytest.raises(RunError, match=rf'c\.pth .*({message}).* load_from='):
+        run(tmp_path, 4, resume_from=path).train()
+
+
+def test_a_one_cycle_schedule_resumes(tmp_path):
+    # Its state has a function, which no checkpoint can hold.
+    cycle = dict(type='OneCycleLR', eta_max=0.1, total_steps=2, by_epoch=True)
+    for epochs, path in ((1, None), (2, tmp_path / 'epoch_1.pth')):
+        run(tmp_path, epochs, resume_from=path, param_scheduler=[cycle]).train()
 
 
 def _damage(path, kind):
@@ -299,27 +262,20 @@ def _damage(path, kind):
     elif kind == 'folder':
         path.unlink()
         path.mkdir()
+    elif kind == 'flipped':
+        weight = weights(path)['head.cls.weight'].numpy().tobytes()
+        at = content.index(weight) + 3
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     else:
-        flipped = bytearray(content)
-        if kind == 'flipped':
-            weight = weights(path)['head.cls.weight']
-            flipped[flipped.index(weight.numpy().tobytes()) + 3] ^= 1
-        path.write_bytes(
-            dict(
-                empty=b'',
-                cut=content[: len(content) // 2],
-                zeroed=bytes(len(content)),
-                flipped=bytes(flipped),
-            )[kind]
-        )
+        cut = dict(empty=0, cut=len(content) // 2, zeroed=0)[kind]
+        zeros = len(content) if kind == 'zeroed' else 0
+        path.write_bytes(content[:cut] + bytes(zeros))
 
 
 @pytest.mark.parametrize(
     'kind', ['empty', 'cut', 'zeroed', 'flipped', 'gone', 'folder']
 )
-def test_a_damaged_newest_checkpoint_costs_one_epoch(trained, tmp_path, kind):
-    work = tmp_path / 'copy'
-    shutil.copytree(trained, work)
+def test_a_damaged_newest_checkpoint_costs_one_epoch(work, kind):
     _damage(work / 'epoch_3.pth', kind)
     found = find_checkpoint(str(work), str(work))
     assert found == str(work / 'epoch_2.pth')
@@ -328,17 +284,13 @@ def test_a_damaged_newest_checkpoint_costs_one_epoch(trained, tmp_path, kind):
 
 
 @pytest.mark.parametrize('content', [None, b'', b'\xff\xfe\x00', b'nonsense'])
-def test_a_damaged_pointer_costs_nothing(trained, tmp_path, content):
-    work = tmp_path / 'copy'
-    shutil.copytree(trained, work)
+def test_a_damaged_pointer_costs_nothing(work, content):
     pointer = work / 'last_checkpoint'
     pointer.unlink() if content is None else pointer.write_bytes(content)
     assert find_checkpoint(str(work), str(work)) == str(work / 'epoch_3.pth')
 
 
-def test_a_copied_work_dir_continues_from_its_own_file(trained, tmp_path):
-    work = tmp_path / 'copy'
-    shutil.copytree(trained, work)
+def test_a_copied_work_dir_continues_from_its_own_file(trained, work, tmp_path):
     assert (work / 'last_checkpoint').read_text() == str(trained / 'epoch_3.pth')
     assert find_checkpoint(str(work), str(work)) == str(work / 'epoch_3.pth')
     for path in work.glob('*.pth'):
@@ -349,14 +301,15 @@ def test_a_copied_work_dir_continues_from_its_own_file(trained, tmp_path):
 
 
 def test_resume_without_a_checkpoint_keeps_load_from(trained, tmp_path, monkeypatch):
-    started = []
+    started, loads_weights_only = [], []
 
     def from_cfg(cls, cfg):
         started.append(cfg)
         raise RunError('stop here')
 
     monkeypatch.setattr(MMEngineRunner, 'from_cfg', classmethod(from_cfg))
-    monkeypatch.setattr(compat, 'load_weights_only', lambda: None)
+    called = functools.partial(loads_weights_only.append, True)
+    monkeypatch.setattr(compat, 'load_weights_only', called)
     monkeypatch.setattr(TrainRunner, 'auto_resume', False)
     (tmp_path / 'mine.py').write_text('load_from = "weights.pth"\n')
     work = tmp_path / 'copy'
@@ -365,6 +318,7 @@ def test_resume_without_a_checkpoint_keeps_load_from(trained, tmp_path, monkeypa
     with pytest.raises(SystemExit, match='stop here'):
         run_tool('train.py')
     assert (started[0].load_from, started[0].resume) == ('weights.pth', False)
+    assert loads_weights_only
     assert read_run_id(str(work))
     (work / '.run_id').unlink()
     shutil.copytree(trained, work, dirs_exist_ok=True)
@@ -384,7 +338,7 @@ def test_a_training_that_saved_nothing_does_not_continue_an_earlier_one(tmp_path
     with pytest.raises(RunError, match=re.escape(f'--resume {newest}')):
         find_checkpoint(work, work)
     # The earlier training goes on where the user asks for it.
-    runner = run(tmp_path, 2, load_from=newest, resume=True)
+    runner = run(tmp_path, 2, resume_from=newest)
     runner.train()
     assert read_run_id(work) == runner.run_id == 'a' * 32
     assert find_checkpoint(work, work) == str(tmp_path / 'epoch_2.pth')
@@ -393,6 +347,6 @@ def test_a_training_that_saved_nothing_does_not_continue_an_earlier_one(tmp_path
 def test_checkpoints_without_a_mark_are_continued(trained, tmp_path):
     newest = str(trained / 'epoch_3.pth')
     write_run_id(str(tmp_path), 'b' * 32)
-    run(tmp_path, 4, load_from=newest, resume=True).train()
+    run(tmp_path, 4, resume_from=newest).train()
     assert read_run_id(str(tmp_path)) is None
     assert find_checkpoint(str(tmp_path), str(tmp_path)).endswith('epoch_4.pth')

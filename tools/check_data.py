@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from prm_mmdet import compat
-from prm_mmdet.launch import MissingInput, check_data
+from prm_mmdet.launch import check_data
 from prm_mmdet.launch.annotations import LARGE, Faults, find_faults, image_files
 
 PHASES = ('train', 'val', 'test')
@@ -24,14 +24,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', help='config file')
     parser.add_argument(
-        '--images', action='store_true', help='open every image, too (minutes)'
+        '--images',
+        action='store_true',
+        help='if the annotations have no errors, open every image, too (minutes)',
     )
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config',
+        '--cfg-options', nargs='+', action=DictAction, help='override config settings'
     )
     return parser.parse_args()
 
@@ -43,25 +41,26 @@ def main() -> None:
     cfg.merge_from_dict(args.cfg_options or {})
     try:
         check_data(cfg, *PHASES)
-    except MissingInput as error:
+        found = list(find_faults(cfg, *PHASES))
+        for faults in found:
+            print(faults)
+        if not found:
+            print('no annotations in the format of COCO or Pascal VOC')
+        if args.images and not any(faults.refused for faults in found):
+            found.append(check_images(cfg))
+            print(found[-1])
+    except (ValueError, OSError) as error:
         raise SystemExit(f'error: {error}') from None
-    found = list(find_faults(cfg, *PHASES))
-    if not found:
-        print('no annotations in the format of COCO or Pascal VOC')
-    if args.images:
-        found.append(check_images(cfg))
-    for faults in found:
-        print(faults)
     if any(faults.refused for faults in found):
         raise SystemExit(1)
 
 
 def check_images(cfg: Config) -> Faults:
     """Open the images of all data sets, and print the names of damaged ones."""
-    images = list(image_files(cfg, *PHASES))
+    images = image_files(cfg, *PHASES)
     faults = Faults('all data sets', images=len(images))
     Image.MAX_IMAGE_PIXELS = None  # image_fault reports large images
-    for path, size in tqdm(images, unit='image', leave=False):
+    for path, size in tqdm(images.items(), unit='image', leave=False):
         name, detail = image_fault(path, size)
         if name:
             faults.add(name, f'{path}{detail}')
@@ -70,12 +69,12 @@ def check_images(cfg: Config) -> Faults:
     return faults
 
 
-def image_fault(path: str, size: tuple[int, int] | None) -> tuple[str, str]:
+def image_fault(path: str, size: tuple[int | None, int | None]) -> tuple[str, str]:
     """Name of an image's fault and what is wrong, or two empty texts.
 
     Args:
         path: The image.
-        size: (width, height) as the annotations have it, or None.
+        size: (width, height) as the annotations have it, or (None, None).
     """
     try:
         pixels = cv2.imread(path)  # turned by its EXIF tag, as MMDetection reads it
@@ -94,7 +93,7 @@ def image_fault(path: str, size: tuple[int, int] | None) -> tuple[str, str]:
     height, width = pixels.shape[:2]
     if width * height > LARGE:
         return 'large images', ''
-    if size is not None and (width, height) != tuple(size):
+    if size not in ((width, height), (None, None)):
         return 'other size', f': {width} x {height}, not {size[0]} x {size[1]}'
     return '', ''
 

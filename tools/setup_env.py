@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COMMON = ROOT / 'requirements' / 'common.txt'
 KERNELS = ROOT / 'prm_mmdet' / 'ops' / 'csrc'
 CACHE = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'prm_mmdet'
+CSRC = 'mmcv/ops/csrc/pytorch'
 BUILD_TOOLS = ('torch', 'numpy', 'packaging', 'setuptools', 'wheel', 'ninja', 'psutil')
 
 
@@ -36,15 +37,8 @@ def main():
     requirements = COMMON.with_name(f'{args.stack}.txt')
     venv = ROOT / args.venv
     stamp = venv / 'complete'
-    inputs = b''.join(
-        path.read_bytes()
-        for path in (
-            COMMON,
-            requirements,
-            ROOT / 'setup.py',
-            *sorted(KERNELS.iterdir()),
-        )
-    )
+    files = [COMMON, requirements, ROOT / 'setup.py', *sorted(KERNELS.iterdir())]
+    inputs = b''.join(path.read_bytes() for path in files)
     state = f'{sys.version}\n{hashlib.sha256(inputs).hexdigest()}\n'
     python = venv / 'bin' / 'python'
     if stamp.is_file() and stamp.read_text() == state and serves_this_checkout(python):
@@ -53,7 +47,7 @@ def main():
     say(f'setting up {venv} (once)')
     run(sys.executable, '-m', 'venv', venv)
     say('installing torch and what builds mmcv')
-    pip(python, 'install', *('-c', COMMON, '-c', requirements), *BUILD_TOOLS)
+    pip(python, 'install', '-c', COMMON, '-c', requirements, *BUILD_TOOLS)
     # pip needs the network and little CPU: it runs while the compiler uses the cores.
     with concurrent.futures.ThreadPoolExecutor(1) as background:
         wheel = background.submit(mmcv_wheel, python, requirements)
@@ -61,7 +55,7 @@ def main():
         pip(python, 'install', '--no-deps', *pins_without_mmcv(COMMON, requirements))
         pip(python, 'install', '--no-deps', wheel.result())
     # This installs nothing more. It checks that the pins fit together.
-    pip(python, 'install', *('-r', COMMON, '-r', requirements))
+    pip(python, 'install', '-r', COMMON, '-r', requirements)
     pip(python, 'install', '--no-deps', '--no-build-isolation', '--editable', ROOT)
     run(python, '-W', 'ignore', '-c', 'import mmcv.ops, prm_mmdet')
     stamp.write_text(state)
@@ -78,21 +72,15 @@ def parse_args():
 
 def serves_this_checkout(python):
     """Whether the environment imports prm_mmdet from this checkout."""
-    question = (
-        'from importlib.util import find_spec; print(find_spec("prm_mmdet").origin)'
-    )
+    question = 'from importlib.util import find_spec as f; print(f("prm_mmdet").origin)'
     answer = subprocess.run([python, '-c', question], capture_output=True, text=True)
     return answer.stdout.strip() == str(ROOT / 'prm_mmdet' / '__init__.py')
 
 
 def pins_without_mmcv(*files):
     """Every ``name==version`` in requirements files, except mmcv's."""
-    pins = [
-        pin
-        for file in files
-        for pin in re.findall(r'^\S+==\S+', file.read_text(), re.M)
-    ]
-    return [pin for pin in pins if 'mmcv' not in pin]
+    text = '\n'.join(file.read_text() for file in files)
+    return [p for p in re.findall(r'^\S+==\S+', text, re.M) if 'mmcv' not in p]
 
 
 def mmcv_wheel(python, requirements):
@@ -105,10 +93,8 @@ def mmcv_wheel(python, requirements):
         'torch.cuda.is_available() else "cpu", platform.machine(), sep="-")'
     )
     # Compiled code fits one version of torch, so the folder's name contains it.
-    answer = subprocess.run(
-        [python, '-c', question], check=True, capture_output=True, text=True
-    )
-    folder = CACHE / f'{package}-{version}-cp311-torch-{answer.stdout.strip()}'
+    torch = subprocess.check_output([python, '-c', question], text=True).strip()
+    folder = CACHE / f'{package}-{version}-cp311-torch-{torch}'
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / 'lock'):
         wheels = list(folder.glob('*.whl'))
@@ -125,9 +111,8 @@ def mmcv_wheel(python, requirements):
         ):
             sys.exit(
                 'error: mmcv must be compiled for the GPU, and there is no CUDA '
-                'compiler; install the CUDA toolkit of the version in '
-                f'{answer.stdout.strip()!r}, or hide the GPU: '
-                'make CUDA_VISIBLE_DEVICES='
+                f'compiler; install the CUDA toolkit of the version in {torch!r}, or '
+                'hide the GPU: make CUDA_VISIBLE_DEVICES='
             )
         return build_mmcv(python, package, version, folder)
 
@@ -136,10 +121,8 @@ def build_mmcv(python, package, version, folder):
     source = folder / f'{package.replace("-", "_")}-{version}'
     log, built = folder / 'build.log', folder / 'built'
     if not source.is_dir():
-        pip(
-            *(python, 'download', '--no-deps', '--no-build-isolation'),
-            *(f'--no-binary={package}', '--dest', folder, f'{package}=={version}'),
-        )
+        options = ['--no-deps', '--no-build-isolation', f'--no-binary={package}']
+        pip(python, 'download', *options, '--dest', folder, f'{package}=={version}')
         unpack_mmcv(folder, source, merged=True)
     say('compiling mmcv: some minutes, once for this machine')
     status = compile_mmcv(python, source, log, built)
@@ -174,23 +157,12 @@ def compile_mmcv(python, source, log, built):
     cflags = f'-g0 -O2 {os.environ.get("CFLAGS", "")}'
     # A merged file takes the compiler 1.1 GB of memory.
     jobs = os.environ.get('MAX_JOBS') or str(os.cpu_count())
+    env = dict(os.environ, MMCV_WITH_OPS='1', CFLAGS=cflags, MAX_JOBS=jobs)
+    # A folder is built in place, so that ninja finds what was compiled before.
+    command = [python, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation']
+    command += ['--wheel-dir', built, source]
     with heartbeat(source), log.open('w') as output:
-        # A folder is built in place, so that ninja finds what was compiled before.
-        result = subprocess.run(
-            [
-                *(python, '-m', 'pip', 'wheel', '-v', '--no-deps'),
-                *('--no-build-isolation', '--wheel-dir', built, source),
-            ],
-            env={
-                **os.environ,
-                'MMCV_WITH_OPS': '1',
-                'CFLAGS': cflags,
-                'MAX_JOBS': jobs,
-            },
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    return result.returncode
+        return subprocess.call(command, env=env, stdout=output, stderr=output)
 
 
 def merge_sources(source, parts=6):
@@ -200,7 +172,7 @@ def merge_sources(source, parts=6):
     read a few times instead of 77 times. Files that define macros or types could clash
     with one another, so they are compiled alone.
     """
-    csrc = source / 'mmcv' / 'ops' / 'csrc' / 'pytorch'
+    csrc = source / CSRC
     merged = []
     for path in sorted([*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')]):
         defines = re.search(r'^\s*(#define|struct|class)\b', path.read_text(), re.M)
@@ -218,7 +190,7 @@ def heartbeat(source):
     """Print the compiler's progress every half minute."""
     done = threading.Event()
     started = time.monotonic()
-    csrc = source / 'mmcv' / 'ops' / 'csrc' / 'pytorch'
+    csrc = source / CSRC
     total = len([*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')])
 
     def beat():
@@ -253,11 +225,11 @@ def pip(python, command, *arguments):
 
 
 def run(*command):
-    result = subprocess.run([str(part) for part in command])
-    if result.returncode:
+    command = [str(part) for part in command]
+    if subprocess.call(command):
         sys.exit(
-            f'error: "{" ".join(str(part) for part in command)}" failed; '
-            'mend the cause above and run the same command again'
+            f'error: "{" ".join(command)}" failed; mend the cause above and run the '
+            'same command again'
         )
 
 

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 
-from .drawing import (
-    SHAPES,
-    coverage_of,
-    paint,
-    random_colours,
-    random_polygon,
-    texture,
-)
+from .drawing import SHAPES, coverage_of, paint, random_colours, random_polygon, texture
 from .generated import MAX_SEED, check_integers
 from .generated_coco import Instance, write_coco
 
@@ -100,9 +94,8 @@ def _draw_scene(rng, index, size):
         instances.append(crowd)
     if index % PERIOD != EMPTY_AT:
         count = rng.integers(2, MAX_OBJECTS + 1)
-        sides = np.exp(
-            rng.uniform(math.log(MIN_SIDE), math.log(MAX_SIDE * size), count)
-        )
+        limits = math.log(MIN_SIDE), math.log(MAX_SIDE * size)
+        sides = np.exp(rng.uniform(*limits, count))
         # The largest shape is drawn first, because it would hide the others.
         largest = sides.argmax()
         sides[[0, largest]] = sides[[largest, 0]]
@@ -125,11 +118,7 @@ def _add_shape(rng, canvas, instances, side, attempts=20):
         coverage = coverage_of(random_polygon(rng, label, side, centre), size)
         inside = coverage >= 0.5
         shape = Instance(label, False, side**2, inside)
-        behind = [
-            Instance(i.label, i.is_crowd, i.full_area, i.visible & ~inside)
-            for i in instances
-        ]
-        trial = [*behind, shape]
+        trial = [replace(i, visible=i.visible & ~inside) for i in instances] + [shape]
         if all(i.visible.sum() >= MIN_VISIBLE * i.full_area for i in trial):
             return paint(rng, canvas, coverage, label, len(CLASSES)), trial
     return canvas, instances

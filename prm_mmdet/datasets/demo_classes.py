@@ -63,28 +63,24 @@ def generate_demo_classes(
     root = os.fspath(root)
     record = os.path.join(root, 'classes.json')
     wnids = [f'n{label:08d}' for label in range(parameters['num_classes'])]
-    images = {
-        (split, label): [f'{wnid}_{i + 1}.JPEG' for i in range(parameters[count])]
-        for split, count in (('train', 'num_train'), ('val', 'num_val'))
-        for label, wnid in enumerate(wnids)
-    }
+    folders = {}  # names of the images, by (folder, split, label)
     complete = os.path.exists(record)
     if complete:
         check_recorded(record, root, parameters)
     for split in ('train', 'val'):
         is_there(os.path.join(root, split), set(wnids))
-    for (split, label), names in images.items():
-        folder = os.path.join(root, split, wnids[label])
-        complete = is_there(folder, set(names)) and complete
+        for label, wnid in enumerate(wnids):
+            folder = os.path.join(root, split, wnid)
+            names = [f'{wnid}_{i + 1}.JPEG' for i in range(parameters[f'num_{split}'])]
+            folders[folder, split, label] = names
+            complete = is_there(folder, set(names)) and complete
     if complete:
         print(f'The data set in {root!r} is already complete.')
         return
 
-    total = sum(map(len, images.values()))
+    total = sum(map(len, folders.values()))
     with tqdm(total=total, desc='demo classes', unit='image') as progress:
-        for (split, label), names in images.items():
-            folder = os.path.join(root, split, wnids[label])
-            os.makedirs(folder, exist_ok=True)
+        for (folder, split, label), names in folders.items():
             for index, name in enumerate(names):
                 stream = (parameters['seed'], split == 'val', label, index)
                 picture = _draw(np.random.default_rng(stream), label, parameters)
@@ -92,8 +88,8 @@ def generate_demo_classes(
                 data = cv2.imencode('.jpg', picture, quality)[1].tobytes()
                 write_file(os.path.join(folder, name), data)
                 progress.update()
-    text = json.dumps({'info': {'parameters': parameters}, 'classes': wnids})
-    write_file(record, f'{text}\n'.encode())
+    content = {'info': {'parameters': parameters}, 'classes': wnids}
+    write_file(record, json.dumps(content) + '\n')
 
 
 def _draw(rng, label, parameters):

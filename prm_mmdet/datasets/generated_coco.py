@@ -84,10 +84,9 @@ def write_coco(
             'images': images,
             'annotations': annotations,
         }
-    os.makedirs(os.path.join(root, 'annotations'), exist_ok=True)
     for split, content in contents.items():
         text = json.dumps(content, separators=(',', ':')) + '\n'
-        write_file(_json_path(root, split), text.encode())
+        write_file(_json_path(root, split), text)
 
 
 def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
@@ -110,31 +109,27 @@ def _is_complete(root, name, counts, parameters):
         path = _json_path(root, split)
         if os.path.exists(path):
             check_recorded(path, root, parameters)
-        else:
-            complete = False
         names = {_image_name(name, index) for index in range(count)}
-        complete = is_there(os.path.join(root, split), names) and complete
+        there = is_there(os.path.join(root, split), names)
+        complete = there and os.path.exists(path) and complete
     return complete
 
 
 def _write_images(root, name, split, count, parameters, draw):
     """Draw and write the images of a split, and return their COCO records."""
-    folder = os.path.join(root, split)
-    os.makedirs(folder, exist_ok=True)
     images, annotations = [], []
     for index in tqdm(range(count), desc=f'{name} {split}', unit='image'):
         rng = image_rng(parameters['seed'], split, index)
         picture, instances, more = draw(rng, index)
         file_name, image_id = _image_name(name, index), index + 1
         data = cv2.imencode('.png', picture)[1].tobytes()
-        write_file(os.path.join(folder, file_name), data)
+        write_file(os.path.join(root, split, file_name), data)
         height, width = picture.shape[:2]
         size = {'width': width, 'height': height}
         images.append({'id': image_id, 'file_name': file_name, **size, **more})
         for instance in instances:
-            annotation = {'id': len(annotations) + 1, 'image_id': image_id}
-            annotation.update(_describe(instance))
-            annotations.append(annotation)
+            ids = {'id': len(annotations) + 1, 'image_id': image_id}
+            annotations.append({**ids, **_describe(instance)})
     return images, annotations
 
 

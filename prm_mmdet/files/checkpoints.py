@@ -40,7 +40,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
         What the file holds.
 
     Raises:
-        OSError: The file cannot be opened, or the address cannot be reached.
+        OSError: The file is missing or cannot be opened, or the address cannot be
+            reached.
         CheckpointError: The file is no checkpoint, is damaged (a checksum in it is
             wrong), or holds more than numbers and plain objects.
     """
@@ -55,6 +56,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
             load, source, cached = _load_with_mmengine, str(path), _download(str(path))
             cure = f'delete {cached}, so that it is downloaded again'
         else:
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f'{path} is no file; name a checkpoint file')
             load, cached = functools.partial(torch.load, weights_only=True), path
             source = stack.enter_context(open(path, 'rb'))
             cure = 'use another copy of it, or an earlier checkpoint'

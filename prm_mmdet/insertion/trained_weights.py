@@ -207,7 +207,7 @@ def _check_keys(
     if differences:
         raise ValueError(
             f"{source} does not hold this model's weights without its blocks: "
-            f'{differences}'
+            f'{differences}. Give a checkpoint and a config of the same network'
         )
 
 

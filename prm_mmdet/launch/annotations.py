@@ -9,7 +9,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,57 +21,48 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..files.atomic import write_file
-from .data_files import datasets_of, is_local
+from .data_files import class_of, datasets_of, evaluators_of, is_local
 from .run_errors import RunError
 
 #: Images with more pixels take minutes and gigabytes to process.
 LARGE = 50_000_000
 
 # Faults that make a run useless or let it crash later, with their texts in messages.
+# "{}" becomes the number of cases. A text without "{}" is about the whole file.
 _REFUSED = {
     'not readable': 'the file cannot be read as annotations',
     'classes are a text': 'metainfo.classes must be a tuple of names, not the text',
-    'malformed images': 'images have a missing or wrong entry',
-    'malformed objects': 'objects have a missing or wrong entry',
-    'image ids twice': 'images have the id of another image',
-    'annotation ids twice': 'annotations have the id of another annotation',
-    'category ids twice': 'categories have the id of another category',
-    'category names twice': 'categories have the name of another category',
-    'numbers not finite': 'annotations have NaN or infinite numbers',
-    'without mask': 'objects have no segmentation, but the config uses masks',
-    'files missing': 'files that the list names are missing',
-    'images damaged': 'images are missing, damaged, or no images',
+    'malformed images': '{} images have a missing or wrong entry',
+    'malformed objects': '{} objects have a missing or wrong entry',
+    'image ids twice': '{} images have the id of another image',
+    'annotation ids twice': '{} annotations have the id of another annotation',
+    'category ids twice': '{} categories have the id of another category',
+    'category names twice': '{} categories have the name of another category',
+    'numbers not finite': '{} annotations have NaN or infinite numbers',
+    'without mask': '{} objects have no segmentation, but the config uses masks',
+    'files missing': '{} files that the list names are missing',
+    'images damaged': '{} images are missing, damaged, or no images',
     'no class matches': 'no class of the config is in the file. The file has',
     'another order': 'the classes are in another order than in',
     'nothing to learn': 'no image has an object that can be learned or found',
 }
-# Faults of a whole file. For these faults, messages contain no number of cases.
-_WHOLE_FILE = (
-    'not readable',
-    'classes are a text',
-    'no class matches',
-    'another order',
-    'names shifted',
-    'nothing to learn',
-    'no annotations',
-)
 _WARNED = {
     'no annotations': 'the file has no annotations, so it cannot be evaluated',
     'names shifted': 'MMDetection numbers the classes in the order of the file, so '
     'drawn predictions get wrong names. The file has',
-    'unknown images': 'annotations belong to no image of the file',
-    'unknown categories': 'annotations have a category that the file does not name',
-    'classes missing': 'classes of the config are not in the file',
-    'outside': 'boxes are wholly outside their image',
-    'empty': 'boxes have a width or a height below one pixel',
-    'without area': 'annotations have an area of zero or less',
-    'short polygons': 'objects have a polygon of fewer than three points, or an odd '
+    'unknown images': '{} annotations belong to no image of the file',
+    'unknown categories': '{} annotations have a category that the file does not name',
+    'classes missing': '{} classes of the config are not in the file',
+    'outside': '{} boxes are wholly outside their image',
+    'empty': '{} boxes have a width or a height below one pixel',
+    'without area': '{} annotations have an area of zero or less',
+    'short polygons': '{} objects have a polygon of fewer than three points, or an odd '
     'number of coordinates',
-    'annotation ids zero': "annotations have the id 0: COCO's evaluation counts every "
-    'detection of such an object as false',
-    'without objects': 'images have no object; a training skips them',
-    'large images': f'images have more than {LARGE // 10**6} million pixels',
-    'other size': 'images have another size than the annotations say',
+    'annotation ids zero': "{} annotations have the id 0: COCO's evaluation counts "
+    'every detection of such an object as false',
+    'without objects': '{} images have no object; a training skips them',
+    'large images': f'{{}} images have more than {LARGE // 10**6} million pixels',
+    'other size': '{} images have another size than the annotations say',
 }
 # Errors that Python raises if entries are missing or have a wrong type.
 _WRONG = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
@@ -116,40 +107,23 @@ class Faults:
             kind = 'error' if name in _REFUSED else 'warning'
             text = _REFUSED.get(name) or _WARNED[name]
             example = self.examples[name]
-            if name not in _WHOLE_FILE:
-                text = f'{count} {text}'
-                example = example and f'such as {example}'
-            lines.append(f'  {kind}: {text}' + (example and f', {example}'))
+            if example:
+                text += ', such as ' if '{}' in text else ', '
+            lines.append(f'  {kind}: {text.format(count)}{example}')
         return '\n'.join(lines)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """An annotation file, and what a config uses it for.
-
-    Attributes:
-        path: The file.
-        folder: Folder of the images (COCO), or the folder that contains ``subfolders``
-            (VOC).
-        coco: Whether the file is COCO's JSON, not a list of Pascal VOC's XML files.
-        classes: Names of the classes.
-        trained: Whether a training uses the file.
-        scored: Whether an evaluation compares predictions with the file.
-        masks: Whether masks are used.
-        by_name: Whether the data set keeps only the classes that the config names. LVIS
-            and Objects365 keep all classes.
-        subfolders: Folders of images and of annotations inside ``folder`` (VOC).
-    """
+    """An annotation file, and what a config uses it for."""
 
     path: str
-    folder: str
-    coco: bool
+    folder: str | None  # of Pascal VOC's XML files. None: the file is COCO's JSON.
     classes: tuple[str, ...] | str
-    trained: bool
-    scored: bool
-    masks: bool
-    by_name: bool = True
-    subfolders: tuple[str, str] = ('JPEGImages', 'Annotations')
+    trained: bool  # whether a training uses the file
+    scored: bool  # whether an evaluation compares predictions with the file
+    masks: bool  # whether masks are used
+    by_name: bool  # LVIS and Objects365 keep classes that the config does not name
 
 
 def check_annotations(cfg: Config, *phases: str) -> None:
@@ -193,45 +167,37 @@ def find_faults(cfg: Config, *phases: str) -> Iterator[Faults]:
         if isinstance(source.classes, str):
             faults = Faults(source.path)
             faults.add('classes are a text', repr(source.classes))
-        elif source.coco:
+        elif source.folder is None:
             faults = _cached(source)
             other = first.setdefault(source.classes, faults)
             if not all(a == b for a, b in zip(other.labels, faults.labels)):
                 faults.add('another order', other.path)
         else:
-            faults = _voc(source)
+            faults = _voc(source, source.folder)
         yield faults
 
 
 def _sources(cfg: Config, *phases: str) -> Iterator[_Source]:
     """The annotation files of a config that can be checked."""
     for phase in phases:
-        loader = cfg.get(f'{phase}_dataloader') or {}
-        evaluators = cfg.get(f'{phase}_evaluator') or []
-        if not isinstance(evaluators, (list, tuple)):
-            evaluators = [evaluators]
-        evaluators = [e for e in evaluators if isinstance(e, dict)]
+        evaluators = evaluators_of(cfg, phase)
         scored = phase != 'train' and not any(e.get('format_only') for e in evaluators)
         masks = scored and any('segm' in (e.get('metric') or '') for e in evaluators)
-        for _, dataset in datasets_of(phase, loader):
+        for _, dataset in datasets_of(phase, cfg.get(f'{phase}_dataloader') or {}):
             source = _source(dataset, phase == 'train', scored, masks)
             if source is None:
                 continue
             yield source
-            for path in (e.get('ann_file') for e in evaluators):
-                if source.coco and isinstance(path, str) and is_local(path, dataset):
-                    own = {**vars(source), 'path': path}
-                    if os.path.abspath(path) != os.path.abspath(source.path):
-                        yield _Source(**own)
+            for evaluator in evaluators if source.folder is None else ():
+                path = evaluator.get('ann_file')
+                if isinstance(path, str) and is_local(path, dataset):
+                    yield replace(source, path=os.path.normpath(path))
 
 
 def _source(dataset: dict, trained: bool, scored: bool, masks: bool) -> _Source | None:
     """The annotation file of a data set's config, or None if it cannot be checked."""
     name, root = dataset.get('ann_file'), dataset.get('data_root') or ''
-    kind: Any = dataset.get('type')
-    if isinstance(kind, str):
-        with contextlib.suppress(KeyError, RuntimeError, ImportError):
-            kind = DATASETS.get(kind)
+    kind = class_of(dataset, DATASETS)
     coco, voc = (
         # A class with its own parse_data_info may accept more than MMDetection does.
         getattr(kind, 'parse_data_info', None) is known.parse_data_info
@@ -239,64 +205,46 @@ def _source(dataset: dict, trained: bool, scored: bool, masks: bool) -> _Source 
     )
     if not isinstance(name, str) or not name or not (coco or voc):
         return None
-    path = os.path.join(root, name)
+    path = os.path.normpath(os.path.join(root, name))
     if not is_local(path, dataset) or not os.path.isfile(path):
         return None
     classes = kind._load_metainfo(dataset.get('metainfo')).get('classes') or ()
-    prefix = dataset.get('data_prefix') or {}
+    prefix = (dataset.get('data_prefix') or {}).get('sub_data_root') or ''
+    subfolder = dataset.get('ann_subdir') or 'Annotations'
     steps = [step for step in dataset.get('pipeline') or () if isinstance(step, dict)]
-    own = CocoDataset if coco else XMLDataset
     return _Source(
         path,
-        os.path.join(root, prefix.get('img' if coco else 'sub_data_root') or ''),
-        coco,
+        None if coco else os.path.join(root, prefix, subfolder),
         classes if isinstance(classes, str) else tuple(classes),
         trained,
         scored,
         masks or (trained and any(step.get('with_mask') for step in steps)),
-        kind.load_data_list is own.load_data_list,
-        (
-            dataset.get('img_subdir') or 'JPEGImages',
-            dataset.get('ann_subdir') or 'Annotations',
-        ),
+        coco and kind.load_data_list is CocoDataset.load_data_list,
     )
 
 
-def image_files(
-    cfg: Config, *phases: str
-) -> Iterator[tuple[str, tuple[int, int] | None]]:
-    """Find the images of a config's data sets.
+def image_files(cfg: Config, *phases: str) -> dict[str, tuple[int | None, int | None]]:
+    """Find the images that a config's data sets use. ``indices`` and ``filter_cfg`` of
+    a data set leave images out.
 
     Args:
-        cfg: A complete config.
+        cfg: A complete config, whose annotations have no errors.
         phases: One or more of 'train', 'val' and 'test'.
 
-    Yields:
-        Each image's path, and its (width, height) as the annotations have it, or None.
+    Returns:
+        (width, height) by the path of the image. The size is the annotations', or
+        (None, None) if they have none.
     """
-    seen = set()
-    for source in _sources(cfg, *phases):
-        for path, size in _images(source):
-            if path not in seen:
-                seen.add(path)
-                yield path, size
-
-
-def _images(source: _Source) -> Iterator[tuple[str, tuple[int, int] | None]]:
-    if source.coco:
-        with contextlib.suppress(*_WRONG, OSError, RecursionError):
-            for image in _read_json(source.path)['images']:
-                size = (image['width'], image['height'])
-                yield os.path.join(source.folder, image['file_name']), size
-        return
-    pictures, _ = source.subfolders
-    for name in Path(source.path).read_text(encoding='utf-8').splitlines():
-        yield os.path.join(source.folder, pictures, f'{name}.jpg'), None
-
-
-def _read_json(path: str) -> Any:
-    with open(path, encoding='utf-8') as file:
-        return json.load(file)
+    found: dict[str, tuple[int | None, int | None]] = {}
+    for phase in phases:
+        for _, data in datasets_of(phase, cfg.get(f'{phase}_dataloader') or {}):
+            if is_local('', data):
+                with contextlib.redirect_stdout(None):  # pycocotools prints progress.
+                    dataset = DATASETS.build(dict(data, pipeline=[]))
+                for info in map(dataset.get_data_info, range(len(dataset))):
+                    size = info.get('width'), info.get('height')
+                    found.setdefault(info['img_path'], size)
+    return found
 
 
 def _cached(source: _Source) -> Faults:
@@ -321,7 +269,7 @@ def _coco(source: _Source) -> Faults:
     """The faults of a COCO file."""
     faults = Faults(source.path)
     try:
-        content = _read_json(source.path)
+        content = json.loads(Path(source.path).read_text(encoding='utf-8'))
         for name in ('images', 'categories', 'annotations'):
             if name == 'annotations' and name not in content and not source.trained:
                 faults.add('no annotations')  # for example, in COCO's test-dev
@@ -361,7 +309,7 @@ def _compare_classes(faults: Faults, source: _Source, known: list[str]) -> None:
         return
     if missing:
         faults.add('classes missing', missing[0], len(missing))
-    if source.coco and source.by_name:
+    if source.by_name:
         faults.labels = [name for name in known if name in classes]
         if faults.labels != list(classes[: len(faults.labels)]):
             faults.add('names shifted', ', '.join(faults.labels[:5]))
@@ -370,16 +318,14 @@ def _compare_classes(faults: Faults, source: _Source, known: list[str]) -> None:
 def _read_categories(faults: Faults, categories: list) -> dict[Any, str]:
     """Names of the categories by their ids."""
     names: dict[Any, str] = {}
-    known = set()
     for category in categories:
         number, name = category['id'], category['name']
-        if number in names:
-            faults.add('category ids twice', number)
         if not isinstance(name, str):
             raise TypeError(f'the category {number} has the name {name!r}')
-        if name in known:
+        if number in names:
+            faults.add('category ids twice', number)
+        if name in names.values():
             faults.add('category names twice', name)
-        known.add(name)
         names[number] = name
     return names
 
@@ -510,8 +456,8 @@ def _decoded(text: str) -> list[int]:
     return runs
 
 
-def _voc(source: _Source) -> Faults:
-    """The faults of a list of Pascal VOC files."""
+def _voc(source: _Source, folder: str) -> Faults:
+    """The faults of a list of Pascal VOC files in a folder."""
     faults = Faults(source.path)
     try:
         names = Path(source.path).read_text(encoding='utf-8').splitlines()
@@ -521,7 +467,7 @@ def _voc(source: _Source) -> Faults:
     faults.images = len(names)
     known: dict[str, None] = {}
     for name in names:
-        file = os.path.join(source.folder, source.subfolders[1], f'{name}.xml')
+        file = os.path.join(folder, f'{name}.xml')
         objects = 0
         try:
             for kind, corners in _read_voc(file):
@@ -550,7 +496,7 @@ def _voc(source: _Source) -> Faults:
 
 
 def _read_voc(path: str) -> Iterator[tuple[str, list[float]]]:
-    """Name and corners (xmin, ymin, xmax, ymax) of each object in an XML file.
+    """Class and corners (left, top, right, bottom) of each object in an XML file.
 
     Raises:
         ValueError: The file defines entities, which may expand without limit.

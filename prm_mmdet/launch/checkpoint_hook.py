@@ -123,14 +123,15 @@ class _RemovesLater:
 
 
 def _plain(value: Any) -> Any:
-    """A copy of a value in plain types. NumPy's numbers become Python's, and histories
-    become dicts of tensors. Objects of other types become None, because no weights-only
-    loader reads them."""
+    """A copy of a value in plain types, which every weights-only loader reads. NumPy's
+    numbers become Python's, and histories become dicts of tensors. Objects of other
+    types are left out of dicts, and become None in lists."""
     if isinstance(value, HistoryBuffer):
         values, counts = (torch.from_numpy(np.array(part)) for part in value.data)
         return dict(history=values, counts=counts)
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        plain = {key: _plain(inner) for key, inner in value.items()}
+        return {k: v for k, v in plain.items() if v is not None or value[k] is None}
     if isinstance(value, (list, tuple)):
         items = [_plain(inner) for inner in value]
         return items if isinstance(value, list) else tuple(items)
@@ -149,8 +150,8 @@ def restore_histories(message_hub: dict) -> None:
     scalars = message_hub['log_scalars']
     for name, value in scalars.items():
         if isinstance(value, dict):
-            parts = (value['history'].numpy(), value['counts'].numpy())
-            scalars[name] = HistoryBuffer(*parts)
+            history, counts = value['history'].numpy(), value['counts'].numpy()
+            scalars[name] = HistoryBuffer(history, counts)
 
 
 def checkpoint_folder(out_dir: str | None, work_dir: str) -> str:

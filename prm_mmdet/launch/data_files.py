@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import Registry
 
 from .. import compat
 from .run_errors import RunError
@@ -21,8 +23,8 @@ def check_data(cfg: Config, *phases: str) -> None:
     """Look for the files that a config's data sets need.
 
     Args:
-        cfg (Config): A complete config.
-        phases (str): One or more of 'train', 'val' and 'test'.
+        cfg: A complete config.
+        phases: One or more of 'train', 'val' and 'test'.
 
     Raises:
         MissingInput: Files are missing. The message names each file, and the settings
@@ -30,6 +32,11 @@ def check_data(cfg: Config, *phases: str) -> None:
     """
     missing = []  # (path, setting that changes it)
     classifies = False
+
+    def look(path: str, setting: str, node: dict) -> None:
+        if is_local(path, node) and not os.path.exists(path):
+            missing.append((path, setting))
+
     for phase in phases:
         loader = cfg.get(f'{phase}_dataloader') or {}
         for key, dataset in datasets_of(f'{phase}_dataloader', loader):
@@ -38,13 +45,11 @@ def check_data(cfg: Config, *phases: str) -> None:
             prefixes = (dataset.get('data_prefix') or {}).values()
             for name in (dataset.get('ann_file'), *prefixes):
                 if isinstance(name, str) and name:
-                    path = os.path.join(root, name)
-                    missing += _missing(path, f'{key}.data_root', dataset)
-        evaluators = cfg.get(f'{phase}_evaluator') or []
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            path = evaluator.get('ann_file')
-            if isinstance(path, str):
-                missing += _missing(path, f'{phase}_evaluator.ann_file', evaluator)
+                    look(os.path.join(root, name), f'{key}.data_root', dataset)
+        for evaluator in evaluators_of(cfg, phase):
+            if isinstance(evaluator.get('ann_file'), str):
+                setting = f'{phase}_evaluator.ann_file'
+                look(evaluator['ann_file'], setting, evaluator)
     if not missing:
         return
     paths = list(dict.fromkeys(path for path, _ in missing))
@@ -77,11 +82,6 @@ def is_local(path: str, node: dict) -> bool:
     return backend == 'local' and '://' not in path
 
 
-def _missing(path: str, key: str, node: dict) -> list[tuple[str, str]]:
-    """[(path, key)] if the file is missing and read from this machine, else []."""
-    return [(path, key)] if is_local(path, node) and not os.path.exists(path) else []
-
-
 def datasets_of(key: str, node: dict) -> Iterator[tuple[str, dict]]:
     """(key, config) of every data set in a data loader's config. Data sets inside
     wrappers are included."""
@@ -94,17 +94,28 @@ def datasets_of(key: str, node: dict) -> Iterator[tuple[str, dict]]:
             yield from datasets_of(f'{key}.{name}', child)
 
 
+def evaluators_of(cfg: Config, phase: str) -> list[dict]:
+    """The configs of a phase's evaluators."""
+    found = cfg.get(f'{phase}_evaluator') or []
+    found = found if isinstance(found, (list, tuple)) else [found]
+    return [evaluator for evaluator in found if isinstance(evaluator, dict)]
+
+
 def how_to_get_weights(cfg: Config, error: Exception) -> str:
     """Text that names each missing file of pre-trained weights, and where to put it."""
     folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
     lines = []
-    for key, name in _pretrained('model', cfg.get('model') or {}):
-        url = compat.weights_url(name)
+    for key, node in dicts_in('model', cfg.get('model')):
+        # The type is not checked: it may be a name or a class.
+        name = node.get('checkpoint')
+        if not isinstance(name, str):
+            continue
+        setting, url = f'  {key}.checkpoint={name}', compat.weights_url(name)
         if url:
-            path = os.path.join(folder, url.rsplit('/', 1)[-1])
-            lines.append(f'  {key}={name}: {url}\n    to be put at {path}')
+            path = os.path.join(folder, url.rpartition('/')[2])
+            lines.append(f'{setting}: {url}\n    to be put at {path}')
         elif '://' not in name and not os.path.exists(name):
-            lines.append(f'  {key}={name}\n    to be put at {os.path.abspath(name)}')
+            lines.append(f'{setting}\n    to be put at {os.path.abspath(name)}')
     return (
         f'pre-trained weights cannot be had ({getattr(error, "reason", error)}):\n'
         + '\n'.join(lines)
@@ -114,12 +125,13 @@ def how_to_get_weights(cfg: Config, error: Exception) -> str:
     )
 
 
-def _pretrained(key: str, node: Any) -> Iterator[tuple[str, str]]:
-    """Every checkpoint that an ``init_cfg`` below a config names: (key, name) pairs."""
-    for name, inner in dicts_in(key, node):
-        # The type is not checked: it may be a name or a class.
-        if isinstance(inner.get('checkpoint'), str):
-            yield f'{name}.checkpoint', inner['checkpoint']
+def class_of(node: dict, registry: Registry) -> Any:
+    """The class that a config's ``type`` names. If the name is unknown, the name."""
+    kind = node.get('type')
+    if isinstance(kind, str):
+        with contextlib.suppress(KeyError, RuntimeError, ImportError):
+            return registry.get(kind)
+    return kind
 
 
 def dicts_in(key: str, node: Any) -> Iterator[tuple[str, dict]]:

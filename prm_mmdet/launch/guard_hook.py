@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from ..files.atomic import write_file
 from ..registry import HOOKS
 from .plugin_blocks import GradientWatch
-from .random_state import CallAfter, random_state, set_random_state, worker_seed
+from .random_state import calling, random_state, set_random_state, worker_seed
 from .run_errors import DivergedError
 
 #: Mixed precision skips a step whose gradients overflow, and halves the loss scale.
@@ -57,20 +57,19 @@ class TrainingGuard(Hook):
         if state is not None:
             set_random_state(state)
             if runner.iter and hasattr(loop, 'dataloader_iterator'):
-                loop.dataloader_iterator = CallAfter(
-                    loop.dataloader_iterator,
-                    runner.iter,
-                    lambda: set_random_state(state),
-                )
+                restore = functools.partial(set_random_state, state)
+                batches = calling(loop.dataloader_iterator, runner.iter, restore)
+                loop.dataloader_iterator = batches
         if _steps(runner) == 0:
             if is_main_process():
                 write_file(_record(runner), '0\n')
         elif runner.val_loop is not None and _validation_is_due(runner):
             done = _validated(runner)
             if done is not None and done < _steps(runner):
+                unit = 'epoch' if _by_epoch(runner) else 'iteration'
                 runner.logger.info(
-                    f'The run ended in the validation of {_unit(runner)} '
-                    f'{_steps(runner)}. This validation runs first.'
+                    f'The run ended in the validation of {unit} {_steps(runner)}. '
+                    'This validation runs first.'
                 )
                 runner.val_loop.run()
 
@@ -134,10 +133,6 @@ def _by_epoch(runner: Runner) -> bool:
     return not hasattr(runner.train_loop, 'dataloader_iterator')
 
 
-def _unit(runner: Runner) -> str:
-    return 'epoch' if _by_epoch(runner) else 'iteration'
-
-
 def _validation_is_due(runner: Runner) -> bool:
     """Whether the config requires a validation after the resumed checkpoint's step."""
     loop, steps = runner.train_loop, _steps(runner)
@@ -148,7 +143,7 @@ def _validation_is_due(runner: Runner) -> bool:
 
 def _record(runner: Runner) -> Path:
     """File that holds the last step whose validation has ended."""
-    return Path(os.path.join(runner.work_dir, 'last_validated'))
+    return Path(runner.work_dir, 'last_validated')
 
 
 def _validated(runner: Runner) -> int | None:

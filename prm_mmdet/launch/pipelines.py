@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dataset import BaseDataset, Compose
@@ -44,16 +43,11 @@ class NamingPipeline(Compose):
 
 def name_images(dataset: Any) -> None:
     """Let errors of a data set's pipelines, also inside wrappers, name the image."""
-    for inner in _innermost(dataset):
-        if type(inner.pipeline) is Compose:
-            inner.pipeline = NamingPipeline(inner.pipeline)
-
-
-def _innermost(dataset: Any) -> Iterator[BaseDataset]:
     if isinstance(dataset, BaseDataset):
-        yield dataset
+        if type(dataset.pipeline) is Compose:
+            dataset.pipeline = NamingPipeline(dataset.pipeline)
         return
-    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', ()))]
-    for child in inner:
+    children = [getattr(dataset, 'dataset', None), *getattr(dataset, 'datasets', ())]
+    for child in children:
         if child is not None:
-            yield from _innermost(child)
+            name_images(child)

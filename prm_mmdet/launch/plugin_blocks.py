@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from ..insertion.specs import check_plugin
-from .data_files import dicts_in
+from .data_files import class_of, dicts_in
 from .run_errors import RunError
 
 
@@ -41,10 +41,7 @@ def check_stages(cfg: Config) -> None:
             no such option.
     """
     for name, node in dicts_in('model', cfg.get('model')):
-        kind: Any = node.get('type')
-        if isinstance(kind, str):
-            with contextlib.suppress(KeyError, RuntimeError, ImportError):
-                kind = MODELS.get(kind)
+        kind = class_of(node, MODELS)
         if not isinstance(kind, type) or not issubclass(kind, ResNet):
             continue
         number = node.get('num_stages', 4)  # 4 is ResNet's default.
@@ -82,13 +79,11 @@ class GradientWatch:
             elif parameters:
                 self._frozen.append(name)
             for parameter in trained:
-                self._handles.append(parameter.register_hook(self._note(name)))
+                note = functools.partial(self._note, name)
+                self._handles.append(parameter.register_hook(note))
 
-    def _note(self, name: str) -> Any:
-        def hook(_: Tensor) -> None:
-            self._waiting.discard(name)
-
-        return hook
+    def _note(self, name: str, gradient: Tensor) -> None:
+        self._waiting.discard(name)
 
     def finish(self) -> Iterator[str]:
         """Stop recording gradients, and report the blocks that are not trained.

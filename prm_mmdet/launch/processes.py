@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import warnings
+from dataclasses import dataclass, field
 from typing import Any, Callable
 
 _PR_SET_PDEATHSIG = 1  # from Linux's <sys/prctl.h>
@@ -37,21 +38,19 @@ def end_with_torchrun() -> None:
         end_with_parent(os.getppid())
 
 
+@dataclass
 class StartWorker:
     """Function that each worker of a data loader calls first.
 
     Args:
-        function: The loader's own ``worker_init_fn``, which is called next. Default:
-            None.
-        quiet: Whether all workers but the first hide warnings. Default: False.
+        function: The loader's own ``worker_init_fn``, which is called next, or None.
+        quiet: Whether all workers but the first hide warnings.
+        parent: Process id of the workers' parent. Default: this process.
     """
 
-    def __init__(
-        self, function: Callable[[int], Any] | None = None, quiet: bool = False
-    ) -> None:
-        self.function = function
-        self.quiet = quiet
-        self.parent: int | None = os.getpid()
+    function: Callable[[int], Any] | None = None
+    quiet: bool = False
+    parent: int | None = field(default_factory=os.getpid)
 
     def __getstate__(self) -> dict[str, Any]:
         # Python pickles this object if a worker is not forked from this process. The

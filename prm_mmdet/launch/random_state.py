@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any, Callable
@@ -46,22 +47,13 @@ def worker_seed(seed: int, rank: int, epoch: int) -> int:
     return (seed * 1_000_003 + epoch * 1_009 + rank) % 2**32
 
 
-class CallAfter:
-    """Iterator that calls a function once, before item number ``count`` (from 0).
+def calling(items: Iterator, count: int, function: Callable[[], Any]) -> Iterator:
+    """Iterate over items, and call a function before item number ``count`` (from 0).
 
     When a loop that counts iterations resumes, it first skips the batches of the
     finished iterations. Skipping draws random numbers, so the function sets the saved
     random state after it.
     """
-
-    def __init__(self, inner: Iterator, count: int, function: Callable) -> None:
-        self._inner, self._count, self._function = inner, count, function
-
-    def __iter__(self) -> Iterator:
-        return self
-
-    def __next__(self) -> Any:
-        if self._count == 0:
-            self._function()
-        self._count -= 1
-        return next(self._inner)
+    yield from itertools.islice(items, count)
+    function()
+    yield from items

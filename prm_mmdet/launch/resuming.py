@@ -1,12 +1,15 @@
-"""Finding the checkpoint that a training resumes from."""
+"""The checkpoint that a training resumes from: finding it, and whether it fits."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 
 from ..files.atomic import write_file
@@ -53,10 +56,12 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
                 f'dir should continue from it, give it: --resume {named}'
             )
         why = f'{own}, which last_checkpoint names, is missing'
-    limit = _number(own)
     run = read_run_id(work_dir)
     damaged, foreign = [], []
-    for path in _candidates(own, older, limit):
+    candidates = [own] if own and os.path.exists(own) else []
+    # Checkpoints with a higher number are from an earlier training.
+    candidates += [p for p in older if p != own and _number(p) < _number(own)]
+    for path in candidates:
         try:
             checkpoint = read_checkpoint(path)
             check_training_state(checkpoint, path)
@@ -69,11 +74,10 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
             continue
         if damaged or path != own:
             kept = ''
-            if rename:
+            if damaged and rename:
                 for old in damaged:
                     os.rename(old, f'{old}.damaged')
-                if damaged:
-                    kept = f' Kept as {", ".join(f"{old}.damaged" for old in damaged)}.'
+                kept = f' Kept as {", ".join(f"{old}.damaged" for old in damaged)}.'
             print_log(f'{why}.{kept} Resuming from {path}, the newest whole checkpoint')
         return path
     if foreign and not damaged:
@@ -140,28 +144,17 @@ def _read_pointer(path: str) -> tuple[str, str]:
     return named, ''
 
 
-def _number(path: str) -> int | None:
+def _number(path: str) -> float:
+    """Epoch or iteration in the name of a checkpoint, or infinity."""
     match = _NUMBERED.fullmatch(os.path.basename(path))
-    return int(match[1]) if match else None
+    return int(match[1]) if match else math.inf
 
 
 def _numbered(folder: str) -> list[str]:
     """Paths of the numbered checkpoints in a folder, newest first."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    found = [name for name in names if _NUMBERED.fullmatch(name)]
-    found.sort(key=lambda name: _number(name) or 0, reverse=True)
+    found = sorted(filter(_NUMBERED.fullmatch, names), key=_number, reverse=True)
     return [os.path.join(folder, name) for name in found]
-
-
-def _candidates(own: str, older: list[str], limit: int | None) -> Iterator[str]:
-    """The checkpoints to try, best first. Checkpoints with a higher number than that in
-    ``last_checkpoint`` are left out: they are from an earlier training."""
-    if own and os.path.exists(own):
-        yield own
-    for path in older:
-        number = _number(path)
-        if path != own and (limit is None or (number is not None and number < limit)):
-            yield path
 
 
 def check_training_state(checkpoint: Any, path: str) -> None:
@@ -169,7 +162,8 @@ def check_training_state(checkpoint: Any, path: str) -> None:
     held = checkpoint if isinstance(checkpoint, dict) else {}
     meta, hub = held.get('meta'), held.get('message_hub')
     counted = isinstance(meta, dict) and all(
-        type(meta.get(key)) is int and meta[key] >= 0 for key in ('epoch', 'iter')
+        type(meta.get(key)) is int and 0 <= meta[key] < 2**53
+        for key in ('epoch', 'iter')
     )
     keys = ('log_scalars', 'runtime_info', 'resumed_keys')
     logged = isinstance(hub, dict) and all(isinstance(hub.get(k), dict) for k in keys)
@@ -178,3 +172,55 @@ def check_training_state(checkpoint: Any, path: str) -> None:
             f'{path} holds no state of a training to resume from; to start from its '
             f'weights, use --cfg-options load_from={path}'
         )
+
+
+@contextlib.contextmanager
+def naming_misfits(filename: str) -> Iterator[None]:
+    """Raise RunError if a checkpoint's state does not fit."""
+    try:
+        yield
+    except RunError:
+        raise
+    except Exception as error:  # A state that does not fit may raise any error.
+        raise RunError(
+            f'{filename} cannot be resumed from: {type(error).__name__}: {error}. Use '
+            'the config that it was trained with, or start from its weights: '
+            f'--cfg-options load_from={filename}'
+        ) from error
+
+
+def check_states(runner: Any, checkpoint: dict) -> None:
+    """Raise ValueError unless the states of the optimizer and of the schedulers fit the
+    training's. MMEngine would copy them unseen."""
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    own = runner.optim_wrapper.state_dict()
+    _check_form('optimizer', checkpoint['optimizer'], own)
+    if runner.param_schedulers is None or 'param_schedulers' not in checkpoint:
+        return
+    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+    if isinstance(runner.param_schedulers, list):
+        found = checkpoint['param_schedulers']
+        states = [scheduler.state_dict() for scheduler in runner.param_schedulers]
+        _check_form('param_schedulers', found, states)
+        for i, (state, own) in enumerate(zip(found, states)):
+            if unknown := state.keys() - own.keys():
+                kind = f'param_schedulers.{i} is of another type'
+                raise ValueError(f'{kind}: it has {min(unknown)}')
+
+
+def _check_form(name: str, found: Any, own: Any) -> None:
+    """Raise ValueError unless a value in a checkpoint can replace this training's own.
+    Numbers replace numbers, and lists replace lists of the same length. In dicts, the
+    entries that both have are compared."""
+    alike: tuple = ((int, float, torch.Tensor), (str,), (list, tuple), (dict,))
+    kinds = [kind for kind in alike if isinstance(own, kind)]
+    if kinds and not isinstance(found, kinds[0]):
+        raise ValueError(f'{name} is {found!r:.60}, and {own!r:.60} in this training')
+    if isinstance(own, dict):
+        for key in own.keys() & found.keys():
+            _check_form(f'{name}.{key}', found[key], own[key])
+    elif isinstance(own, (list, tuple)):
+        if len(found) != len(own):
+            raise ValueError(f'{name} has {len(found)} entries, and not {len(own)}')
+        for i, pair in enumerate(zip(found, own)):
+            _check_form(f'{name}.{i}', *pair)

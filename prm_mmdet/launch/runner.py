@@ -45,10 +45,12 @@ from .data_files import MissingInput, check_data, how_to_get_weights
 from .guard_hook import TrainingGuard
 from .pipelines import name_images
 from .plugin_blocks import check_stages, plugin_blocks
-from .random_state import worker_seed
+from .random_state import set_random_state, worker_seed
 from .resuming import (
+    check_states,
     check_training_state,
     find_checkpoint,
+    naming_misfits,
     run_id_of,
     write_run_id,
 )
@@ -100,6 +102,15 @@ class Runner(MMEngineRunner):
             if name in metrics:
                 self.logger.info(f'{label} {metrics[name]:.3f}')
         return metrics
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        try:
+            return super().build_model(model)
+        except (KeyError, ValueError) as error:
+            if isinstance(error, KeyError) and 'registry' not in f'{error}':
+                raise
+            reason = error.args[0] if error.args else error
+            raise RunError(f"the config's model cannot be built: {reason}") from error
 
     def _init_model_weights(self) -> None:
         try:
@@ -234,16 +245,18 @@ def _expected_at_start(
     """The unexpected differences between weights and model, and notes about expected
     ones. If a training starts from weights, new blocks and another number of classes
     are expected."""
-    modules = dict(model.named_modules())
     blocks = tuple(f'{name}.' for name in plugin_blocks(model))
     fresh = [key for key in differences.missing if key.startswith(blocks)]
     heads = tuple(
-        f'{n}.' for n, m in modules.items() if isinstance(_num_classes(m), int)
+        f'{name}.'
+        for name, module in model.named_modules()
+        # MMEngine's modules raise an error if an attribute is missing.
+        if isinstance(vars(module).get('num_classes'), int)
     )
     classes = [key for key in differences.misshapen if key.startswith(heads)]
-    left = KeyDifferences(
+    left = replace(
+        differences,
         missing=[key for key in differences.missing if key not in fresh],
-        unknown=differences.unknown,
         misshapen=[key for key in differences.misshapen if key not in classes],
     )
     notes = []
@@ -260,12 +273,6 @@ def _expected_at_start(
     if left.unknown:
         notes.append(f'{KeyDifferences([], left.unknown, [])}: they are not used')
     return left, notes
-
-
-def _num_classes(module: nn.Module) -> Any:
-    """A module's ``num_classes``, or None. MMEngine's modules raise an error if the
-    attribute is missing."""
-    return vars(module).get('num_classes')
 
 
 class TrainRunner(Runner):
@@ -356,21 +363,24 @@ class TrainRunner(Runner):
         """
         self._resuming = True
         try:
-            super().resume(filename, *args, **kwargs)
-        except RunError:
-            raise
-        except Exception as error:  # A state that does not fit may raise any error.
-            raise RunError(
-                f'{filename} cannot be resumed from: {type(error).__name__}: {error}. '
-                'Use the config that it was trained with, or start from its weights: '
-                f'--cfg-options load_from={filename}'
-            ) from error
+            with naming_misfits(filename):
+                super().resume(filename, *args, **kwargs)
         finally:
             self._resuming = False
+        step = self.optim_wrapper.step
+
+        def first_step(*args: Any, **kwargs: Any) -> None:
+            # Only here does PyTorch look at the restored state of the parameters.
+            self.optim_wrapper.step = step
+            with naming_misfits(filename):
+                step(*args, **kwargs)
+
+        self.optim_wrapper.step = first_step
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
         checkpoint = super().load_checkpoint(filename, *args, **kwargs)
         if self._resuming:
+            check_states(self, checkpoint)
             self.resumed_from = filename
             self.run_id = run_id_of(checkpoint)
             if is_main_process():
@@ -383,6 +393,8 @@ class TrainRunner(Runner):
                     f'{filename} has no random state of {self.world_size} rank(s): the '
                     'training draws other random numbers than an uninterrupted one'
                 )
+            else:
+                set_random_state(self.resumed_random_state)
         return checkpoint
 
     def _starts_from_weights(self) -> bool:

@@ -76,6 +76,8 @@ def run_tool(name: str) -> None:
     tool.Runner = runner
     try:
         tool.main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except RunError as error:
         _stop(f'{error}')
     except OSError as error:

@@ -21,7 +21,7 @@ start = runner._Experiment._wait_for
 
 
 def train(experiment, cell, command, log):
-    """Trains the network with SAC by train.py, and the control without a new process."""
+    """Trains SAC by train.py, and the control in this process."""
     if cell.name.startswith('SAC'):
         return (yield from start(experiment, cell, command, log))
     cfg = Config.fromfile(cell.config)
