@@ -292,24 +292,17 @@ def _attach(model: nn.Module, plan: list[_Planned]) -> None:
         raise
 
 
+@dataclass(eq=False)
 class _RunPlugin:
     """A forward hook that runs a plugin on a module's output.
 
     It is an object and not a function so that it can be pickled, and so that a copy of
     the model runs the copy's plugin.
-
-    Args:
-        name: Name of the plugin in the module.
-        beside: The plugin, if it is not a submodule of the module. Default: None.
-        channels_last: For each map, whether it is (B, H, W, C).
     """
 
-    def __init__(
-        self, name: str, beside: nn.Module | None, channels_last: tuple[bool, ...]
-    ):
-        self.name = name
-        self.beside = beside
-        self.channels_last = channels_last
+    name: str  # of the plugin in the module
+    beside: nn.Module | None  # the plugin, if it is not a submodule of the module
+    channels_last: tuple[bool, ...]  # for each map: whether it is (B, H, W, C)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         plugin: Any = self.beside

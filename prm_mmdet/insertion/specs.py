@@ -20,25 +20,15 @@ _KEYS = ('cfg', 'at', 'blocks', 'levels')
 
 @dataclass(frozen=True)
 class Spec:
-    """One entry of ``plugins``, checked.
+    """One entry of ``plugins``, checked."""
 
-    Attributes:
-        label: The entry's name in messages, such as 'plugins[0]'.
-        plugin: The plugin's class.
-        options: Arguments of the plugin, without ``in_channels``.
-        postfix: End of the plugin's name, after the abbreviation of its class.
-        at: Regular expression for names of submodules.
-        blocks: Indices among the matches of a stage. None stands for all matches.
-        levels: Indices among the maps of a module. None stands for all maps.
-    """
-
-    label: str
+    label: str  # name in messages, such as 'plugins[0]'
     plugin: type
-    options: dict
-    postfix: str
-    at: str
-    blocks: Sequence[int] | None
-    levels: Sequence[int] | None
+    options: dict  # arguments of the plugin, without ``in_channels``
+    postfix: str  # end of the plugin's name, after the abbreviation of its class
+    at: str  # regular expression for names of submodules
+    blocks: Sequence[int] | None  # indices among the matches of a stage; None: all
+    levels: Sequence[int] | None  # indices among the maps of a module; None: all
 
 
 def read_specs(specs: Sequence[dict]) -> list[Spec]:

@@ -67,15 +67,16 @@ def test_large_features(block, maps, dtype, device, monkeypatch):
 # -- in a network ----------------------------------------------------------------------
 
 PLUGINS = {
-    'PRM': dict(cfg=dict(type='prm_mmdet.PRM'), position='after_conv3'),
-    'LCT': dict(cfg=dict(type='prm_mmdet.LCT'), position='after_conv3'),
+    'PRM': dict(cfg=dict(type='prm_mmdet.PRM', groups=16), position='after_conv3'),
+    'LCT': dict(cfg=dict(type='prm_mmdet.LCT', groups=16), position='after_conv3'),
     'SAC': dict(cfg=dict(type='prm_mmdet.SAC'), position='after_conv2'),
 }
 
 
 def resnet(block):
     torch.manual_seed(0)
-    model = MODELS.build(dict(type='ResNet', depth=50, plugins=[PLUGINS[block]]))
+    cfg = dict(type='ResNet', depth=50, base_channels=16, plugins=[PLUGINS[block]])
+    model = MODELS.build(cfg)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.3, 0.7)

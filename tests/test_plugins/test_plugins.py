@@ -230,16 +230,6 @@ def test_compiles_in_one_graph(block):
         torch.testing.assert_close(joined, plain)
 
 
-@every_block
-@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
-def test_traces_to_operators_that_exporters_know(block):
-    block = randomize(copy.deepcopy(block)).double().eval()
-    x = torch.randn(2, 128, 6, 5, dtype=torch.float64)
-    traced = torch.jit.trace(block, x, check_trace=False)
-    assert 'prm_mmdet::' not in str(traced.inlined_graph)
-    torch.testing.assert_close(traced(x), block(x))
-
-
 def permuted(x):
     order = torch.randperm(x[0, 0].numel(), generator=torch.Generator().manual_seed(2))
     return x.flatten(2)[..., order].view_as(x)
