@@ -19,7 +19,7 @@ NARROW = dict(type='ResNet', depth=50, base_channels=16)
 BACKBONES = {
     'ResNet': NARROW,
     'ResNetV1d': dict(NARROW, type='ResNetV1d'),
-    'ResNeXt': dict(NARROW, type='ResNeXt', groups=4, base_width=4),
+    'ResNeXt': dict(NARROW, type='ResNeXt', groups=8, base_width=4),
     'Res2Net': dict(NARROW, type='Res2Net', scales=4, base_width=26),
     'RegNet': dict(type='RegNet', arch='regnetx_400mf'),
     'ResNeSt': dict(
@@ -55,7 +55,7 @@ WRONGLY_SIZED = {
     'DetectoRS ResNeXt': dict(
         NARROW,
         type='DetectoRS_ResNeXt',
-        groups=4,
+        groups=8,
         base_width=4,
         conv_cfg=dict(type='ConvAWS'),
     ),
