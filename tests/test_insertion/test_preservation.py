@@ -89,23 +89,23 @@ def resnet(position=None, block='PRM', **settings):
     return ResNet(**settings)
 
 
-@pytest.mark.parametrize('block', BLOCKS)
+GN = dict(type='GN', num_groups=4)
+DCN = dict(dcn=dict(type='DCNv2'), stage_with_dcn=(False, False, False, True))
+
+
 @pytest.mark.parametrize(
-    ('position', 'settings'),
+    ('position', 'block', 'settings'),
     [
-        ('after_conv1', {}),
-        ('after_conv2', {}),
-        ('after_conv3', {}),
-        ('after_conv3', dict(frozen_stages=2, with_cp=True)),
-        ('after_conv2', dict(norm_cfg=dict(type='GN', num_groups=4), style='caffe')),
-        ('after_conv3', dict(norm_cfg=dict(type='SyncBN'), norm_eval=False)),
-        (
-            'after_conv2',
-            dict(dcn=dict(type='DCNv2'), stage_with_dcn=(False, False, False, True)),
-        ),
+        ('after_conv1', 'PRM', {}),
+        ('after_conv2', 'LCT', {}),
+        ('after_conv3', 'PRM', {}),
+        ('after_conv3', 'LCT', dict(frozen_stages=2, with_cp=True)),
+        ('after_conv2', 'PRM', dict(norm_cfg=GN, style='caffe')),
+        ('after_conv3', 'LCT', dict(norm_cfg=dict(type='SyncBN'), norm_eval=False)),
+        ('after_conv2', 'PRM', DCN),
     ],
 )
-def test_every_position(block, position, settings):
+def test_every_position(position, block, settings):
     plain = trained(resnet(**settings))
     net = resnet(position, block, **settings)
     missing, x = load(plain, net), image()
@@ -323,54 +323,47 @@ def shared(m, x):
     return y + m.block(y)
 
 
+CHANGED = 'its input does not scale with {} before it'
+NO_LAYER = 'no norm or convolution of 8 channels comes before it'
 NO_WEIGHT = 'last before it has no weight that can be scaled'
 SCALED = 'when a is scaled, the outputs change, since something else uses a, too'
 REFUSED = {
-    'an addition': (
-        lambda m, x: m.block(m.a(x) + m.b(x)),
-        'its input does not scale with b before it',
-    ),
+    'an addition': (lambda m, x: m.block(m.a(x) + m.b(x)), CHANGED.format('b')),
     'SiLU': (
         lambda m, x: m.block(nn.functional.silu(m.a(x))),
-        'its input does not scale with a before it',
+        CHANGED.format('a'),
     ),
     'ReLU6': (
         lambda m, x: m.block(nn.functional.relu6(m.a(x))),
-        'its input does not scale with a before it',
+        CHANGED.format('a'),
     ),
     'other users of the input': (shared, SCALED),
     'other users, unseen by autograd': (
         lambda m, x: (lambda y: m.block(y) + y.detach())(m.a(x)),
         SCALED,
     ),
-    'outputs that tell nothing': (
-        lambda m, x: m.block(m.a(x)) * float('inf'),
-        SCALED,
-    ),
+    'outputs that tell nothing': (lambda m, x: m.block(m.a(x)) * float('inf'), SCALED),
     'an output before the block': (
         lambda m, x: (lambda y: (y, m.block(y)))(m.a(x)),
         SCALED,
     ),
-    'weights used twice': (
-        lambda m, x: m.block(m.a(x)) + m.a(x * 2),
-        SCALED,
-    ),
+    'weights used twice': (lambda m, x: m.block(m.a(x)) + m.a(x * 2), SCALED),
     'a regularised weight': (
         lambda m, x: m.block(m.a(x)) * m.a.weight.mean(),
         SCALED,
     ),
     'two layers': (
         lambda m, x: m.block(m.a(x)) + m.block(m.b(x)),
-        'its input does not scale with b before it',
+        CHANGED.format('b'),
     ),
     "the model's input": (
         lambda m, x: m.block(x[:, [0, 1, 2, 0, 1, 2, 0, 1]]),
-        'no norm or convolution of 8 channels comes before it',
+        NO_LAYER,
     ),
     'not called': (lambda m, x: m.a(x), 'does not call it'),
     'channels permuted': (
         lambda m, x: m.block(m.a(x).flip(1)),
-        'its input does not scale with a before it',
+        CHANGED.format('a'),
     ),
     'channels permuted by views': (
         lambda m, x: m.block(
@@ -379,15 +372,12 @@ REFUSED = {
             .transpose(1, 2)
             .reshape(2 * len(x) // 2, 8, 8, 8)
         ),
-        'its input does not scale with a before it',
+        CHANGED.format('a'),
     ),
-    'channels split': (
-        lambda m, x: m.block(m.wide(x).view(-1, 8, 8, 8)),
-        'no norm or convolution of 8 channels comes before it',
-    ),
+    'channels split': (lambda m, x: m.block(m.wide(x).view(-1, 8, 8, 8)), NO_LAYER),
     'a limit far away': (
         lambda m, x: m.block(m.a(x).clamp(max=5000)),
-        'its input does not scale with a before it',
+        CHANGED.format('a'),
     ),
 }
 
@@ -414,7 +404,7 @@ def test_what_is_refused(case):
         (lambda: conv(nn.ConvTranspose2d), NO_WEIGHT),
         (
             lambda: ConvModule(3, 8, 1, act_cfg=dict(type='Swish')),
-            'its input does not scale with last.conv before it',
+            CHANGED.format('last.conv'),
         ),
     ],
 )
@@ -606,17 +596,21 @@ def test_outputs_that_are_not_finite_are_named():
 # -- detectors -------------------------------------------------------------------------
 
 
-def detector(name, plugins):
-    cfg = Config.fromfile(name).model
+def mask_rcnn(plugins=None):
+    cfg = Config.fromfile(ROOT / 'configs/demo/mask-rcnn_r50_fpn_demo.py').model
     cfg.backbone.plugins = plugins
     return trained(MODELS.build(cfg))
 
 
-def test_a_detector_that_wants_annotations():
-    name = ROOT / 'configs/demo/mask-rcnn_r50_fpn_demo.py'
+@pytest.fixture(scope='module')
+def plain_detector():
+    return mask_rcnn()
+
+
+def test_a_detector_that_wants_annotations(plain_detector):
     stages = (False, False, False, True)
     plugin = dict(cfg=BLOCKS['LCT'], stages=stages, position='after_conv3')
-    plain, net = detector(name, None), detector(name, [plugin])
+    plain, net = plain_detector, mask_rcnn([plugin])
     attach_plugins(net.neck, [spec('')])
     missing = load(plain, net)
     net.neck.prm[4].bias.data.copy_(net.neck.prm[3].bias)
@@ -652,9 +646,8 @@ def test_a_detector_whole():
 
 
 @pytest.mark.parametrize('plugin', ['PRM', 'CBAM', 'SAC'])
-def test_parts_that_cannot_be_run(plugin):
-    name = ROOT / 'configs/demo/mask-rcnn_r50_fpn_demo.py'
-    plain, net = detector(name, None), detector(name, None)
+def test_parts_that_cannot_be_run(plugin, plain_detector):
+    plain, net = plain_detector, copy.deepcopy(plain_detector)
     specs = [dict(cfg=dict(type=f'prm_mmdet.{plugin}'), at=r'convs\.[01]')]
     attach_plugins(net.roi_head.mask_head, specs, (64, 14, 14))
     net.add_module('extra', SE(8, reduction=4))  # in no part
