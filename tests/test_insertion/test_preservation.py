@@ -14,7 +14,7 @@ from mmengine.config import Config
 from torch import nn
 
 from prm_mmdet import LCT, PRM, SAC, attach_plugins, preserve
-from prm_mmdet.plugins import BAM, CBAM, SE
+from prm_mmdet.plugins import BAM, CBAM, GE, SE
 
 register_all_modules()
 
@@ -151,17 +151,6 @@ def test_the_model_stays_as_it_was():
         assert torch.equal(value, before[key]) != touched
 
 
-def test_single_precision():
-    plain = trained(resnet()).float()
-    net = resnet('after_conv2', 'LCT')
-    missing = net.load_state_dict(plain.state_dict(), strict=False).missing_keys
-    net.eval()
-    assert len(preserve(net, missing)) == 7
-    x = image().float()
-    for a, b in zip(plain(x), net(x)):
-        assert (a - b).abs().max() < 1e-5 * a.abs().max()
-
-
 # -- blocks behind any module ----------------------------------------------------------
 
 
@@ -253,8 +242,8 @@ def relu(x):
 
 TWO = dict(a=conv(), b=conv())
 KEPT = {
-    'leaky ReLU': (
-        lambda m, x: m.block(nn.functional.leaky_relu(m.b(m.a(x)))),
+    'leaky ReLU in place': (
+        lambda m, x: m.block(nn.functional.leaky_relu(m.b(m.a(x)), inplace=True)),
         lambda: dict(a=conv(), b=norm()),
         'b',
     ),
@@ -365,15 +354,6 @@ REFUSED = {
         lambda m, x: m.block(m.a(x).flip(1)),
         CHANGED.format('a'),
     ),
-    'channels permuted by views': (
-        lambda m, x: m.block(
-            m.a(x)
-            .unflatten(1, (2, 4))
-            .transpose(1, 2)
-            .reshape(2 * len(x) // 2, 8, 8, 8)
-        ),
-        CHANGED.format('a'),
-    ),
     'channels split': (lambda m, x: m.block(m.wide(x).view(-1, 8, 8, 8)), NO_LAYER),
     'a limit far away': (
         lambda m, x: m.block(m.a(x).clamp(max=5000)),
@@ -471,6 +451,7 @@ def test_what_cannot_be_run():
         (lambda: CBAM(8, reduction=4), 'CBAM: left as it is', True),
         (lambda: BAM(8, reduction=4), 'BAM: left as it is', True),
         (lambda: LCT(8, groups=4, transform=False), 'LCT: left as it is', True),
+        (lambda: GE(8), 'GE: left as it is: its output depends', True),
     ],
 )
 def test_other_blocks(block, words, left):
@@ -527,40 +508,6 @@ def test_behind_modules_without_weights(build, at, scaled):
     scaled = scaled or ['stem.1', 'stem.7']
     assert [o.scaled for o in outcomes] == scaled
     same(plain, net, image())
-
-
-def test_a_pooled_shortcut_cannot_be_preserved():
-    """It pools what the residual branch takes, too."""
-    settings = dict(depth=50, base_channels=8, avg_down=True)
-    net = attach_plugins(ResNet(**settings), [spec(r'layer3\.0\.downsample\.0')])
-    missing = load(trained(ResNet(**settings)), net)
-    (outcome,) = preserve(net, missing)
-    assert outcome.block == 'layer3.0.downsample.0.prm' and outcome.left
-
-
-@pytest.mark.parametrize(
-    ('plugin', 'left'),
-    [(dict(type='prm_mmdet.SAC'), False), (dict(type='prm_mmdet.CBAM'), True)],
-)
-def test_other_blocks_behind_modules_without_weights(plugin, left):
-    net = attach_plugins(ResNet(18), [dict(cfg=plugin, at='maxpool')])
-    (outcome,) = preserve(net, load(trained(ResNet(18)), net))
-    assert outcome.block.startswith('maxpool.') and outcome.left is left
-
-
-def test_in_place_leaky_relu():
-    act = nn.LeakyReLU(0.1, inplace=True)
-    layers = dict(a=conv(), b=norm(), act=act)
-    net = trained(Net(lambda m, x: m.block(m.act(m.b(m.a(x)))), **layers))
-    (outcome,) = preserve(net, block_keys(net), (3, 8, 8))
-    assert outcome.scaled == 'b'
-
-
-def test_a_block_without_weights():
-    plugin = dict(type='prm_mmdet.GE')
-    net = attach_plugins(ResNet(18), [dict(cfg=plugin, at=r'layer4\.1\.bn2')])
-    (outcome,) = preserve(net, load(trained(ResNet(18)), net))
-    assert 'GE: left as it is: its output depends' in str(outcome) and outcome.left
 
 
 def test_behind_layers_that_no_weights_came_for():
@@ -624,27 +571,6 @@ def test_a_detector_that_wants_annotations(plain_detector):
             torch.testing.assert_close(a, b)
 
 
-def test_a_detector_whole():
-    def build():
-        channels = dict(in_channels=8, feat_channels=8, stacked_convs=2)
-        head = dict(type='RetinaHead', num_classes=3, norm_cfg=dict(type='BN'))
-        backbone = dict(type='ResNet', depth=18, base_channels=8)
-        neck = dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5)
-        cfg = dict(backbone=backbone, neck=neck, bbox_head=dict(head, **channels))
-        return MODELS.build(dict(type='RetinaNet', **cfg))
-
-    plain, net = trained(build()), build()
-    # Its convolutions see all levels: called five times, with one norm.
-    attach_plugins(net.bbox_head, [spec('cls_convs.1')], [(8, 4, 4)] * 5)
-    (outcome,) = preserve(net, load(plain, net))
-    assert outcome.scaled == 'bbox_head.cls_convs.1.bn'
-    with torch.no_grad():
-        x = image()
-        for levels, others in zip(plain(x), net(x)):
-            for a, b in zip(levels, others):
-                torch.testing.assert_close(a, b)
-
-
 @pytest.mark.parametrize('plugin', ['PRM', 'CBAM', 'SAC'])
 def test_parts_that_cannot_be_run(plugin, plain_detector):
     plain, net = plain_detector, copy.deepcopy(plain_detector)
@@ -703,19 +629,3 @@ def test_a_second_call_finds_nothing_to_do():
     (outcome,) = preserve(net, keys, (3, 8, 8))
     assert outcome.scaled == 'a'
     unchanged(net, before)
-
-
-def test_buffers_and_random_numbers_stay_as_they_were():
-    class Counts(nn.BatchNorm2d):
-        def forward(self, x):
-            self.num_batches_tracked += 1
-            torch.rand(1)
-            return super().forward(x)
-
-    net = trained(Net(lambda m, x: m.block(m.b(m.a(x))), a=conv(), b=Counts(8)))
-    before, state = parameters(net), torch.get_rng_state()
-    (outcome,) = preserve(net, block_keys(net), (3, 8, 8))
-    assert outcome.scaled == 'b'
-    assert torch.equal(state, torch.get_rng_state())
-    for key in ('b.running_mean', 'b.running_var', 'b.num_batches_tracked'):
-        assert torch.equal(net.state_dict()[key], before[key])
