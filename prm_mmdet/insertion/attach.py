@@ -186,12 +186,8 @@ def _listed(levels: Levels) -> tuple:
 def _holder(
     modules: dict[str, nn.Module], name: str, probe: Probe
 ) -> tuple[nn.Module, list[str]]:
-    """The module that gets the plugin, and a prefix for the plugin's name.
-
-    Usually this is the module that the plugin follows, and the prefix is empty. If that
-    module is a container, the nearest module around it that is no container gets the
-    plugin. The prefix is then the container's name.
-    """
+    """The module that gets the plugin: the named one, or the nearest around it that is
+    no container. And a prefix for the plugin's name, which is then the container's."""
     prefix: list[str] = []
     outer, around = name, f'{name}.' if name else ''
     while isinstance(modules[outer], _CONTAINERS):
@@ -349,9 +345,6 @@ class _InitWeights:
     A model's ``init_cfg`` is for its own layers. For example, Kaiming initialisation of
     all convolutions would overwrite the zeros with which a plugin starts. MMEngine
     calls a plugin's ``init_weights`` only if the module around it is MMEngine's.
-
-    Raises:
-        ValueError: A module that a plugin follows has been replaced.
     """
 
     def __init__(self, module: Any):

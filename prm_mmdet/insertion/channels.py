@@ -222,15 +222,8 @@ def input_shapes(module: nn.Module, input_shape: Sequence | None = None) -> Sequ
 
 
 def example_inputs(module: nn.Module, shapes: Sequence) -> Inputs:
-    """Input for a model: normal random numbers of its data type, equal at every call.
-
-    Args:
-        module: The model.
-        shapes: As :func:`input_shapes` returns it.
-
-    Returns:
-        A tensor (1, C, H, W), or a tuple of tensors if ``shapes`` is a list.
-    """
+    """Normal random numbers for a model, equal at every call: a tensor (1, C, H, W) of
+    the model's type, or a tuple of tensors if ``shapes`` is a list of shapes."""
     parameters = (p.detach() for p in module.parameters() if p.is_floating_point())
     like = next(parameters, torch.empty(0))
     generator = torch.Generator('cpu').manual_seed(0)

@@ -138,11 +138,9 @@ class _CannotRunError(Exception):
 def _fresh_blocks(
     module: nn.Module, keys: list[str], missing: set[str]
 ) -> tuple[dict[str, nn.Module], list[Outcome]]:
-    """Fresh blocks by name, and the outcomes of other blocks.
-
-    Fresh blocks are the outermost submodules without loaded weights, the gated blocks
-    inside them, and plugins that have no weights at all.
-    """
+    """Fresh blocks by name, and the outcomes of other blocks. Fresh blocks are the
+    outermost submodules without loaded weights, the gated blocks inside them, and
+    plugins that have no weights at all."""
     loaded: set[str] = set()
     touched: set[str] = set()
     lacking: dict[str, list[str]] = {}
@@ -358,11 +356,9 @@ class _Preservation:
         self, layer: str, parameters: list[nn.Parameter]
     ) -> dict[str, bool | None]:
         """How each block's input changes if a layer is scaled: by the same factors
-        (True), not at all (False), or in another way (None).
-
-        The factors are powers of two, which floating-point numbers multiply exactly.
-        They are so large that a ReLU6 would clip the scaled values.
-        """
+        (True), not at all (False), or in another way (None)."""
+        # The factors are powers of two, which floating-point numbers multiply exactly.
+        # They are so large that a ReLU6 would clip the scaled values.
         width = _width(self.layers[layer])
         limit = 5 if parameters[0].dtype == torch.float16 else 16
         generator = torch.Generator().manual_seed(0)

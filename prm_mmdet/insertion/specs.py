@@ -34,12 +34,6 @@ class Spec:
 def read_specs(specs: Sequence[dict]) -> list[Spec]:
     """The entries of ``plugins``, checked as far as possible without a model.
 
-    Args:
-        specs: As :func:`prm_mmdet.attach_plugins` takes them.
-
-    Returns:
-        The same entries, with each plugin's class in place of its name.
-
     Raises:
         ValueError: An entry is wrong. The message names the entry and the key.
     """
@@ -136,11 +130,6 @@ def _plugin_class(kind: Any) -> type:
 
 def chosen_names(spec: Spec, modules: dict[str, nn.Module], probe: Probe) -> list[str]:
     """Names of the submodules that a spec matches and picks.
-
-    Args:
-        spec: The spec.
-        modules: The model's ``named_modules()``.
-        probe: What the submodules return.
 
     Raises:
         ValueError: No name matches, or one match is inside another, or ``blocks`` is

@@ -12,6 +12,7 @@ from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from torch import nn
+from torch.nn import functional as F
 
 from prm_mmdet import LCT, PRM, SAC, attach_plugins, preserve
 from prm_mmdet.plugins import BAM, CBAM, GE, SE
@@ -236,27 +237,20 @@ def norm(**settings):
     return nn.BatchNorm2d(8, **settings)
 
 
-def relu(x):
-    return nn.functional.relu(x)
-
-
-TWO = dict(a=conv(), b=conv())
 KEPT = {
     'leaky ReLU in place': (
-        lambda m, x: m.block(nn.functional.leaky_relu(m.b(m.a(x)), inplace=True)),
+        lambda m, x: m.block(F.leaky_relu(m.b(m.a(x)), inplace=True)),
         lambda: dict(a=conv(), b=norm()),
         'b',
     ),
     'max pooling': (
-        lambda m, x: m.block(nn.functional.max_pool2d(relu(m.a(x)), 3, 2)),
+        lambda m, x: m.block(F.max_pool2d(F.relu(m.a(x)), 3, 2)),
         lambda: dict(a=conv()),
         'a',
     ),
     'average pooling and upsampling': (
         lambda m, x: m.block(
-            nn.functional.interpolate(
-                nn.functional.avg_pool2d(m.a(x), 2), scale_factor=2.0, mode='bilinear'
-            )
+            F.interpolate(F.avg_pool2d(m.a(x), 2), scale_factor=2.0, mode='bilinear')
         ),
         lambda: dict(a=conv(bias=False)),
         'a',
@@ -269,7 +263,7 @@ KEPT = {
         'b',
     ),
     'a head shared by levels': (
-        lambda m, x: [m.block(relu(m.a(y))) for y in (x, x[..., ::2, ::2])],
+        lambda m, x: [m.block(F.relu(m.a(y))) for y in (x, x[..., ::2, ::2])],
         lambda: dict(a=conv()),
         'a',
     ),
@@ -308,7 +302,7 @@ def block_keys(net):
 
 
 def shared(m, x):
-    y = relu(m.a(x))
+    y = F.relu(m.a(x))
     return y + m.block(y)
 
 
@@ -318,14 +312,8 @@ NO_WEIGHT = 'last before it has no weight that can be scaled'
 SCALED = 'when a is scaled, the outputs change, since something else uses a, too'
 REFUSED = {
     'an addition': (lambda m, x: m.block(m.a(x) + m.b(x)), CHANGED.format('b')),
-    'SiLU': (
-        lambda m, x: m.block(nn.functional.silu(m.a(x))),
-        CHANGED.format('a'),
-    ),
-    'ReLU6': (
-        lambda m, x: m.block(nn.functional.relu6(m.a(x))),
-        CHANGED.format('a'),
-    ),
+    'SiLU': (lambda m, x: m.block(F.silu(m.a(x))), CHANGED.format('a')),
+    'ReLU6': (lambda m, x: m.block(F.relu6(m.a(x))), CHANGED.format('a')),
     'other users of the input': (shared, SCALED),
     'other users, unseen by autograd': (
         lambda m, x: (lambda y: m.block(y) + y.detach())(m.a(x)),
@@ -350,10 +338,7 @@ REFUSED = {
         NO_LAYER,
     ),
     'not called': (lambda m, x: m.a(x), 'does not call it'),
-    'channels permuted': (
-        lambda m, x: m.block(m.a(x).flip(1)),
-        CHANGED.format('a'),
-    ),
+    'channels permuted': (lambda m, x: m.block(m.a(x).flip(1)), CHANGED.format('a')),
     'channels split': (lambda m, x: m.block(m.wide(x).view(-1, 8, 8, 8)), NO_LAYER),
     'a limit far away': (
         lambda m, x: m.block(m.a(x).clamp(max=5000)),
