@@ -21,13 +21,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from .attach import has_plugins
-from .channels import (
-    Inputs,
-    example_inputs,
-    input_shapes,
-    run_as_in_inference,
-    tensors,
-)
+from .channels import Inputs, example_inputs, input_shapes, run_as_in_inference, tensors
 
 _LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm, _ConvNd, nn.Linear)
 _NOT_CALLED = 'the model does not call it in inference'
@@ -54,9 +48,7 @@ class Outcome:
 
 
 def preserve(
-    module: nn.Module,
-    missing_keys: Sequence[str],
-    input_shape: Sequence | None = None,
+    module: nn.Module, missing_keys: Sequence[str], input_shape: Sequence | None = None
 ) -> list[Outcome]:
     """Make a network with fresh blocks compute the same as it did without the blocks.
 

@@ -23,15 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import memory_format
-from .triton_launch import (
-    allocator,
-    dense,
-    launch,
-    pointers,
-    processors,
-    strides,
-    wide,
-)
+from .triton_launch import allocator, dense, launch, pointers, processors, strides, wide
 
 # Elements of a block, channels times positions, and the warps of its program.
 _BLOCK = 4096

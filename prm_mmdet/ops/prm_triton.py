@@ -37,15 +37,7 @@ from .common import (
     as_gradients,
     memory_format,
 )
-from .triton_launch import (
-    allocator,
-    dense,
-    launch,
-    pointers,
-    processors,
-    strides,
-    wide,
-)
+from .triton_launch import allocator, dense, launch, pointers, processors, strides, wide
 
 # Elements of a block, channels times positions. With 16 warps, a program reads 32 kB of
 # float32 at a time. This uses the memory bandwidth that one multiprocessor can get.

@@ -325,14 +325,8 @@ REFUSED = {
         SCALED,
     ),
     'weights used twice': (lambda m, x: m.block(m.a(x)) + m.a(x * 2), SCALED),
-    'a regularised weight': (
-        lambda m, x: m.block(m.a(x)) * m.a.weight.mean(),
-        SCALED,
-    ),
-    'two layers': (
-        lambda m, x: m.block(m.a(x)) + m.block(m.b(x)),
-        CHANGED.format('b'),
-    ),
+    'a regularised weight': (lambda m, x: m.block(m.a(x)) * m.a.weight.mean(), SCALED),
+    'two layers': (lambda m, x: m.block(m.a(x)) + m.block(m.b(x)), CHANGED.format('b')),
     "the model's input": (
         lambda m, x: m.block(x[:, [0, 1, 2, 0, 1, 2, 0, 1]]),
         NO_LAYER,

@@ -9,18 +9,7 @@ import torch
 from mmdet.models.backbones import ResNet
 from mmdet.utils import register_all_modules
 
-from prm_mmdet.plugins import (
-    BAM,
-    CBAM,
-    GE,
-    LCT,
-    PRM,
-    SAC,
-    SE,
-    SGE,
-    SK,
-    DoubleAttention,
-)
+from prm_mmdet.plugins import BAM, CBAM, GE, LCT, PRM, SAC, SE, SGE, SK, DoubleAttention
 
 register_all_modules()
 
