@@ -34,26 +34,19 @@ def stage(name, branches, blocks=1, block='BASIC'):
 
 CHANNELS = [8, 16, 32, 64]
 LAST = dict(at=r'layer[2-4]\.\d+', blocks='last')
+# Two stages of a narrow ResNet-50.
+SHORT = dict(depth=50, base_channels=16, num_stages=2, out_indices=(0, 1))
+SHORT.update(strides=(1, 2), dilations=(1, 1))
 # Each network with what its plugins follow.
 NETWORKS = {
     'ResNet-18': (
         dict(type='ResNet', depth=18, base_channels=16),
         dict(at=r'layer[2-4]\.\d+\.bn2'),
     ),
-    'ResNet-50': (dict(type='ResNet', depth=50, base_channels=16), LAST),
-    'ResNeXt': (
-        dict(type='ResNeXt', depth=50, groups=4, base_width=4, base_channels=16),
-        LAST,
-    ),
+    'ResNeXt': (dict(SHORT, type='ResNeXt', groups=4, base_width=4), LAST),
     'RegNet': (dict(type='RegNet', arch='regnetx_400mf'), LAST),
-    'Res2Net': (
-        dict(type='Res2Net', depth=50, scales=4, base_width=26, base_channels=16),
-        LAST,
-    ),
-    'ResNeSt': (
-        dict(type='ResNeSt', depth=50, base_channels=16, stem_channels=16, radix=2),
-        LAST,
-    ),
+    'Res2Net': (dict(SHORT, type='Res2Net', scales=4, base_width=26), LAST),
+    'ResNeSt': (dict(SHORT, type='ResNeSt', stem_channels=16, radix=2), LAST),
     'HRNet': (
         dict(
             type='HRNet',
