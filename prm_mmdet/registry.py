@@ -48,45 +48,23 @@ def near_names(kind: str, registry: Registry) -> list[str]:
     return [name for last in near for name in lasts[last]]
 
 
-MODELS = _Registry(
-    'model',
-    parent=mmengine.MODELS,
-    scope='prm_mmdet',
-    locations=['prm_mmdet.plugins', 'prm_mmdet.insertion', 'prm_mmdet.pretraining'],
+def _registry(parent: Registry, *locations: str) -> _Registry:
+    """The scope's registry below one of MMEngine's. ``locations`` are the modules of
+    this package that fill it."""
+    modules = [f'prm_mmdet.{location}' for location in locations]
+    return _Registry(parent.name, parent=parent, scope='prm_mmdet', locations=modules)
+
+
+MODELS = _registry(mmengine.MODELS, 'plugins', 'insertion', 'pretraining')
+WEIGHT_INITIALIZERS = _registry(mmengine.WEIGHT_INITIALIZERS, 'insertion')
+DATASETS = _registry(mmengine.DATASETS, 'pretraining.imagenet')
+TRANSFORMS = _registry(mmengine.TRANSFORMS, 'pretraining.transforms')
+HOOKS = _registry(
+    mmengine.HOOKS,
+    'launch.checkpoint_hook',
+    'launch.guard_hook',
+    'pretraining.imagenet',
+    'inspection.hook',
+    'comparison.paired_runs',
 )
-WEIGHT_INITIALIZERS = _Registry(
-    'weight initializer',
-    parent=mmengine.WEIGHT_INITIALIZERS,
-    scope='prm_mmdet',
-    locations=['prm_mmdet.insertion'],
-)
-DATASETS = _Registry(
-    'dataset',
-    parent=mmengine.DATASETS,
-    scope='prm_mmdet',
-    locations=['prm_mmdet.pretraining.imagenet'],
-)
-TRANSFORMS = _Registry(
-    'transform',
-    parent=mmengine.TRANSFORMS,
-    scope='prm_mmdet',
-    locations=['prm_mmdet.pretraining.transforms'],
-)
-HOOKS = _Registry(
-    'hook',
-    parent=mmengine.HOOKS,
-    scope='prm_mmdet',
-    locations=[
-        'prm_mmdet.launch.checkpoint_hook',
-        'prm_mmdet.launch.guard_hook',
-        'prm_mmdet.pretraining.imagenet',
-        'prm_mmdet.inspection.hook',
-        'prm_mmdet.comparison.paired_runs',
-    ],
-)
-METRICS = _Registry(
-    'metric',
-    parent=mmengine.METRICS,
-    scope='prm_mmdet',
-    locations=['prm_mmdet.pretraining.accuracy'],
-)
+METRICS = _registry(mmengine.METRICS, 'pretraining.accuracy')

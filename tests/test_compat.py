@@ -39,15 +39,34 @@ def test_a_training_history_survives_weights_only_loading(tmp_path):
     np.testing.assert_array_equal(loaded['array'], saved['array'])
 
 
-class _Reaches:
-    def __init__(self, owner, name):
-        self.owner, self.name = owner, name
+class Pickled:
+    """Unpickled, calls a function with arguments, and gives the result a state."""
+
+    def __init__(self, *reduced):
+        self.reduced = reduced
 
     def __reduce__(self):
-        return getattr, (self.owner, self.name)
+        return self.reduced
 
 
-EVIL = [_Reaches(HistoryBuffer, '__init__'), _Reaches(np.ndarray, 'tofile')]
+def dtype(code, *state, copy=True):
+    """A NumPy dtype that says of itself what is not true."""
+    return Pickled(np.dtype, (code, False, copy), state)
+
+
+def array(dtype, content):
+    rebuild = np.zeros(1).__reduce__()[0]
+    return Pickled(rebuild, (np.ndarray, (0,), b'b'), (1, (1,), dtype, False, content))
+
+
+def scalar(dtype, content):
+    return Pickled(np.float64(0).__reduce__()[0], (dtype, content))
+
+
+EVIL = [
+    Pickled(getattr, (HistoryBuffer, '__init__')),
+    Pickled(getattr, (np.ndarray, 'tofile')),
+]
 
 
 @pytest.mark.parametrize('evil', EVIL)
@@ -57,44 +76,17 @@ def test_a_checkpoint_cannot_reach_further(tmp_path, evil):
         torch.load(tmp_path / 'checkpoint.pth', weights_only=True)
 
 
-class _Dtype:
-    """Pickled as a NumPy dtype that says of itself what is not true."""
-
-    def __init__(self, code, *state, copy=True):
-        self.reduced = np.dtype, (code, False, copy), state
-
-    def __reduce__(self):
-        return self.reduced
-
-
-class _Array:
-    def __init__(self, dtype, content):
-        self.dtype, self.content = dtype, content
-
-    def __reduce__(self):
-        rebuild = np.zeros(1).__reduce__()[0]
-        state = (1, (1,), self.dtype, False, self.content)
-        return rebuild, (np.ndarray, (0,), b'b'), state
-
-
-class _Scalar(_Array):
-    def __reduce__(self):
-        return np.float64(0).__reduce__()[0], (self.dtype, self.content)
-
-
 USUAL = (3, '<', None, None, None, -1, -1)
 ADDRESS = b'AAAAAAAA'
 CORRUPTING = [
     # The first four ended the process in NumPy: numbers of the file became addresses.
-    _Array(_Dtype('O8', 3, '|', None, None, None, -1, -1, 0), ADDRESS),
-    _Array(_Dtype('f8', *USUAL, 63), [1.0]),
-    _Array(_Dtype('f8', *USUAL, 63, copy=False), [1.0]),
-    _Scalar(_Dtype('O8', 3, '|', None, None, None, -1, -1, 0), ADDRESS),
-    _Array(
-        _Dtype('f8', 3, '<', (_Dtype('f8', *USUAL, 0), (9,)), *USUAL[3:], 0), ADDRESS
-    ),
-    _Array(_Dtype('O8', 3, '|', None, None, None, -1, -1, 63), [[]]),
-    _Array(_Dtype('V8', 3, '|', None, None, None, 8, 1, 0), ADDRESS),
+    array(dtype('O8', 3, '|', None, None, None, -1, -1, 0), ADDRESS),
+    array(dtype('f8', *USUAL, 63), [1.0]),
+    array(dtype('f8', *USUAL, 63, copy=False), [1.0]),
+    scalar(dtype('O8', 3, '|', None, None, None, -1, -1, 0), ADDRESS),
+    array(dtype('f8', 3, '<', (dtype('f8', *USUAL, 0), (9,)), *USUAL[3:], 0), ADDRESS),
+    array(dtype('O8', 3, '|', None, None, None, -1, -1, 63), [[]]),
+    array(dtype('V8', 3, '|', None, None, None, 8, 1, 0), ADDRESS),
 ]
 
 
@@ -112,8 +104,8 @@ def test_arrays_that_corrupt_memory_are_refused(tmp_path, evil):
 
 @pytest.mark.parametrize('code', ['f8', '>f4', '?', 'i2', 'u1', 'c8', 'U3', 'S3', 'f2'])
 def test_usual_arrays_are_read_and_saved_again(tmp_path, code):
-    array = np.array([[0, 1], [1, 0]]).astype(code)
-    saved = [array, np.asfortranarray(array), array[0], array[0, 0]]
+    usual = np.array([[0, 1], [1, 0]]).astype(code)
+    saved = [usual, np.asfortranarray(usual), usual[0], usual[0, 0]]
     loaded = load_plain_pickle(io.BytesIO(pickle.dumps(saved, protocol=2)))
     torch.save(saved, tmp_path / 'a.pth')
     from_torch = read_checkpoint(tmp_path / 'a.pth')
@@ -164,10 +156,10 @@ def test_mmengine_reads_pickle_and_yaml_as_data_in_a_tool(tmp_path, tool):
         assert loaded['array'].tolist() == [0, 1, 2]
         assert loaded['proposals'].scores.tolist() == [1, 1]
     storage = torch.storage._load_from_bytes
-    for evil in (Touch(tmp_path / 'run'), _Reaches(np.ndarray, 'tofile')):
+    for evil in (Touch(tmp_path / 'run'), EVIL[1]):
         inner = io.BytesIO()
         torch.save(evil, inner)
-        for content in (evil, _Calls(storage, inner.getvalue())):
+        for content in (evil, Pickled(storage, (inner.getvalue(),))):
             path.write_bytes(pickle.dumps([content]))
             with pytest.raises(pickle.UnpicklingError):
                 mmengine.load(path)
@@ -176,14 +168,6 @@ def test_mmengine_reads_pickle_and_yaml_as_data_in_a_tool(tmp_path, tool):
     with pytest.raises(yaml.YAMLError):
         mmengine.load(path)
     assert not (tmp_path / 'run').exists()
-
-
-class _Calls:
-    def __init__(self, function, argument):
-        self.function, self.argument = function, argument
-
-    def __reduce__(self):
-        return self.function, (self.argument,)
 
 
 def test_torchvision_scheme_names_a_download(monkeypatch):

@@ -186,12 +186,8 @@ def _listed(levels: Levels) -> tuple:
 def _holder(
     modules: dict[str, nn.Module], name: str, probe: Probe
 ) -> tuple[nn.Module, list[str]]:
-    """The module that gets the plugin, and a prefix for the plugin's name.
-
-    Usually this is the module that the plugin follows, and the prefix is empty. If that
-    module is a container, the nearest module around it that is no container gets the
-    plugin. The prefix is then the container's name.
-    """
+    """The module that gets the plugin: the named one, or the nearest around it that is
+    no container. And a prefix for the plugin's name, which is then the container's."""
     prefix: list[str] = []
     outer, around = name, f'{name}.' if name else ''
     while isinstance(modules[outer], _CONTAINERS):
@@ -292,24 +288,17 @@ def _attach(model: nn.Module, plan: list[_Planned]) -> None:
         raise
 
 
+@dataclass(eq=False)
 class _RunPlugin:
     """A forward hook that runs a plugin on a module's output.
 
     It is an object and not a function so that it can be pickled, and so that a copy of
     the model runs the copy's plugin.
-
-    Args:
-        name: Name of the plugin in the module.
-        beside: The plugin, if it is not a submodule of the module. Default: None.
-        channels_last: For each map, whether it is (B, H, W, C).
     """
 
-    def __init__(
-        self, name: str, beside: nn.Module | None, channels_last: tuple[bool, ...]
-    ):
-        self.name = name
-        self.beside = beside
-        self.channels_last = channels_last
+    name: str  # of the plugin in the module
+    beside: nn.Module | None  # the plugin, if it is not a submodule of the module
+    channels_last: tuple[bool, ...]  # for each map: whether it is (B, H, W, C)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         plugin: Any = self.beside
@@ -356,9 +345,6 @@ class _InitWeights:
     A model's ``init_cfg`` is for its own layers. For example, Kaiming initialisation of
     all convolutions would overwrite the zeros with which a plugin starts. MMEngine
     calls a plugin's ``init_weights`` only if the module around it is MMEngine's.
-
-    Raises:
-        ValueError: A module that a plugin follows has been replaced.
     """
 
     def __init__(self, module: Any):

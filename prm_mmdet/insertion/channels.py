@@ -9,7 +9,7 @@ import random
 import sys
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
@@ -28,20 +28,13 @@ Inputs = Union[torch.Tensor, tuple]
 
 @dataclass(frozen=True)
 class Level:
-    """One map that a module returns.
-
-    Attributes:
-        channels: Its channels C.
-        device: Its device.
-        dtype: Its type.
-        axis: The axis of the channels: 1 for (B, C, H, W), 3 for (B, H, W, C).
-        size: (H, W) when the model was run.
-    """
+    """One map that a module returns."""
 
     channels: int
     device: torch.device
     dtype: torch.dtype
-    axis: int = 1
+    axis: int = 1  # of the channels: 1 for (B, C, H, W), 3 for (B, H, W, C)
+    # (H, W) when the model was run.
     size: tuple[int, int] = field(default=(_SMALLEST_MAP, _SMALLEST_MAP), compare=False)
 
 
@@ -67,17 +60,18 @@ class Probe:
 
     def __init__(self, module: nn.Module, input_shape: Sequence | None = None):
         self.name = type(module).__name__
-        self.failure: str | None = None
         shapes = input_shapes(module, input_shape)
-        self._calls = self._run(module, shapes)  # outputs of the calls, by name
-        failure, self.failure = self.failure, None
-        self._calls_on_larger = self._run(module, _larger(shapes))
-        self.failure = failure
+        self._calls, self.failure = self._run(module, shapes)
+        self._calls_on_larger, _ = self._run(module, _larger(shapes))
 
-    def _run(self, module: nn.Module, shapes: Sequence) -> dict[str, list]:
-        calls: dict[str, list] = {}
+    def _run(self, module: nn.Module, shapes: Sequence) -> tuple[dict, str | None]:
+        """The outputs of each submodule's calls by its name, and why the run failed."""
+        calls: dict[str, list] = {name: [] for name, _ in module.named_modules()}
+        failure = None
         handles = [
-            m.register_forward_hook(_recorder(calls.setdefault(name, [])))
+            m.register_forward_hook(
+                lambda _, __, output, name=name: calls[name].append(_described(output))
+            )
             for name, m in module.named_modules()
         ]
         try:
@@ -87,12 +81,11 @@ class Probe:
             lines = str(error).strip().splitlines()
             # An assertion may have no message. The source line is used then.
             lines.append(traceback.extract_tb(error.__traceback__)[-1].line or '')
-            reason = lines[0]
-            self.failure = f'{self.name} on {shapes}: {type(error).__name__}: {reason}'
+            failure = f'{self.name} on {shapes}: {type(error).__name__}: {lines[0]}'
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: returned for name, returned in calls.items() if returned}
+        return {name: returned for name, returned in calls.items() if returned}, failure
 
     def names_of_maps(self) -> list[str]:
         """Names of the submodules that return maps."""
@@ -229,15 +222,8 @@ def input_shapes(module: nn.Module, input_shape: Sequence | None = None) -> Sequ
 
 
 def example_inputs(module: nn.Module, shapes: Sequence) -> Inputs:
-    """Input for a model: normal random numbers of its data type, equal at every call.
-
-    Args:
-        module: The model.
-        shapes: As :func:`input_shapes` returns it.
-
-    Returns:
-        A tensor (1, C, H, W), or a tuple of tensors if ``shapes`` is a list.
-    """
+    """Normal random numbers for a model, equal at every call: a tensor (1, C, H, W) of
+    the model's type, or a tuple of tensors if ``shapes`` is a list of shapes."""
     parameters = (p.detach() for p in module.parameters() if p.is_floating_point())
     like = next(parameters, torch.empty(0))
     generator = torch.Generator('cpu').manual_seed(0)
@@ -299,13 +285,6 @@ class _Map:
     dtype: torch.dtype
 
 
-def _recorder(calls: list) -> Callable:
-    def record(module: nn.Module, inputs: Any, output: Any) -> None:
-        calls.append(_described(output))
-
-    return record
-
-
 def _described(output: Any) -> Any:
     """A _Map for each map in an output, or a text if the output is something else."""
     if _is_map(output):
@@ -348,15 +327,8 @@ def _level(seen: _Map, on_larger: Any) -> Level:
 
 
 def _channel_axis(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> int:
-    """The axis of the channels: 1 for (B, C, H, W), 3 for (B, H, W, C).
-
-    Args:
-        shape: Shape of a map.
-        larger: Shape of the same map for the larger input, None if it is not known.
-
-    Raises:
-        ValueError: The shapes do not show which axis holds the channels.
-    """
+    """The axis of the channels: 1 for (B, C, H, W), 3 for (B, H, W, C). ``larger`` is
+    the map's shape for the larger input, or None if it is not known."""
     if larger is not None:
         kept = [axis for axis in (1, 2, 3) if shape[axis] == larger[axis]]
         if kept in ([1], [3]):

@@ -10,7 +10,7 @@ whether anything else uses the layer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,15 +21,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from .attach import has_plugins
-from .channels import (
-    Inputs,
-    example_inputs,
-    input_shapes,
-    run_as_in_inference,
-    tensors,
-)
+from .channels import Inputs, example_inputs, input_shapes, run_as_in_inference, tensors
 
 _LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm, _ConvNd, nn.Linear)
+_NOT_CALLED = 'the model does not call it in inference'
 
 
 @dataclass(frozen=True)
@@ -53,9 +48,7 @@ class Outcome:
 
 
 def preserve(
-    module: nn.Module,
-    missing_keys: Sequence[str],
-    input_shape: Sequence | None = None,
+    module: nn.Module, missing_keys: Sequence[str], input_shape: Sequence | None = None
 ) -> list[Outcome]:
     """Make a network with fresh blocks compute the same as it did without the blocks.
 
@@ -137,11 +130,9 @@ class _CannotRunError(Exception):
 def _fresh_blocks(
     module: nn.Module, keys: list[str], missing: set[str]
 ) -> tuple[dict[str, nn.Module], list[Outcome]]:
-    """Fresh blocks by name, and the outcomes of other blocks.
-
-    Fresh blocks are the outermost submodules without loaded weights, the gated blocks
-    inside them, and plugins that have no weights at all.
-    """
+    """Fresh blocks by name, and the outcomes of other blocks. Fresh blocks are the
+    outermost submodules without loaded weights, the gated blocks inside them, and
+    plugins that have no weights at all."""
     loaded: set[str] = set()
     touched: set[str] = set()
     lacking: dict[str, list[str]] = {}
@@ -153,7 +144,7 @@ def _fresh_blocks(
             lacking.setdefault(owner, []).append(name)
     fresh, outcomes, outer = {}, [], None
     for name, submodule in module.named_modules():
-        gated = _is_gated(submodule)
+        gated = hasattr(submodule, 'constant_gate')
         inside = outer is not None and name.startswith(outer)
         if inside and not gated:
             continue
@@ -180,57 +171,41 @@ def _fresh_blocks(
 
 @dataclass
 class _Run:
-    """One run of a model.
+    """One run of a model."""
 
-    Attributes:
-        called: Names of layers and blocks in the order in which their calls begin. The
-            plugin behind a layer comes after it, because the layer's hook calls it.
-        inputs: For each block, its input at each call.
-        outputs: The model's outputs.
-    """
-
+    # Names of layers and blocks in the order in which their calls begin. The plugin
+    # behind a layer comes after it, because the layer's hook calls it.
     called: list[str] = field(default_factory=list)
+    # The input of each gated block at each call.
     inputs: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     outputs: list[torch.Tensor] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Step:
-    """One change to a layer: the layer's name, the factors (C,) for its C output
-    channels, and the blocks whose gates these factors cancel."""
+    """One change to a layer."""
 
     layer: str
-    factor: torch.Tensor
-    blocks: list[str]
+    factor: torch.Tensor  # for each output channel of the layer, (C,)
+    blocks: list[str]  # whose gates the factors cancel
 
 
 class _Preservation:
     """Scales layers so that they cancel the gates of blocks, in one part of a module.
 
     A part can be run alone, for example a detector's backbone.
-
-    Args:
-        module: The module.
-        missing: Names of the module's weights that were not loaded.
-        prefix: Prefix of the part's names, such as 'backbone.'.
-        part: A part of the module, or the module itself.
-        blocks: The part's fresh blocks, by name.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        missing: set[str],
-        prefix: str,
+        missing: set[str],  # names of the module's weights that were not loaded
+        prefix: str,  # of the part's names, such as 'backbone.'
         part: nn.Module,
-        blocks: dict[str, nn.Module],
+        blocks: dict[str, nn.Module],  # the part's fresh blocks, by name
     ):
-        self.part, self.prefix, self.missing, self.blocks = (
-            part,
-            prefix,
-            missing,
-            blocks,
-        )
+        self.part, self.prefix = part, prefix
+        self.missing, self.blocks = missing, blocks
         self.gates: dict[str, torch.Tensor] = {}
         for name, block in blocks.items():
             gate = getattr(block, 'constant_gate', lambda: None)()
@@ -254,16 +229,23 @@ class _Preservation:
         shapes = input_shapes(self.part, input_shape)
         self.inputs = example_inputs(self.part, shapes)
         others = {n: b for n, b in self.blocks.items() if n not in self.gates}
-        effects = _Effects()
         try:
-            with _hooks_on(others, effects.before, effects.after):
+            with _identities_noted(others) as identities:
                 self.plain = self._run()
         except Exception as error:  # A model may raise anything on an unfit input.
             raise _CannotRunError(
                 f'{type(self.part).__name__} cannot be run on {shapes} '
                 f'({type(error).__name__}: {error})'
             ) from error
-        outcomes = list(_outcomes_without_gate(others, effects))
+        outcomes = []
+        for name, block in others.items():
+            if not identities[name]:
+                outcomes.append(_left(name, block, _NOT_CALLED))
+            elif all(identities[name]):
+                text = 'starts as the identity: nothing to do'
+                outcomes.append(_outcome(name, block, text))
+            else:
+                outcomes.append(_left(name, block, 'its output depends on its input'))
         steps: dict[str, _Step] = {}
         reasons: dict[str, str] = {}
         for name, gate in self.gates.items():
@@ -275,8 +257,8 @@ class _Preservation:
                 outcomes.append(_outcome(name, self.blocks[name], text))
             else:
                 step = steps.setdefault(layer, _Step(layer, torch.ones(()), []))
-                blocks = [*step.blocks, name]
-                steps[layer] = _Step(layer, step.factor / gate, blocks)
+                step.factor = step.factor / gate
+                step.blocks.append(name)
         outcomes += self._apply_all(list(steps.values()))
         for step in steps.values():
             reason = f'when {step.layer} is scaled, the outputs change, since something'
@@ -320,7 +302,7 @@ class _Preservation:
     def _layer_before(self, block: str) -> tuple[str | None, str]:
         """The layer whose factors reach a block's input, or None and the reason."""
         if block not in self.plain.inputs:
-            return None, 'the model does not call it in inference'
+            return None, _NOT_CALLED
         width = len(self.gates[block])
         called = self.plain.called
         last = len(called) - called[::-1].index(block)
@@ -366,11 +348,9 @@ class _Preservation:
         self, layer: str, parameters: list[nn.Parameter]
     ) -> dict[str, bool | None]:
         """How each block's input changes if a layer is scaled: by the same factors
-        (True), not at all (False), or in another way (None).
-
-        The factors are powers of two, which floating-point numbers multiply exactly.
-        They are so large that a ReLU6 would clip the scaled values.
-        """
+        (True), not at all (False), or in another way (None)."""
+        # The factors are powers of two, which floating-point numbers multiply exactly.
+        # They are so large that a ReLU6 would clip the scaled values.
         width = _width(self.layers[layer])
         limit = 5 if parameters[0].dtype == torch.float16 else 16
         generator = torch.Generator().manual_seed(0)
@@ -500,31 +480,6 @@ def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return bool((a - b).abs().max() <= tolerance)
 
 
-class _Effects:
-    """Records whether blocks return their input. Its methods make hooks for
-    :func:`_hooks_on`."""
-
-    def __init__(self) -> None:
-        self.inputs: dict[str, torch.Tensor | None] = {}
-        self.identity: dict[str, list[bool]] = {}  # did each call return its input?
-
-    def before(self, name: str) -> Callable:
-        def hook(block: nn.Module, args: Any) -> None:
-            is_map = len(args) == 1 and isinstance(args[0], torch.Tensor)
-            self.inputs[name] = args[0].detach().clone() if is_map else None
-
-        return hook
-
-    def after(self, name: str) -> Callable:
-        def hook(block: nn.Module, args: Any, output: Any) -> None:
-            x = self.inputs[name]
-            are_maps = isinstance(x, torch.Tensor) and isinstance(output, torch.Tensor)
-            same = are_maps and torch.equal(x, output)  # type: ignore[arg-type]
-            self.identity.setdefault(name, []).append(same)
-
-        return hook
-
-
 @contextlib.contextmanager
 def _hooks_on(
     modules: dict[str, nn.Module],
@@ -546,21 +501,28 @@ def _hooks_on(
             handle.remove()
 
 
-def _outcomes_without_gate(
-    blocks: dict[str, nn.Module], effects: _Effects
-) -> Iterable[Outcome]:
-    for name, block in blocks.items():
-        calls = effects.identity.get(name, [])
-        if not calls:
-            yield _left(name, block, 'the model does not call it in inference')
-        elif all(calls):
-            yield _outcome(name, block, 'starts as the identity: nothing to do')
-        else:
-            yield _left(name, block, 'its output depends on its input')
+@contextlib.contextmanager
+def _identities_noted(blocks: dict[str, nn.Module]) -> Iterator[dict[str, list[bool]]]:
+    """For each block, whether each of its calls returned its input."""
+    inputs: dict[str, Any] = {}
+    found: dict[str, list[bool]] = {name: [] for name in blocks}
 
+    def before(name: str) -> Callable:
+        def hook(block: nn.Module, args: Any) -> None:
+            is_map = len(args) == 1 and isinstance(args[0], torch.Tensor)
+            inputs[name] = args[0].detach().clone() if is_map else None
 
-def _is_gated(block: nn.Module) -> bool:
-    return hasattr(block, 'constant_gate')
+        return hook
+
+    def after(name: str) -> Callable:
+        def hook(block: nn.Module, args: Any, output: Any) -> None:
+            are_maps = torch.is_tensor(inputs[name]) and torch.is_tensor(output)
+            found[name].append(are_maps and torch.equal(inputs[name], output))
+
+        return hook
+
+    with _hooks_on(blocks, before, after):
+        yield found
 
 
 def _outcome(

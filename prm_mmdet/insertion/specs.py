@@ -21,35 +21,19 @@ _KEYS = ('cfg', 'at', 'blocks', 'levels')
 
 @dataclass(frozen=True)
 class Spec:
-    """One entry of ``plugins``, checked.
+    """One entry of ``plugins``, checked."""
 
-    Attributes:
-        label: The entry's name in messages, such as 'plugins[0]'.
-        plugin: The plugin's class.
-        options: Arguments of the plugin, without ``in_channels``.
-        postfix: End of the plugin's name, after the abbreviation of its class.
-        at: Regular expression for names of submodules.
-        blocks: Indices among the matches of a stage. None stands for all matches.
-        levels: Indices among the maps of a module. None stands for all maps.
-    """
-
-    label: str
+    label: str  # name in messages, such as 'plugins[0]'
     plugin: type
-    options: dict
-    postfix: str
-    at: str
-    blocks: Sequence[int] | None
-    levels: Sequence[int] | None
+    options: dict  # arguments of the plugin, without ``in_channels``
+    postfix: str  # end of the plugin's name, after the abbreviation of its class
+    at: str  # regular expression for names of submodules
+    blocks: Sequence[int] | None  # indices among the matches of a stage; None: all
+    levels: Sequence[int] | None  # indices among the maps of a module; None: all
 
 
 def read_specs(specs: Sequence[dict]) -> list[Spec]:
     """The entries of ``plugins``, checked as far as possible without a model.
-
-    Args:
-        specs: As :func:`prm_mmdet.attach_plugins` takes them.
-
-    Returns:
-        The same entries, with each plugin's class in place of its name.
 
     Raises:
         ValueError: An entry is wrong. The message names the entry and the key.
@@ -167,11 +151,6 @@ def _plugin_class(kind: Any) -> type:
 
 def chosen_names(spec: Spec, modules: dict[str, nn.Module], probe: Probe) -> list[str]:
     """Names of the submodules that a spec matches and picks.
-
-    Args:
-        spec: The spec.
-        modules: The model's ``named_modules()``.
-        probe: What the submodules return.
 
     Raises:
         ValueError: No name matches, or one match is inside another, or ``blocks`` is

@@ -195,12 +195,7 @@ def _without_plugins(cfg):
     return cfg
 
 
-def _check_keys(
-    source: str,
-    weights: dict[str, torch.Tensor],
-    plain: dict[str, torch.Tensor],
-    with_blocks: dict[str, torch.Tensor],
-) -> None:
+def _check_keys(source, weights, plain, with_blocks):
     """Raise ValueError unless the weights fit the model without its blocks."""
     found = compare_keys(weights, with_blocks)
     differences = replace(found, missing=compare_keys(weights, plain).missing)

@@ -1,6 +1,8 @@
 """Constants and small functions that the blocks' operators share."""
 
 import contextlib
+from collections.abc import Iterable
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -44,6 +46,18 @@ def memory_format(x: Tensor) -> torch.memory_format:
     if not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
         return torch.channels_last
     return torch.contiguous_format
+
+
+def as_gradients(
+    x: Tensor, parameters: Iterable[Optional[Tensor]], values: Iterable[Tensor]
+) -> list[Tensor]:
+    """The parameters' gradients in the parameters' dtypes, and an empty tensor for each
+    parameter that is None. All are copies on the device of ``x``, because the outputs
+    of a PyTorch operator must not share memory."""
+    return [
+        x.new_empty(0) if p is None else value.to(p.dtype, copy=True)
+        for p, value in zip(parameters, values)
+    ]
 
 
 def exporting() -> bool:

@@ -56,9 +56,19 @@ def source_hash(folder: Path) -> str:
 LIBRARY, UNAVAILABLE = _load()
 
 
+def integers(names: str) -> list[tuple[str, type]]:
+    """Fields of a structure for whole numbers and switches."""
+    return [(name, ctypes.c_int64) for name in names.split()]
+
+
+def pointers(names: str) -> list[tuple[str, type]]:
+    """Fields of a structure for tensors."""
+    return [(name, ctypes.c_void_p) for name in names.split()]
+
+
 class Arguments(ctypes.Structure):
     """Arguments of a C++ function, as the structure that it takes. Tensors, which must
-    be contiguous, become pointers, and None becomes null."""
+    be contiguous, become pointers. None, or a field that is not set, becomes null."""
 
     def __init__(self, **values: Tensor | float | None) -> None:
         self.tensors: list[Tensor] = []

@@ -15,7 +15,7 @@ A block is BLOCK_C channels at BLOCK_N positions. Sums are accumulated in float3
 _Sizes and p a _Plan.
 """
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 import triton
@@ -23,15 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .common import memory_format
-from .triton_launch import (
-    allocator,
-    dense,
-    launch,
-    pointers,
-    processors,
-    strides,
-    wide,
-)
+from .triton_launch import allocator, dense, launch, pointers, processors, strides, wide
 
 # Elements of a block, channels times positions, and the warps of its program.
 _BLOCK = 4096
@@ -66,20 +58,12 @@ class _Plan(NamedTuple):
 
 
 def forward(
-    x: Tensor,
-    weight: Optional[Tensor],
-    bias: Optional[Tensor],
-    groups: int,
-    eps: float,
-    normalization: bool,
+    x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], *switches: Any
 ) -> tuple[Tensor, Tensor]:
-    """Compute the output, and the tensor that is kept for backward.
-
-    Returns:
-        tuple[Tensor]: y (B, C, H, W) and the channels' means (B, C).
-    """
+    """Takes the arguments of ``lct``. Returns y (B, C, H, W) and the channels' means
+    (B, C)."""
     x = dense(x)
-    s, p = _plan(x, groups, eps, normalization)
+    s, p = _plan(x, *switches)
     new = allocator(x, s.C)
     y = torch.empty_like(x, memory_format=memory_format(x))
     shares, mean, gate = new(s.P), new(), new()
@@ -96,19 +80,14 @@ def backward(
     weight: Optional[Tensor],
     bias: Optional[Tensor],
     mean: Tensor,
-    groups: int,
-    eps: float,
-    normalization: bool,
+    *switches: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of x, weight and bias.
-
-    Returns:
-        tuple[Tensor]: The gradients in this order. Without the transform (Eq. 4), the
-        gradients of weight and bias are empty.
-    """
+    """Takes the gradient of y, the tensors of ``forward``, the means, and the switches.
+    Returns the gradients of x, weight and bias. Without the transform (Eq. 4), the
+    gradients of weight and bias are empty."""
     x = dense(x)
     gradient = dense(gradient, like=x)
-    s, p = _plan(x, groups, eps, normalization)
+    s, p = _plan(x, *switches)
     new = allocator(x, s.C)
     gx = torch.empty_like(x, memory_format=memory_format(x))
     shares, gate, shift = new(s.P), new(), new()

@@ -22,23 +22,22 @@ order that never changes. In the functions, s is a _Slabs, f a _Forward, b a _Ba
 p a _Plan and t a _Targets.
 """
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import EPS, MIN_DEVIATION, MIN_NORMS, MIN_SIGMA, memory_format
-from .triton_launch import (
-    allocator,
-    dense,
-    launch,
-    pointers,
-    processors,
-    strides,
-    wide,
+from .common import (
+    EPS,
+    MIN_DEVIATION,
+    MIN_NORMS,
+    MIN_SIGMA,
+    as_gradients,
+    memory_format,
 )
+from .triton_launch import allocator, dense, launch, pointers, processors, strides, wide
 
 # Elements of a block, channels times positions. With 16 warps, a program reads 32 kB of
 # float32 at a time. This uses the memory bandwidth that one multiprocessor can get.
@@ -144,30 +143,16 @@ class _Norm(NamedTuple):
     bias: tl.tensor
 
 
-def forward(
-    x: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    theta: Optional[Tensor],
-    sigma: Optional[Tensor],
-    similarity: str,
-    normalization: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the output, and the tensors that are kept for backward.
-
-    Returns:
-        tuple[Tensor]: y (B, C, H, W), the query's index (B, G), the mean vector
-        (B, G, K), and the statistics of the score (B, G, 3): shift, offset and
-        deviation of :class:`_Norm`.
-    """
+def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    """Takes the arguments of ``prm``. Returns y (B, C, H, W), the query's index (B, G),
+    the mean vector (B, G, K), and the statistics of the score (B, G, 3): shift, offset
+    and deviation of :class:`_Norm`."""
+    *parameters, similarity, normalization = inputs
     x = dense(x)
     y = torch.empty_like(x, memory_format=memory_format(x))
-    plan = _plan(x, len(alpha), similarity, normalization)
-    new = allocator(x, len(alpha))
+    groups = len(parameters[0])
+    plan, new = _plan(x, groups, similarity, normalization), allocator(x, groups)
     kept = new(dtype=torch.int64), new(plan.K.value), new(3)
-    parameters = (alpha, beta, weight, bias, theta, sigma)
     results = _Forward(
         y=y,
         places=new(plan.P.value, dtype=torch.int64),
@@ -178,30 +163,14 @@ def forward(
     return y, *kept
 
 
-def backward(
-    gradient: Tensor,
-    x: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    theta: Optional[Tensor],
-    sigma: Optional[Tensor],
-    index: Tensor,
-    mean: Tensor,
-    statistics: Tensor,
-    similarity: str,
-    normalization: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compute the gradients of x, alpha, beta, weight, bias, theta and sigma.
-
-    Returns:
-        tuple[Tensor]: The gradients in this order. Without position encoding, the
-        gradients of theta and sigma are empty.
-    """
+def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    """Takes the gradient of y, the tensors of ``forward``, the tensors that it kept,
+    and the switches. Returns the gradients of x, alpha, beta, weight, bias, theta and
+    sigma. Without position encoding, the gradients of theta and sigma are empty."""
+    *parameters, index, mean, statistics, similarity, normalization = inputs
     x = dense(x)
-    plan = _plan(x, len(alpha), similarity, normalization)
-    new = allocator(x, len(alpha))
+    groups = len(parameters[0])
+    plan, new = _plan(x, groups, similarity, normalization), allocator(x, groups)
     results = _Backward(
         gradient=dense(gradient, like=x),
         gx=torch.empty_like(x, memory_format=memory_format(x)),
@@ -209,7 +178,6 @@ def backward(
         g_parameters=new(plan.P.value, 7),
         g_targets=new(plan.P.value, 2, plan.K.value),
     )
-    parameters = (alpha, beta, weight, bias, theta, sigma)
     kept = (index, mean, statistics)
     passes = (_sum_logits, _differentiate_targets, _write_gradient)
     _launch(_backward_kernel, passes, x, parameters, kept, results, plan)
@@ -217,17 +185,8 @@ def backward(
     totals = results.g_parameters.sum((0, 2))  # sums over samples and programs, (G, 7)
     shared = totals[:, _THETA.value :].sum(0)  # two gradients of theta, one of sigma
     columns = (_ALPHA, _BETA, _WEIGHT, _BIAS)
-    gradients = [totals[:, column.value] for column in columns]
-    if theta is None:
-        gradients += [x.new_empty(0), x.new_empty(0)]
-    else:
-        gradients += [shared[:2], shared[2]]
-    # Copy, because the outputs of a PyTorch operator must not share memory.
-    likes = [x if p is None else p for p in parameters]
-    g_alpha, g_beta, g_weight, g_bias, g_theta, g_sigma = (
-        g.to(p.dtype, copy=True) for g, p in zip(gradients, likes)
-    )
-    return results.gx, g_alpha, g_beta, g_weight, g_bias, g_theta, g_sigma
+    values = [*(totals[:, column.value] for column in columns), shared[:2], shared[2]]
+    return results.gx, *as_gradients(x, parameters, values)
 
 
 def _plan(x, groups, similarity, normalization):
@@ -532,19 +491,10 @@ def _positions(i, p):
 @triton.jit
 def _address(tensor, n, s, p):
     """Addresses of the slab's channels at positions n, and whether they exist."""
-    slab, c = tl.program_id(0), tl.arange(0, p.BLOCK_K)
-    at = pointers(
-        tensor,
-        slab // s.G,
-        slab % s.G * p.K + c,
-        n,
-        s.G * p.K,
-        s.N,
-        s.stride_c,
-        s.stride_n,
-        p.WIDE,
-    )
-    return at, (c < p.K)[:, None] & (n < s.N)[None, :]
+    slab, k = tl.program_id(0), tl.arange(0, p.BLOCK_K)
+    sample, c, C = slab // s.G, slab % s.G * p.K + k, s.G * p.K
+    at = pointers(tensor, sample, c, n, C, s.N, s.stride_c, s.stride_n, p.WIDE)
+    return at, (k < p.K)[:, None] & (n < s.N)[None, :]
 
 
 @triton.jit

@@ -6,13 +6,14 @@ contiguous ones, each by a copy.
 
 from __future__ import annotations
 
-from ctypes import byref, c_int64, c_void_p
+from ctypes import byref
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .kernels import LIBRARY, Arguments, from_kernel, to_kernel
+from .common import as_gradients
+from .kernels import LIBRARY, Arguments, from_kernel, integers, pointers, to_kernel
 
 # Positions of one block. A block's features should fit in the cache of a core. An odd
 # multiple of 16 spreads the rows of a block over all sets of the cache.
@@ -20,20 +21,13 @@ _BLOCK = 176
 
 
 class _Arguments(Arguments):
-    _fields_ = [
-        (name, c_int64)
-        for name in (
-            *('batch', 'channels', 'results', 'contexts', 'positions'),
-            *('block', 'softmax', 'residual', 'threads'),
-        )
-    ] + [
-        (name, c_void_p)
-        for name in (
-            *('x', 'gradient', 'result', 'w_maps', 'b_maps', 'b_transform'),
-            *('log_sums', 'gathered', 'mixing', 'g_mixing', 'g_contexts', 'centre'),
-            *('g_w_maps', 'g_b_maps', 'thread_scratch', 'scratch'),
-        )
-    ]
+    _fields_ = (
+        *integers('batch channels results contexts positions'),
+        *integers('block softmax residual threads'),
+        *pointers('x gradient result w_maps b_maps b_transform'),
+        *pointers('log_sums gathered mixing g_mixing g_contexts centre'),
+        *pointers('g_w_maps g_b_maps thread_scratch scratch'),
+    )
 
 
 def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
@@ -85,14 +79,9 @@ def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
             mixing=_mixing(w_transform, contexts), g_contexts=g_contexts, centre=centre
         )
         arguments.call('sac_gradients', features.dtype)
-    gradients = (
-        *(g_w_maps[:k], g_b_maps[:k], g_w_maps[k:], g_b_maps[k:]),
-        *(torch.einsum('bdk,bkc->dc', g_mixing, contexts), g_sums.sum(0)),
-    )
-    return (
-        from_kernel(g_x, x),
-        *(g.to(p.dtype, copy=True) for p, g in zip(parameters, gradients)),
-    )
+    values = [g_w_maps[:k], g_b_maps[:k], g_w_maps[k:], g_b_maps[k:]]
+    values += [torch.einsum('bdk,bkc->dc', g_mixing, contexts), g_sums.sum(0)]
+    return from_kernel(g_x, x), *as_gradients(x, parameters, values)
 
 
 def _mixing(w_transform, contexts):

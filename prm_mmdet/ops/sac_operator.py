@@ -56,10 +56,8 @@ def sac(
         RuntimeError: If the result of kernels is differentiated twice. The message
             names the backend that has a second derivative.
     """
-    attention, customization = (
-        (w_attention, b_attention),
-        (w_customization, b_customization),
-    )
+    attention = (w_attention, b_attention)
+    customization = (w_customization, b_customization)
     transform = (w_transform, b_transform)
     return _sac(x, *attention, *customization, *transform, softmax, residual)
 

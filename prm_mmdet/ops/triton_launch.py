@@ -22,15 +22,8 @@ _MAX_POSITIONS = 2**31 - 2**16
 
 
 def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
-    """Return a map as the kernels read it: contiguous or channels_last.
-
-    Args:
-        x: Features, (B, C, H, W).
-        like: A dense map whose memory format the result gets. Default: None, the memory
-            format of ``x``.
-
-    Returns:
-        ``x`` itself if it has this memory format, else a copy.
+    """A map (B, C, H, W) as the kernels read it: contiguous or channels_last, in the
+    memory format of ``like`` if it is given. A copy, unless ``x`` has this format.
 
     Raises:
         ValueError: The map has too many positions for the kernels.

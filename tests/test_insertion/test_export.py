@@ -15,9 +15,9 @@ register_all_modules()
 pytestmark = pytest.mark.usefixtures('quiet_export')
 
 BLOCKS = {
-    'PRM': (dict(type='prm_mmdet.PRM', groups=4), 'after_conv3'),
-    'LCT': (dict(type='prm_mmdet.LCT', groups=4), 'after_conv3'),
-    'SAC': (dict(type='prm_mmdet.SAC'), 'after_conv2'),
+    'PRM': dict(type='prm_mmdet.PRM', groups=4),
+    'LCT': dict(type='prm_mmdet.LCT', groups=4),
+    'SAC': dict(type='prm_mmdet.SAC'),
 }
 # Exported at the first.
 SIZES = [
@@ -35,26 +35,30 @@ def resnet(**settings):
     return ResNet(**dict(dict(depth=18, base_channels=16), **settings))
 
 
-def with_plugins(block):
-    """As MMDetection puts them into c3 to c5."""
-    cfg, position = BLOCKS[block]
-    plugin = dict(cfg=cfg, stages=(False, True, True, True), position=position)
-    return exercise(resnet(depth=50, plugins=[plugin]))
-
-
 def with_attached(block):
     """Inside blocks, behind them, beside a stage, and at the end: one block's output is
     the next one's input."""
-    cfg, _ = BLOCKS[block]
+    cfg = BLOCKS[block]
     places = (r'layer2\.\d\.bn2', r'layer3\.\d', 'layer[23]', '')
     return exercise(attach_plugins(resnet(), [dict(cfg=cfg, at=at) for at in places]))
 
 
-def with_all():
-    """Two stages, with each block at the end of the second."""
-    specs = [dict(cfg=cfg, at=r'layer2\.1') for cfg, _ in BLOCKS.values()]
-    small = resnet(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(0, 1))
+@pytest.fixture(scope='module')
+def model():
+    """One stage, with each block at its end."""
+    specs = [dict(cfg=cfg, at=r'layer1\.1') for cfg in BLOCKS.values()]
+    small = resnet(num_stages=1, strides=(2,), dilations=(1,), out_indices=(0,))
     return exercise(attach_plugins(small, specs))
+
+
+@pytest.fixture(scope='module')
+def exported(model):
+    return torch.export.export(model, (image(),), dynamic_shapes=(DYNAMIC,))
+
+
+@pytest.fixture(scope='module')
+def traced(model):
+    return torch.jit.trace(model, image(), check_trace=False)
 
 
 def image(size=SIZES[0]):
@@ -87,30 +91,16 @@ def test_onnx(block):
         assert agree(runner, model, image(shape)), shape
 
 
-@every
-def test_traced(block):
-    model = with_plugins(block)
-    traced = torch.jit.trace(model, image(), check_trace=False)
+def test_traced(traced, model):
     check(traced, model)
 
 
-@pytest.fixture(scope='module')
-def exported():
-    """A model and its program."""
-    model = with_all()
-    return model, torch.export.export(model, (image(),), dynamic_shapes=(DYNAMIC,))
+def test_exported_program(exported, model):
+    check(exported.module(), model)
 
 
-def test_exported_program(exported):
-    model, program = exported
-    check(program.module(), model)
-
-
-def test_onnx_by_the_exporter_of_exported_programs():
-    model = with_all()
-    program = torch.onnx.export(
-        model, (image(),), dynamo=True, dynamic_shapes=(DYNAMIC,), verbose=False
-    )
+def test_onnx_by_the_exporter_of_exported_programs(exported, model):
+    program = torch.onnx.export(exported, dynamo=True, verbose=False)
     runner = session(program.model_proto.SerializeToString())
     for shape in SIZES:
         assert agree(runner, model, image(shape)), shape
@@ -128,10 +118,8 @@ torch.save([[y.detach() for y in ys] for ys in maps], 'y.pt')
 """
 
 
-def test_files_run_without_the_package(exported, run_python, tmp_path):
-    model, program = exported
-    torch.export.save(program, tmp_path / 'program.pt2')
-    traced = torch.jit.trace(model, image(), check_trace=False)
+def test_files_run_without_the_package(exported, traced, model, run_python, tmp_path):
+    torch.export.save(exported, tmp_path / 'program.pt2')
     traced.save(tmp_path / 'traced.pt')
     x = image(SIZES[1])
     torch.save(x, tmp_path / 'x.pt')

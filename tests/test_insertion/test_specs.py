@@ -61,6 +61,8 @@ def test_types_that_are_no_plugin(kind, words):
         (dict(type='NonLocal2d', foo=1), ['of ResNet: 16 channels: NonLocal', "'foo'"]),
         (dict(type='NonLocal2d', mode='x'), ["NonLocal2d: Mode should be in 'gaus"]),
         (dict(SAC_CFG, reduction='x'), ['reduction must be', "got 'x'"]),
+        (dict(SAC_CFG, postfix='.'), ["postfix='.' must not contain a dot"]),
+        (dict(PRM_CFG, groups=7), ['of ResNet: 16 channels: PRM: groups=7']),
     ],
 )
 def test_options_that_a_plugin_does_not_take(cfg, words):
@@ -81,6 +83,17 @@ def test_options_that_a_plugin_does_not_take(cfg, words):
         (dict(levels=[]), ['levels must be a list of indices, got []']),
         (dict(levels=[0]), ["'layer2' of ResNet: levels chooses", 'returns one map']),
         (dict(at='', levels=[4]), ['levels=[4] is out of range: it returns 4 maps']),
+        (dict(at='layer5'), ["plugins[0]: at='layer5' matches no", "'layer4'"]),
+        (dict(at=r'layer2\.1\.bn3'), ['matches no submodule', "'layer2.1.bn2'"]),
+        (dict(at='layer2.*'), ["'layer2' and 'layer2.0' in it"]),
+        (dict(at='.*'), ["'' (the model itself) and 'conv1' in it"]),
+        (dict(at='layer('), ['no regular expression', 'unterminated']),
+        (dict(at=r'layer2\.\d', blocks=[2]), ['2 matches', 'layer2.0, layer2.1']),
+        (dict(at=r'layer2\.\d', blocks='first'), ["'last' or a list", "'first'"]),
+        (
+            dict(at='', cfg=dict(PRM_CFG, groups=16)),
+            ['8 channels: PRM: groups=16', 'groups=2 or 4 or 8, which fits all of'],
+        ),
     ],
 )
 def test_places_that_are_none(spec, words):
@@ -121,34 +134,12 @@ def test_a_module_that_is_none():
         attach_plugins(None, [])
 
 
-def test_the_second_of_two_in_one_place_is_named():
-    spec = dict(cfg=SAC_CFG, at='layer2')
-    with pytest.raises(
-        ValueError, match=r"plugins\[1\]: 'layer2' of ResNet has a 'layer2_sac_block' b"
-    ):
-        attach_plugins(ResNet(18, base_channels=8), [spec, spec])
-
-
-def test_places_without_weights_are_not_offered():
-    settings = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1))
-    model = MODELS.build(dict(type='SwinTransformer', **settings))
-    with pytest.raises(ValueError, match=r"returned by '' \(the model itself\)$"):
-        attach_plugins(model, [dict(cfg=SAC_CFG, at=r'stages\.0')])
-
-
 def test_an_assertion_without_words_is_quoted():
     neck = dict(type='ChannelMapper', in_channels=[8, 16], out_channels=4)
     with pytest.raises(
         ValueError, match=r'AssertionError: assert len\(inputs\).*\[\(C, H, W\), \.\.\.'
     ):
         Plugged(neck, [dict(cfg=SAC_CFG, at='')])
-
-
-def test_a_refused_input_leaves_no_hook():
-    model = ResNet(18, base_channels=8)
-    with pytest.raises(ValueError):
-        attach_plugins(model, [dict(cfg=SAC_CFG, at='layer2')], input_shape=64)
-    assert not any(m._forward_hooks for m in model.modules())
 
 
 def test_a_detectors_heads_can_be_plugged():

@@ -42,13 +42,31 @@ def test_choice(monkeypatch, forced, device, dtype, expected):
     assert select.backend(Input(device, dtype)) == expected
 
 
-def test_without_triton_cuda_takes_torch(monkeypatch):
+@pytest.mark.parametrize('device', ['cpu', 'cuda'])
+def test_without_kernels_torch_runs(monkeypatch, device):
     monkeypatch.delenv('PRM_MMDET_BACKEND', raising=False)
     monkeypatch.setattr(select, '_HAS_TRITON', False)
-    assert select.backend(Input('cuda')) == 'torch'
-    monkeypatch.setenv('PRM_MMDET_BACKEND', 'triton')
-    with pytest.raises(RuntimeError, match='pip install triton'):
-        select.backend(Input('cuda'))
+    monkeypatch.setattr(select, 'LIBRARY', None)
+    assert select.backend(Input(device)) == 'torch'
+
+
+@pytest.mark.parametrize(
+    'forced, device, available, message',
+    [
+        ('triton', 'cuda', False, 'pip install triton'),
+        ('triton', 'cpu', True, 'TRITON_INTERPRET=1'),
+        ('cpp', 'cpu', False, 'were not compiled'),
+        ('cpp', 'cuda', True, 'on cuda'),
+    ],
+)
+def test_kernels_that_cannot_run(monkeypatch, forced, device, available, message):
+    monkeypatch.setenv('PRM_MMDET_BACKEND', forced)
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    monkeypatch.setattr(select, '_HAS_TRITON', available)
+    monkeypatch.setattr(select, 'LIBRARY', object() if available else None)
+    monkeypatch.setattr(select, 'UNAVAILABLE', 'the CPU kernels were not compiled')
+    with pytest.raises(RuntimeError, match=message):
+        select.backend(Input(device))
 
 
 def test_operator_without_kernels_takes_torch(monkeypatch):
@@ -56,31 +74,6 @@ def test_operator_without_kernels_takes_torch(monkeypatch):
     for forced in ('', 'triton'):
         monkeypatch.setenv('PRM_MMDET_BACKEND', forced)
         assert select.backend(Input('cuda'), kernels=('cpp',)) == 'torch'
-
-
-def test_triton_off_cuda_needs_its_interpreter(monkeypatch):
-    monkeypatch.setattr(select, '_HAS_TRITON', True)
-    monkeypatch.setenv('PRM_MMDET_BACKEND', 'triton')
-    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
-    with pytest.raises(RuntimeError, match='TRITON_INTERPRET=1'):
-        select.backend(Input('cpu'))
-
-
-def test_without_the_compiled_kernels_the_cpu_takes_torch(monkeypatch):
-    monkeypatch.delenv('PRM_MMDET_BACKEND', raising=False)
-    monkeypatch.setattr(select, 'LIBRARY', None)
-    monkeypatch.setattr(select, 'UNAVAILABLE', 'the CPU kernels were not compiled')
-    assert select.backend(Input('cpu')) == 'torch'
-    monkeypatch.setenv('PRM_MMDET_BACKEND', 'cpp')
-    with pytest.raises(RuntimeError, match='were not compiled'):
-        select.backend(Input('cpu'))
-
-
-def test_compiled_kernels_run_on_the_cpu_alone(monkeypatch):
-    monkeypatch.setattr(select, 'LIBRARY', object())
-    monkeypatch.setenv('PRM_MMDET_BACKEND', 'cpp')
-    with pytest.raises(RuntimeError, match='on cuda'):
-        select.backend(Input('cuda'))
 
 
 def test_a_library_of_other_sources_is_not_loaded(monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sparse_maps import far_apart
+from operator_cases import check_close, convert, evaluate, far_apart
 
 from prm_mmdet import ops
 from prm_mmdet.ops import reference
@@ -24,13 +24,6 @@ def kernels(monkeypatch):
     monkeypatch.setenv('PRM_MMDET_BACKEND', 'triton')
 
 
-def evaluate(function, tensors, cotangent, *switches):
-    tensors = [t if t is None else t.detach().requires_grad_() for t in tensors]
-    y = function(*tensors, *switches)
-    learned = [t for t in tensors if t is not None]
-    return [y, *torch.autograd.grad(y, learned, cotangent)]
-
-
 def check(
     shape=(2, 6, 5, 7),
     groups=2,
@@ -46,14 +39,11 @@ def check(
     if not transform:
         parameters = (None, None)
     cotangent = torch.randn(shape).to(x)
-    switches = (groups, 1e-5, normalization)
-    ours = evaluate(ops.lct, [x, *parameters], cotangent, *switches)
-    tensors = [t if t is None else t.double() for t in (x, *parameters)]
-    exact = evaluate(reference.lct, tensors, cotangent.double(), *switches)
-    for a, b in zip(ours, exact):
-        assert a.dtype in (dtype, accumulated) and a.shape == b.shape
-        error = (a.double() - b).abs().max()
-        assert error <= BOUNDS[dtype] * b.abs().max().clamp(min=1e-6)
+    inputs = [x, *parameters, groups, 1e-5, normalization]
+    ours = evaluate(ops.lct, inputs, cotangent)
+    exact = evaluate(reference.lct, convert(inputs, torch.float64), cotangent)
+    check_close(ours, exact, BOUNDS[dtype])
+    assert {t.dtype for t in ours} <= {dtype, accumulated}
     for t in ours[:2]:
         assert t.is_contiguous(memory_format=layout)
 
@@ -98,11 +88,10 @@ def test_shapes_and_groups(shape, groups):
 
 
 def test_an_empty_batch():
-    x = torch.zeros(0, 4, 3, 3, device=DEVICE, requires_grad=True)
-    weight = torch.ones(4, device=DEVICE, requires_grad=True)
-    y = ops.lct(x, weight, weight, 2)
+    x, weight = torch.zeros(0, 4, 3, 3, device=DEVICE), torch.ones(4, device=DEVICE)
+    y, _, *rest = evaluate(ops.lct, [x, weight, weight, 2])
     assert y.shape == x.shape
-    assert not torch.autograd.grad(y.sum(), weight)[0].any()
+    assert not any(g.any() for g in rest)
 
 
 @pytest.mark.parametrize('value', [-37.5, 0.0])
@@ -116,14 +105,11 @@ def test_huge_maps(scale, dtype):
 
 
 def test_strides_that_are_neither_and_gradients_in_another_layout():
-    x = torch.randn(2, 4, 5, 12, device=DEVICE).double()[..., ::2].requires_grad_()
-    weight, bias = torch.randn(2, 4, device=DEVICE).double()
-    y = ops.lct(x, weight, bias, 2)
-    g = torch.randn_like(y).to(memory_format=torch.channels_last)
-    (gradient,) = torch.autograd.grad(y, x, g)
-    exact = reference.lct(x, weight, bias, 2)
-    torch.testing.assert_close(y, exact)
-    torch.testing.assert_close(gradient, torch.autograd.grad(exact, x, g)[0])
+    x = torch.randn(2, 4, 5, 12, device=DEVICE).double()[..., ::2]
+    inputs = [x, *torch.randn(2, 4, device=DEVICE).double(), 2]
+    g = torch.randn_like(x).contiguous(memory_format=torch.channels_last)
+    results = evaluate(ops.lct, inputs, g)
+    check_close(results, evaluate(reference.lct, inputs, g), 1e-7)
 
 
 @pytest.mark.skipif(DEVICE == 'cuda', reason='reads files, through the interpreter')
@@ -131,19 +117,11 @@ def test_strides_that_are_neither_and_gradients_in_another_layout():
 def test_elements_beyond_two_to_the_31(monkeypatch, tmp_path, layout):
     small = torch.randn(1, 2, 1, 3).double()
     weight, bias = torch.randn(2, 2).double()
-    expected = evaluate(reference.lct, [small, weight, bias], small, 1)
-    names = ('x', 'y', 'gradient', 'gx')
-    maps = [far_apart(tmp_path / name, small, layout) for name in names]
-    x, y, gradient, gx = (view for view, _ in maps)
-    monkeypatch.setattr(lct_triton, 'wide', lambda x: True)
-    monkeypatch.setattr(lct_triton, 'strides', lambda x: maps[0][1])
-    monkeypatch.setattr(lct_triton, 'dense', lambda x, like=None: x)
-    results = iter((y, gx))
-    monkeypatch.setattr(torch, 'empty_like', lambda *_, **__: next(results))
+    expected = evaluate(reference.lct, [small, weight, bias, 1], small)
+    x, gradient, y, gx = far_apart(monkeypatch, lct_triton, tmp_path, small, layout)
     _, mean = lct_triton.forward(x, weight, bias, 1, 1e-5, True)
     _, *rest = lct_triton.backward(gradient, x, weight, bias, mean, 1, 1e-5, True)
-    for ours, exact in zip((y, gx, *rest), expected):
-        torch.testing.assert_close(ours, exact)
+    check_close((y, gx, *rest), expected, 1e-9)
 
 
 def test_nan_stays_in_its_group():

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from operator_cases import check_close, convert, evaluate, sac_parameters
 
 from prm_mmdet import ops
 from prm_mmdet.ops import reference
@@ -23,8 +24,7 @@ def lct_inputs(channels, groups=8, k=0):
 
 
 def sac_inputs(channels, groups=0, k=4):
-    shapes = [(k, channels), (k,), (k, channels), (k,), (channels, channels)]
-    return [torch.randn(s) / s[-1] for s in (*shapes, (channels,))]
+    return sac_parameters(channels, k)
 
 
 def lct(function, groups=8):
@@ -41,19 +41,12 @@ every_block = pytest.mark.parametrize('block', list(BLOCKS))
 
 def results(function, x, inputs, gradient, autocast=None):
     """The output, and the gradients of x and of the other inputs."""
-    leaves = [t.detach().requires_grad_() for t in (x, *inputs)]
-    with torch.autocast('cuda', autocast, enabled=autocast is not None):
-        y = function(*leaves)
-    return [y.detach(), *torch.autograd.grad(y, leaves, gradient)]
 
+    def call(*inputs):
+        with torch.autocast('cuda', autocast, enabled=autocast is not None):
+            return function(*inputs)
 
-def check_close(ours, exact, bound):
-    # Relative to the largest element, because sums over positions cancel. The gradient
-    # of SAC's attention bias cancels altogether.
-    largest = max(t.abs().max() for t in exact[1:])
-    for a, b in zip(ours, exact):
-        scale = torch.maximum(b.abs().max(), 1e-6 * largest + 1e-3)
-        assert (a.double() - b).abs().max() <= bound * scale
+    return evaluate(call, [x, *inputs], gradient)
 
 
 def random_case(block, shape, dtype, layout=torch.contiguous_format):
@@ -68,8 +61,9 @@ def random_case(block, shape, dtype, layout=torch.contiguous_format):
 
 
 def exact_results(block, x, inputs, gradient):
-    doubles = [t.double() for t in inputs]
-    return results(BLOCKS[block][1], x.double(), doubles, gradient.double())
+    return results(
+        BLOCKS[block][1], x.double(), convert(inputs, torch.float64), gradient
+    )
 
 
 BOUNDS = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}

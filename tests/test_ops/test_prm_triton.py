@@ -4,8 +4,14 @@ import itertools
 
 import pytest
 import torch
-from prm_cases import check_close, evaluate, grid, parameters
-from sparse_maps import far_apart
+from operator_cases import (
+    check_close,
+    convert,
+    evaluate,
+    far_apart,
+    grid,
+    prm_parameters,
+)
 
 from prm_mmdet import ops
 from prm_mmdet.ops import reference
@@ -32,15 +38,15 @@ def share(monkeypatch, programs):
 def check(x, groups, switches, bound, cotangent=None, dtype=torch.float64):
     similarity, encoding, normalization = switches
     switches = dict(similarity=similarity, normalization=normalization)
-    values = parameters(groups, encoding)
+    values = prm_parameters(groups, encoding)
     if not normalization:  # keep the gate away from 0 and 1
         values[2] = values[2] / 40
-    values = [v if v is None else v.double() for v in values]
     if cotangent is None:
         cotangent = grid(*x.shape)
-    expected = evaluate(reference.prm, x.double(), values, cotangent, **switches)
-    values = [v if v is None else v.to(DEVICE, dtype) for v in values]
-    results = evaluate(ops.prm, x.to(DEVICE), values, cotangent.to(DEVICE), **switches)
+    doubles = convert([x, *values], torch.float64)
+    expected = evaluate(reference.prm, doubles, cotangent, **switches)
+    inputs = [x.to(DEVICE), *convert(values, DEVICE, dtype)]
+    results = evaluate(ops.prm, inputs, cotangent.to(DEVICE), **switches)
     check_close([r.cpu() for r in results], expected, bound)
     return results
 
@@ -102,9 +108,8 @@ def test_ties_go_to_the_first(monkeypatch, programs):
     share(monkeypatch, programs)
     x = torch.zeros(1, 4, 6, 9, device=DEVICE)
     x[0, :2, 3, 2:] = x[0, 2:, 1:, 5] = x[0, 3, 4] = 1
-    _, index, *_ = prm_triton.forward(
-        x, *(v.to(DEVICE) for v in parameters(2)), 'dot', True
-    )
+    values = convert(prm_parameters(2), DEVICE)
+    _, index, *_ = prm_triton.forward(x, *values, 'dot', True)
     means = x.view(1, 2, 2, -1).mean(2)
     first = [[row.tolist().index(row.max()) for row in s] for s in means]
     assert index.tolist() == first
@@ -114,11 +119,9 @@ def test_ties_go_to_the_first(monkeypatch, programs):
 @pytest.mark.parametrize('similarity', SIMILARITIES)
 def test_constant_map_has_the_bare_gate(monkeypatch, similarity, value):
     share(monkeypatch, 2)
-    values = [v if v is None else v.to(DEVICE) for v in parameters(1, False)]
+    values = convert(prm_parameters(1, False), DEVICE)
     x = torch.full((1, 3, 5, 7), value, device=DEVICE)
-    y, *gradients = evaluate(
-        ops.prm, x, values, torch.ones_like(x), similarity=similarity
-    )
+    y, *gradients = evaluate(ops.prm, [x, *values], similarity=similarity)
     gate = values[3].sigmoid().repeat_interleave(3)[:, None, None]
     torch.testing.assert_close(y, x * gate)
     assert all(g.isfinite().all() for g in gradients)
@@ -129,29 +132,26 @@ def test_constant_map_has_the_bare_gate(monkeypatch, similarity, value):
 def test_gradients_of_huge_features_are_finite(similarity, encoding):
     # With 'dot', the variance of the score overflows float32 and Eq. 7 divides by
     # infinity, in the reference too.
-    x, cotangent = 1e12 * grid(1, 3, 5, 7), grid(1, 3, 5, 7)
-    values = parameters(1, encoding)
-    expected = evaluate(reference.prm, x, values, cotangent, similarity=similarity)
+    inputs = [1e12 * grid(1, 3, 5, 7), *prm_parameters(1, encoding), similarity]
+    cotangent = grid(1, 3, 5, 7)
+    expected = evaluate(reference.prm, inputs, cotangent)
     assert all(t.isfinite().all() for t in expected)
-    values = [v if v is None else v.to(DEVICE) for v in values]
-    results = evaluate(
-        ops.prm, x.to(DEVICE), values, cotangent.to(DEVICE), similarity=similarity
-    )
+    results = evaluate(ops.prm, convert(inputs, DEVICE), cotangent.to(DEVICE))
     check_close([r.cpu() for r in results], expected, 1e-4)
 
 
 def test_nan_fills_its_slab():
     x = grid(1, 4, 5, 6).to(DEVICE)
     x[0, 3, 2, 2] = float('nan')
-    values = [v.to(DEVICE) for v in parameters(2)]
-    y, gx, *_ = evaluate(ops.prm, x, values, torch.ones_like(x))
+    values = convert(prm_parameters(2), DEVICE)
+    y, gx, *_ = evaluate(ops.prm, [x, *values], torch.ones_like(x))
     for t in (y, gx):
         assert t[0, 2:].isnan().all() and t[0, :2].isfinite().all()
 
 
 def test_empty_batch():
     x = torch.empty(0, 4, 3, 5, device=DEVICE)
-    y, gx, *rest = evaluate(ops.prm, x, [v.to(DEVICE) for v in parameters(2)], x)
+    y, gx, *rest = evaluate(ops.prm, [x, *convert(prm_parameters(2), DEVICE)])
     assert y.shape == gx.shape == x.shape
     assert all(not g.any() for g in rest)
 
@@ -160,16 +160,9 @@ def test_empty_batch():
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
 def test_elements_beyond_two_to_the_31(monkeypatch, tmp_path, layout):
     small = grid(1, 2, 1, 3).double()
-    values = [v.double() for v in parameters(1)]
-    expected = evaluate(reference.prm, small, values, small)
-    names = ('x', 'y', 'gradient', 'gx')
-    maps = [far_apart(tmp_path / name, small, layout) for name in names]
-    x, y, gradient, gx = (view for view, _ in maps)
-    monkeypatch.setattr(prm_triton, 'wide', lambda x: True)
-    monkeypatch.setattr(prm_triton, 'strides', lambda x: maps[0][1])
-    monkeypatch.setattr(prm_triton, 'dense', lambda x, like=None: x)
-    results = iter((y, gx))
-    monkeypatch.setattr(torch, 'empty_like', lambda *_, **__: next(results))
+    values = convert(prm_parameters(1), torch.float64)
+    expected = evaluate(reference.prm, [small, *values], small)
+    x, gradient, y, gx = far_apart(monkeypatch, prm_triton, tmp_path, small, layout)
     kept = prm_triton.forward(x, *values, 'dot', True)[1:]
     _, *rest = prm_triton.backward(gradient, x, *values, *kept, 'dot', True)
     check_close([y, gx, *rest], expected, 1e-9)
@@ -183,6 +176,6 @@ def test_offsets_are_wide_where_a_sample_is_large():
 
 def test_a_map_with_too_many_positions_is_refused():
     x = torch.empty(1, 2, 2**16, 2**15, device='meta')
-    values = [v.to('meta') for v in parameters(1)]
+    values = convert(prm_parameters(1), 'meta')
     with pytest.raises(ValueError, match='PRM_MMDET_BACKEND=torch'):
         prm_triton.forward(x, *values, 'dot', True)

@@ -17,17 +17,22 @@ BLOCKS = {
 }
 NARROW = dict(type='ResNet', depth=50, base_channels=16)
 BACKBONES = {
-    'ResNet': dict(type='ResNet', depth=50),
-    'ResNetV1d': dict(type='ResNetV1d', depth=50),
-    'ResNeXt': dict(type='ResNeXt', depth=50, groups=32, base_width=4),
-    'Res2Net': dict(type='Res2Net', depth=50, scales=4, base_width=26),
+    'ResNet': NARROW,
+    'ResNetV1d': dict(NARROW, type='ResNetV1d'),
+    'ResNeXt': dict(NARROW, type='ResNeXt', groups=8, base_width=4),
+    'Res2Net': dict(NARROW, type='Res2Net', scales=4, base_width=26),
     'RegNet': dict(type='RegNet', arch='regnetx_400mf'),
     'ResNeSt': dict(
-        type='ResNeSt', depth=50, radix=2, reduction_factor=4, avg_down_stride=True
+        NARROW,
+        type='ResNeSt',
+        stem_channels=16,
+        radix=2,
+        reduction_factor=4,
+        avg_down_stride=True,
     ),
     'TridentNet': dict(
+        NARROW,
         type='TridentResNet',
-        depth=50,
         num_stages=3,
         strides=(1, 2, 2),
         dilations=(1, 1, 1),
@@ -37,8 +42,8 @@ BACKBONES = {
         test_branch_idx=1,
     ),
     'DetectoRS': dict(
+        NARROW,
         type='DetectoRS_ResNet',
-        depth=50,
         conv_cfg=dict(type='ConvAWS'),
         sac=dict(type='SAC', use_deform=False),
         stage_with_sac=(False, True, True, True),
@@ -48,9 +53,9 @@ BACKBONES = {
 WRONGLY_SIZED = {
     'Res2Net': BACKBONES['Res2Net'],
     'DetectoRS ResNeXt': dict(
+        NARROW,
         type='DetectoRS_ResNeXt',
-        depth=50,
-        groups=32,
+        groups=8,
         base_width=4,
         conv_cfg=dict(type='ConvAWS'),
     ),
@@ -111,7 +116,7 @@ def test_positions_that_mmdetection_sizes_wrongly_are_refused(backbone):
     with pytest.raises(ValueError, match=r'PRM: the input must be of shape .* got'):
         model(torch.randn(2, 3, 160, 160))
     model = build(WRONGLY_SIZED[backbone], (BLOCKS['PRM'], 'after_conv3'))
-    assert model(torch.randn(2, 3, 160, 160))[-1].shape[1] == 2048
+    assert model(torch.randn(2, 3, 160, 160))[-1].shape[1] == 512
 
 
 def test_two_plugins_at_once():
@@ -122,22 +127,6 @@ def test_two_plugins_at_once():
     assert block.after_conv2_plugin_names == ['sac_block']
     assert block.after_conv3_plugin_names == ['prm']
     assert model(torch.randn(2, 3, 64, 64))[-1].shape == (2, 512, 2, 2)
-
-
-@pytest.mark.parametrize('block', ['PRM', 'LCT', 'SAC'])
-def test_with_cp_gives_the_same_gradients(block):
-    gradients = []
-    for with_cp in (False, True):
-        model = build(dict(NARROW, with_cp=with_cp), (BLOCKS[block], 'after_conv2'))
-        torch.manual_seed(1)
-        for p in model.parameters():
-            p.data += 0.01 * torch.randn_like(p)
-        model.eval()  # batch statistics would be updated twice
-        x = torch.randn(1, 3, 64, 64, requires_grad=True)
-        sum(y.square().mean() for y in model(x)).backward()
-        gradients.append([p.grad for p in model.parameters()])
-    for plain, recomputed in zip(*gradients):
-        torch.testing.assert_close(plain, recomputed)
 
 
 def test_sac_stays_the_identity_under_the_backbones_initialisation():
