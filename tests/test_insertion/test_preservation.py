@@ -333,6 +333,12 @@ REFUSED = {
     ),
     'not called': (lambda m, x: m.a(x), 'does not call it'),
     'channels permuted': (lambda m, x: m.block(m.a(x).flip(1)), CHANGED.format('a')),
+    'channels permuted by views': (
+        lambda m, x: m.block(
+            m.a(x).unflatten(1, (2, 4)).transpose(1, 2).reshape(len(x), 8, 8, 8)
+        ),
+        CHANGED.format('a'),
+    ),
     'channels split': (lambda m, x: m.block(m.wide(x).view(-1, 8, 8, 8)), NO_LAYER),
     'a limit far away': (
         lambda m, x: m.block(m.a(x).clamp(max=5000)),
@@ -489,6 +495,15 @@ def test_behind_modules_without_weights(build, at, scaled):
     same(plain, net, image())
 
 
+def test_a_pooled_shortcut_cannot_be_preserved():
+    """It pools what the residual branch takes, too."""
+    settings = dict(depth=50, base_channels=8, avg_down=True)
+    net = attach_plugins(ResNet(**settings), [spec(r'layer3\.0\.downsample\.0')])
+    missing = load(trained(ResNet(**settings)), net)
+    (outcome,) = preserve(net, missing)
+    assert outcome.block == 'layer3.0.downsample.0.prm' and outcome.left
+
+
 def test_behind_layers_that_no_weights_came_for():
     net = trained(Net(lambda m, x: m.block(m.b(m.a(x))), a=conv(), b=norm()))
     before = parameters(net)
@@ -550,6 +565,27 @@ def test_a_detector_that_wants_annotations(plain_detector):
             torch.testing.assert_close(a, b)
 
 
+def test_a_detector_whole():
+    def build():
+        channels = dict(in_channels=8, feat_channels=8, stacked_convs=2)
+        head = dict(type='RetinaHead', num_classes=3, norm_cfg=dict(type='BN'))
+        backbone = dict(type='ResNet', depth=18, base_channels=8)
+        neck = dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5)
+        cfg = dict(backbone=backbone, neck=neck, bbox_head=dict(head, **channels))
+        return MODELS.build(dict(type='RetinaNet', **cfg))
+
+    plain, net = trained(build()), build()
+    # Its convolutions see all levels: called five times, with one norm.
+    attach_plugins(net.bbox_head, [spec('cls_convs.1')], [(8, 4, 4)] * 5)
+    (outcome,) = preserve(net, load(plain, net))
+    assert outcome.scaled == 'bbox_head.cls_convs.1.bn'
+    with torch.no_grad():
+        x = image()
+        for levels, others in zip(plain(x), net(x)):
+            for a, b in zip(levels, others):
+                torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize('plugin', ['PRM', 'CBAM', 'SAC'])
 def test_parts_that_cannot_be_run(plugin, plain_detector):
     plain, net = plain_detector, copy.deepcopy(plain_detector)
@@ -608,3 +644,19 @@ def test_a_second_call_finds_nothing_to_do():
     (outcome,) = preserve(net, keys, (3, 8, 8))
     assert outcome.scaled == 'a'
     unchanged(net, before)
+
+
+def test_buffers_and_random_numbers_stay_as_they_were():
+    class Counts(nn.BatchNorm2d):
+        def forward(self, x):
+            self.num_batches_tracked += 1
+            torch.rand(1)
+            return super().forward(x)
+
+    net = trained(Net(lambda m, x: m.block(m.b(m.a(x))), a=conv(), b=Counts(8)))
+    before, state = parameters(net), torch.get_rng_state()
+    (outcome,) = preserve(net, block_keys(net), (3, 8, 8))
+    assert outcome.scaled == 'b'
+    assert torch.equal(state, torch.get_rng_state())
+    for key in ('b.running_mean', 'b.running_var', 'b.num_batches_tracked'):
+        assert torch.equal(net.state_dict()[key], before[key])

@@ -42,10 +42,24 @@ def with_gradients(inputs):
     return [v.requires_grad_() if torch.is_tensor(v) else v for v in inputs]
 
 
-@every_call
-def test_gradients(call):
+SWITCHES = [
+    *(
+        (prm_call, {7: similarity, 8: normalization, **without})
+        for similarity in ('dot', 'l1', 'cosine')
+        for normalization in (True, False)
+        for without in ({}, {5: None, 6: None})  # position encoding
+    ),
+    *((lct_call, {5: n, **w}) for n in (True, False) for w in ({}, {1: None, 2: None})),
+    *((sac_call, {7: s, 8: r}) for s in (True, False) for r in (True, False)),
+]
+
+
+@pytest.mark.parametrize(('call', 'changes'), SWITCHES)
+def test_gradients(call, changes):
     function, inputs = call((1, 8, 3, 2), torch.float64)
-    assert torch.autograd.gradcheck(function, with_gradients(inputs), fast_mode=True)
+    for index, value in changes.items():
+        inputs[index] = value
+    assert torch.autograd.gradcheck(function, with_gradients(inputs))
 
 
 @every_call

@@ -87,6 +87,41 @@ def resnet(block):
     return model
 
 
+def rounded(model, dtype):
+    """The same network in float64, but for results of layers and blocks: these are
+    rounded as in half precision."""
+    model = copy.deepcopy(model).to(dtype).double()
+    blocks = [m for m in model.modules() if isinstance(m, (PRM, LCT, SAC))]
+    inside = {child for block in blocks for child in block.children()}
+    for module in model.modules():
+        leaf = not list(module.children()) and module not in inside
+        if leaf or module in blocks:
+            module.register_forward_hook(lambda m, i, y: y.to(dtype).double())
+    return model
+
+
+def errors(levels, exact):
+    return [((y.double() - e).norm() / e.norm()).item() for y, e in zip(levels, exact)]
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('block', PLUGINS)
+@torch.no_grad()
+def test_a_network_loses_what_rounding_loses(block, device):
+    model = resnet(block).to(device)
+    x = torch.randn(1, 3, 64, 96, device=device)
+    exact = copy.deepcopy(model).double()(x.double())
+    for dtype in HALF:
+        halved = copy.deepcopy(model).to(dtype)(x.to(dtype))
+        with torch.autocast(device, dtype):
+            cast = model(x)
+        bounds = errors(rounded(model, dtype)(x.to(dtype).double()), exact)
+        for levels in (halved, cast):
+            assert {y.dtype for y in levels} == {dtype}
+            for error, bound in zip(errors(levels, exact), bounds):
+                assert error < 1.3 * bound
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 @pytest.mark.parametrize('block', PLUGINS)
 def test_mixed_precision_training(block):
