@@ -1,4 +1,6 @@
+import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -152,6 +154,18 @@ def run_python(tmp_path, tmp_path_factory):
         return result
 
     return run
+
+
+@pytest.fixture
+def run_tool(monkeypatch):
+    """Run a tool in this process, given the name of its file and its arguments."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+
+    yield run
+    logging.disable(logging.NOTSET)  # Some tools disable it.
 
 
 @pytest.fixture(autouse=True)

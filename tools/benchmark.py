@@ -52,18 +52,9 @@ def parse_args() -> argparse.Namespace:
     about = 'each block alone, on the maps of c2 to c5; requires torch only'
     op = levels.add_parser('op', parents=[shared, costs], help=about, **look)
     op.add_argument('--size', default=[800, 1216], **size)
-    op.add_argument(
-        '--blocks',
-        nargs='+',
-        default=list(block_costs.BLOCKS),
-        choices=list(block_costs.BLOCKS),
-    )
-    op.add_argument(
-        '--stages',
-        nargs='+',
-        default=list(block_costs.STAGES),
-        choices=block_costs.STAGES,
-    )
+    blocks, stages = list(block_costs.BLOCKS), list(block_costs.STAGES)
+    op.add_argument('--blocks', nargs='+', default=blocks, choices=blocks)
+    op.add_argument('--stages', nargs='+', default=stages, choices=stages)
     op.add_argument(
         '--no-compile',
         action='store_true',
@@ -74,11 +65,9 @@ def parse_args() -> argparse.Namespace:
         about = f'{network} with each block: a training step, or inference'
         parser_ = levels.add_parser(level, parents=[shared, costs], help=about, **look)
         parser_.add_argument('--size', default=[800, 1344], **size)
+        default = list(NETWORK_BLOCKS[:5])
         parser_.add_argument(
-            '--blocks',
-            nargs='+',
-            default=list(NETWORK_BLOCKS[:5]),
-            choices=NETWORK_BLOCKS,
+            '--blocks', nargs='+', default=default, choices=NETWORK_BLOCKS
         )
         parser_.add_argument(
             '--inference',

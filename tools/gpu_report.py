@@ -53,19 +53,12 @@ torch.cuda.synchronize()
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the report, which runs as a process of its own.
+    """A part of the report, which runs as a process of its own."""
 
-    Args:
-        name: Name of the part and of its log.
-        command: Program and arguments. An empty program is not installed.
-        seconds: The longest time that the part may take.
-        records: File that tools/benchmark.py writes. None for other programs.
-    """
-
-    name: str
-    command: Sequence[str]
-    seconds: float
-    records: Path | None = None
+    name: str  # name of the part and of its log
+    command: Sequence[str]  # program and arguments; an empty program is not installed
+    seconds: float  # the longest time that the part may take
+    records: Path | None = None  # file that tools/benchmark.py writes
 
 
 @dataclass
@@ -251,8 +244,6 @@ def text_of(conditions: Mapping[str, str], results: Sequence[Result]) -> str:
     lines += ['', cost_tables.columns(rows)]
     lines += [f'{r.name}: {r.note}' for r in results if r.note] + ['']
     records = [record for r in results for record in r.records]
-    if not records:
-        return '\n'.join(lines)
     compiled = block_costs.PLAIN + block_costs.COMPILED
     rows = [['block, map, dtype, pass', 'ms', 'floors', 'GB/s of copy', 'MB']]
     rows[0] += ['ours / x*gate', 'ours / plain', 'ours / compiled', 'misses']
@@ -260,8 +251,7 @@ def text_of(conditions: Mapping[str, str], results: Sequence[Result]) -> str:
         ratios, ours = record['ratios'], record['seconds'][block_costs.OURS]
         rows.append(
             [
-                f'{record["block"]} {record["stage"]} '
-                f'{record["dtype"]} {record["pass"]}',
+                ' '.join(record[key] for key in ('block', 'stage', 'dtype', 'pass')),
                 cost_tables.milliseconds(ours),
                 f'{record["floor"]["median"]:.2f}',
                 f'{record["copy_bandwidth"] / 1e9:.0f}',
@@ -272,16 +262,15 @@ def text_of(conditions: Mapping[str, str], results: Sequence[Result]) -> str:
                 ', '.join(misses(record)),
             ]
         )
-    return '\n'.join(
-        [
-            *lines,
+    if records:
+        lines += [
             cost_tables.columns(rows),
             'floors: time / time to copy the bytes that the pass must read and write.',
             f'misses: floors above {BAR} for PRM and LCT on c2 to c4; slower than the',
             'plain form under torch.compile.',
             '',
         ]
-    )
+    return '\n'.join(lines)
 
 
 def misses(record: Mapping[str, Any]) -> list[str]:

@@ -40,7 +40,8 @@ def parse_args():
     task.add_argument(
         '--write',
         action='store_true',
-        help='write the READMEs and metafiles in configs/ (for developers)',
+        help='write the metafiles in configs/ and the tables in its READMEs (for '
+        'developers)',
     )
     task.add_argument(
         '--figure',

@@ -13,11 +13,11 @@ For SE and GC, ``ours`` is the plain form. This module requires torch only.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Callable
+from dataclasses import asdict
+from functools import partial
+from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,30 +39,15 @@ _FLOOR = {'step': 5 / 2, 'forward': 2 / 2}
 _GROUPS = 64
 
 
-@dataclass(frozen=True)
-class Block:
-    """A block that can be measured alone.
+class Block(NamedTuple):
+    """A block that can be measured alone."""
 
-    Args:
-        ours: This package's function of x and the parameters.
-        plain: The same function in plain PyTorch. None if ``ours`` is plain PyTorch.
-        shapes: Returns the parameters' shapes, given the number of channels.
-        width: Channels of the block's input in c2 (ResNet's ``layer1``), at the place
-            in a bottleneck that the papers use.
-    """
-
-    ours: Callable[..., Tensor]
-    plain: Callable[..., Tensor] | None
-    shapes: Callable[[int], list[tuple[int, ...]]]
+    ours: Callable[..., Tensor]  # this package's function of x and the parameters
+    plain: Callable[..., Tensor] | None  # in plain PyTorch. None if ``ours`` is
+    shapes: Callable[[int], list[tuple[int, ...]]]  # of the parameters, by channels
+    # Channels of the block's input in c2 (ResNet's ``layer1``), at the place in a
+    # bottleneck that the papers use.
     width: int
-
-
-def _lct(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return ops.lct(x, weight, bias, _GROUPS)
-
-
-def _plain_lct(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return opponents.lct(x, weight, bias, _GROUPS)
 
 
 def _sac_shapes(c: int) -> list[tuple[int, ...]]:
@@ -74,6 +59,7 @@ def _bottleneck(c: int) -> list[tuple[int, ...]]:
     return [(c // 16, c), (c // 16,), (c, c // 16), (c,)]
 
 
+_lct, _plain_lct = (partial(f.lct, groups=_GROUPS) for f in (ops, opponents))
 BLOCKS = {
     'PRM': Block(ops.prm, opponents.prm, lambda c: [(_GROUPS,)] * 4 + [(2,), ()], 256),
     'LCT': Block(_lct, _plain_lct, lambda c: [(c,), (c,)], 256),
@@ -120,24 +106,23 @@ def forms(
     x, *parameters = inputs(block, stage, setting)
     gradient = torch.randn_like(x)
     gate = torch.rand(*x.shape[:2], 1, 1, device=x.device, dtype=x.dtype)
-    found: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
-        LIMIT: (torch.mul, [x, gate]),
-        LEARNT: (torch.mul, [x, gate.clone().requires_grad_()]),
-        OURS: (BLOCKS[block].ours, [x, *parameters]),
-    }
+    own: dict[str, Callable[..., Tensor]] = {OURS: BLOCKS[block].ours}
     plain = BLOCKS[block].plain
     if plain:
-        found[PLAIN] = (plain, [x, *parameters])
+        own[PLAIN] = plain
         if compiled:
             for name in (OURS, PLAIN):
-                function, arguments = found[name]
-                function = torch.compile(function, dynamic=False)
-                found[name + COMPILED] = (function, arguments)
-    functions: dict[tuple[str, str], Callable[[], Any]] = {}
-    for name, (function, arguments) in found.items():
-        for kind in PASSES:
-            functions[name, kind] = _pass(function, arguments, gradient, setting, kind)
-    return functions
+                own[name + COMPILED] = torch.compile(own[name], dynamic=False)
+    calls: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+        LIMIT: (torch.mul, [x, gate]),
+        LEARNT: (torch.mul, [x, gate.clone().requires_grad_()]),
+        **{name: (function, [x, *parameters]) for name, function in own.items()},
+    }
+    return {
+        (name, kind): _pass(*call, gradient, setting, kind)
+        for name, call in calls.items()
+        for kind in PASSES
+    }
 
 
 def _pass(
@@ -197,9 +182,9 @@ def measure_blocks(
             shape = map_shape(block, stage, setting)
             progress(f'{block} on {stage} {shape}')
             source = torch.randn(shape, device=setting.device, dtype=setting.dtype)
+            copy = partial(torch.empty_like(source).copy_, source)
             timed = dict(functions)
-            target = torch.empty_like(source)
-            timed[_COPY, 'forward'] = functools.partial(target.copy_, source)
+            timed[_COPY, 'forward'] = copy
             times = interleave(timed, setting.device, rounds)
             copy_times = times.pop((_COPY, 'forward'))
             copied = 2 * source.numel() * source.element_size()

@@ -30,20 +30,14 @@ _SHORTEST = 5e-3  # seconds
 
 @dataclass(frozen=True)
 class Setting:
-    """The conditions of a measurement.
-
-    Args:
-        device: Where the functions run.
-        dtype: Type of a block's features. Networks run under autocast to this type,
-            unless it is float32.
-        batch: Number of images.
-        size: Height and width of the images, in pixels.
-    """
+    """The conditions of a measurement."""
 
     device: torch.device
+    # Type of a block's features. Networks run under autocast to it, unless it is
+    # float32.
     dtype: torch.dtype
-    batch: int
-    size: tuple[int, int]
+    batch: int  # number of images
+    size: tuple[int, int]  # height and width of the images, in pixels
 
     def autocast(self) -> torch.autocast:
         """Context manager for a forward: autocast to ``dtype`` unless it is float32."""

@@ -37,7 +37,8 @@ _DETECTOR = '_base_/v3/mask-rcnn_r50_fpn.py'
 # They are scaled to the shortest side of the setting.
 MULTI_SCALE = ((640, 1088), (672, 1120), (704, 1184), (800, 1344), (1344, 800))
 
-Functions = dict[str, dict[str, Function]]
+# For each network: the functions to measure by kind of run, and facts for the record.
+_Networks = dict[str, tuple[dict[str, Function], dict[str, Any]]]
 
 
 def measure_backbones(
@@ -46,7 +47,7 @@ def measure_backbones(
     rounds: int,
     inference: bool = False,
     compiled: bool = False,
-    progress: Callable[[str], Any] | None = None,
+    progress: Callable[[str], Any] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """Measure ResNet-50 without a block, and with each of the blocks.
 
@@ -63,7 +64,7 @@ def measure_backbones(
         compiled: Whether to measure the network under torch.compile with dynamic
             shapes, too. The record of a training step then counts recompilations over
             the sizes of :data:`MULTI_SCALE`. Default: False.
-        progress: Called with one line of text before each round. Default: None.
+        progress: Called with one line of text before each round. Default: no output.
 
     Returns:
         A record (dict) for each network, with:
@@ -73,25 +74,21 @@ def measure_backbones(
           'inference' and 'folded' for inference; 'compiled');
         - ``ratios``: the time over that of 'none', by kind of run;
         - ``memory``: peak of the first kind of run, in bytes;
-        - ``multiply_adds``: of a forward;
+        - ``multiply_adds``: of a forward, or None;
         - ``recompilations``, if a training step was compiled.
     """
     register_all_modules()
     images = torch.randn(setting.batch, 3, *setting.size, device=setting.device)
-    functions: Functions = {}
-    counted: dict[str, int] = {}
-    recompiled: dict[str, int] = {}
+    networks: _Networks = {}
     for name, plugins in _plugins(blocks).items():
         cfg = load_config(_DETECTOR)['model']['backbone']
         model = MODELS.build(dict(cfg, plugins=plugins, init_cfg=None))
         model.to(setting.device).train(not inference)
-        counted[name] = multiply_adds(_forward(model, images, setting))
+        facts = dict(multiply_adds=multiply_adds(_forward(model, images, setting)))
         if inference:
             folded = fuse_conv_bn(copy.deepcopy(model))
-            runs = dict(
-                inference=_forward(model, images, setting),
-                folded=_forward(folded, images, setting),
-            )
+            runs = dict(inference=_forward(model, images, setting))
+            runs['folded'] = _forward(folded, images, setting)
             if compiled:
                 network = torch.compile(folded, dynamic=True)
                 runs['compiled'] = _forward(network, images, setting)
@@ -99,17 +96,12 @@ def measure_backbones(
             runs = dict(step=_step(model, model, images, setting))
             if compiled:
                 torch._dynamo.reset()
-                if progress:
-                    progress(f'{name}: compiling')
+                progress(f'{name}: compiling')
                 network = torch.compile(model, dynamic=True)
-                recompiled[name] = _recompilations(model, network, setting)
+                facts['recompilations'] = _recompilations(model, network, setting)
                 runs['compiled'] = _step(model, network, images, setting)
-        functions[name] = runs
-    records = _records(functions, setting, rounds, progress, counted)
-    for record in records:
-        if record['name'] in recompiled:
-            record['recompilations'] = recompiled[record['name']]
-    return records
+        networks[name] = runs, facts
+    return _records(networks, setting, rounds, progress)
 
 
 def measure_detectors(
@@ -117,7 +109,7 @@ def measure_detectors(
     setting: Setting,
     rounds: int,
     inference: bool = False,
-    progress: Callable[[str], Any] | None = None,
+    progress: Callable[[str], Any] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """Measure Mask R-CNN with ResNet-50 and FPN, without a block and with each of the
     blocks, on random images and boxes. The training step is MMDetection's.
@@ -127,7 +119,7 @@ def measure_detectors(
     """
     register_all_modules()
     shapes = [(3, *setting.size)] * setting.batch
-    functions: Functions = {}
+    networks: _Networks = {}
     for name, plugins in _plugins(blocks).items():
         cfg = Config.fromfile(config_path(_DETECTOR))
         cfg.model.backbone.update(plugins=plugins, init_cfg=None)
@@ -136,15 +128,17 @@ def measure_detectors(
         inputs = demo_mm_inputs(
             setting.batch, shapes, with_mask=True, device=setting.device
         )
-        functions[name] = _detector(model, inputs, setting, inference)
-    return _records(functions, setting, rounds, progress, {})
+        run = _detector(model, inputs, setting, inference)
+        runs = {'inference' if inference else 'step': run}
+        networks[name] = runs, dict(multiply_adds=None)
+    return _records(networks, setting, rounds, progress)
 
 
 def _plugins(blocks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     return {NONE: [], **{b: [load_config(BLOCKS[b])['plugin']] for b in blocks}}
 
 
-def _forward(network: Callable[..., Any], images: Tensor, setting: Setting) -> Function:
+def _forward(network: Callable[..., Any], images: Any, setting: Setting) -> Function:
     def forward() -> None:
         with torch.no_grad(), setting.autocast():
             network(images)
@@ -185,46 +179,40 @@ def _recompilations(
 
 def _detector(
     model: Any, inputs: dict[str, Any], setting: Setting, inference: bool
-) -> dict[str, Function]:
+) -> Function:
+    """Inference or a training step of a detector."""
+    if inference:
+        return _forward(model.test_step, inputs, setting)
     optimizer = dict(type='SGD', lr=1e-4, momentum=0.9)
     optim_wrapper = build_optim_wrapper(model, dict(optimizer=optimizer))
-
-    def forward() -> None:
-        with torch.no_grad(), setting.autocast():
-            model.test_step(inputs)
 
     def step() -> None:
         with setting.autocast():
             model.train_step(inputs, optim_wrapper)
 
-    return dict(inference=forward) if inference else dict(step=step)
+    return step
 
 
 def _records(
-    functions: Functions,
-    setting: Setting,
-    rounds: int,
-    progress: Callable[[str], Any] | None,
-    counted: dict[str, int],
+    networks: _Networks, setting: Setting, rounds: int, progress: Callable[[str], Any]
 ) -> list[dict[str, Any]]:
-    flat = {(n, kind): f for n, runs in functions.items() for kind, f in runs.items()}
+    functions = {
+        (name, kind): function
+        for name, (runs, _) in networks.items()
+        for kind, function in runs.items()
+    }
 
     def say(i: int) -> None:
-        if progress:
-            progress(f'round {i + 1} of {rounds}')
+        progress(f'round {i + 1} of {rounds}')
 
-    times = interleave(flat, setting.device, rounds, say)
-    records = []
-    for name, runs in functions.items():
-        ratios = {k: asdict(ratio(times[name, k], times[NONE, k])) for k in runs}
-        first = next(iter(runs.values()))
-        records.append(
-            dict(
-                name=name,
-                seconds={kind: times[name, kind] for kind in runs},
-                ratios=ratios,
-                memory=peak_memory(first, setting.device),
-                multiply_adds=counted.get(name),
-            )
+    times = interleave(functions, setting.device, rounds, say)
+    return [
+        dict(
+            name=name,
+            seconds={kind: times[name, kind] for kind in runs},
+            ratios={k: asdict(ratio(times[name, k], times[NONE, k])) for k in runs},
+            memory=peak_memory(next(iter(runs.values())), setting.device),
+            **facts,
         )
-    return records
+        for name, (runs, facts) in networks.items()
+    ]

@@ -84,15 +84,8 @@ def draw_curves(
     axis = figure.subplots()
     looks = zip(cycle(_LINES), cycle(_STYLES), cycle(_MARKERS))
     for curve, (colour, style, marker) in zip(curves.values(), looks):
-        axis.plot(
-            list(curve),
-            list(curve.values()),
-            color=colour,
-            ls=style,
-            marker=marker,
-            lw=1.8,
-            ms=6,
-        )
+        steps, values = zip(*curve.items())
+        axis.plot(steps, values, style + marker, color=colour, lw=1.8, ms=6)
     from_zero = any(0 in curve for curve in curves.values())
     axis.set_xlabel(f'{unit} (0: before training)' if from_zero else unit)
     axis.set_ylabel(metric)

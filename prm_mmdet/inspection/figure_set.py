@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from mmdet.structures.mask import encode_mask_results
@@ -81,9 +82,8 @@ def figures(
     both, others = [found], []
     if other is not None:
         has_blocks = any(kind_of(m) for m in other[0].modules())
-        with ExitStack() as stack:
-            if has_blocks:
-                others = stack.enter_context(capture(other[0]))
+        recording: Any = capture(other[0]) if has_blocks else nullcontext([])
+        with recording as others:
             both.append(_predictions(*other, score_thr)[0])
     seen = f'{len(images)} image{"s" * (len(images) > 1)}'
     shown = _of_classes if isinstance(model, ImageClassifier) else _of_predictions
@@ -93,7 +93,7 @@ def figures(
         *_of_contexts(records, others, pixels, frames, seen),
         *_of_gates([r for r in records if r.gates], seen),
         *_of_cams(cams, pixels, frames, images.classes, rank),
-        shown(images, both, titles, score_thr, _without_cam(cams, rank)),
+        shown(images, pixels, both, titles, score_thr, _without_cam(cams, rank)),
     ]
 
 
@@ -270,15 +270,14 @@ def _of_cams(cams, pixels, frames, classes, rank):
 
 def _without_cam(cams, rank):
     missing = [str(i) for i, cam in enumerate(cams, 1) if cam is None]
-    if not missing:
-        return ''
-    return (
+    note = (
         f' There is no Grad-CAM for image {", ".join(missing)}: it has no detection or '
         f'class number {rank + 1}, or its score is 0 or 1 and has no gradient.'
     )
+    return note if missing else ''
 
 
-def _of_classes(images, found, titles, score_thr, note):
+def _of_classes(images, pixels, found, titles, score_thr, note):
     labels = [of_image['gt_label'] for of_image in found[0]]
     known = [i for i, label in enumerate(labels) if label >= 0]
     caption = 'The most probable classes of the images drawn'
@@ -286,26 +285,20 @@ def _of_classes(images, found, titles, score_thr, note):
         right = sum(of_model[i]['pred_label'] == labels[i] for i in known)
         if known:
             caption += f'. {title}: {right} of {len(known)} images are right'
-    pictures, truths = [], []
-    for i in range(images.drawn):
-        picture = images.data(i)['inputs'][0].permute(1, 2, 0).numpy()[..., ::-1]
-        pictures.append(picture)
-        known_label = labels[i] >= 0
-        truths.append(class_name(images.classes, labels[i]) if known_label else '')
+    classes = images.classes
+    truths = [class_name(classes, k) if k >= 0 else '' for k in labels[: len(pixels)]]
     probabilities = [[f['pred_scores'].cpu().numpy() for f in m] for m in found]
     return Entry(
         'predictions',
         'Predicted classes',
         f'{caption}.{note}',
-        compare_classes(pictures, truths, probabilities, titles, images.classes),
+        compare_classes(pixels, truths, probabilities, titles, classes),
     )
 
 
-def _of_predictions(images, found, titles, score_thr, note):
-    listed = [
-        [list(detections(f, images.classes, score_thr)) for f in of_model]
-        for of_model in found
-    ]
+def _of_predictions(images, pixels, found, titles, score_thr, note):
+    classes = images.classes
+    listed = [[list(detections(f, classes, score_thr)) for f in m] for m in found]
     shown = list(range(len(images)))
     caption = f'Predictions with a score of at least {score_thr}'
     if len(listed) == 2:
@@ -318,7 +311,7 @@ def _of_predictions(images, found, titles, score_thr, note):
         )
     shown = shown[: images.drawn]
     truths = [
-        None if images.info(i) is None else list(truth(images.info(i), images.classes))
+        None if images.info(i) is None else list(truth(images.info(i), classes))
         for i in shown
     ]
     return Entry(

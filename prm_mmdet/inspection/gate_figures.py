@@ -18,9 +18,8 @@ def gate_statistics(records: Sequence[Record]) -> Figure:
     Args:
         records: Records of blocks with gates.
     """
-    figure, axes = new_figure(
-        max(4.5, 0.32 * len(records) + 1.5), 4.4, nrows=2, sharex=True
-    )
+    width = max(4.5, 0.32 * len(records) + 1.5)
+    figure, axes = new_figure(width, 4.4, nrows=2, sharex=True)
     labels = list(dict.fromkeys((r.kind, name) for r in records for name in r.gates))
     for colour, (kind, name) in zip((*COLOURS[4:], *COLOURS[:3]), labels):
         found = [i for i, r in enumerate(records) if r.kind == kind and name in r.gates]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,8 +77,10 @@ def class_cam(
         backbone = model.backbone
         stack.callback(backbone.register_forward_pre_hook(start).remove)
         stack.callback(backbone.register_forward_hook(keep).remove)
-        if isinstance(model, ImageClassifier):
-            stack.enter_context(_all_stages(backbone))
+        if isinstance(model, ImageClassifier) and hasattr(backbone, 'out_indices'):
+            before = backbone.out_indices
+            stack.callback(setattr, backbone, 'out_indices', before)
+            backbone.out_indices = tuple(range(max(before) + 1))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_Attached())
         found = model.test_step(data)[0]
@@ -115,19 +118,6 @@ def _ranked(found, rank):
     return ClassCAM(int(found.labels[rank]), score.item(), [], box), score
 
 
-@contextlib.contextmanager
-def _all_stages(backbone):
-    """Let a backbone return the maps of all its stages."""
-    before = getattr(backbone, 'out_indices', None)
-    if before is not None:
-        backbone.out_indices = tuple(range(max(before) + 1))
-    try:
-        yield
-    finally:
-        if before is not None:
-            backbone.out_indices = before
-
-
 def draw_cam(
     cam: ClassCAM, image: np.ndarray, frame: Frame, classes: Sequence[str]
 ) -> Figure:
@@ -149,11 +139,8 @@ def draw_cam(
         x1, y1, x2, y2 = cam.box
         for axis in axes[0]:
             for colour, width in (('white', 2.4), ('#D55E00', 1.2)):
-                axis.add_patch(
-                    Rectangle(
-                        (x1, y1), x2 - x1, y2 - y1, fill=False, ec=colour, lw=width
-                    )
-                )
+                look: dict[str, Any] = dict(fill=False, ec=colour, lw=width)
+                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **look))
     colour_bar(figure, drawn, axes, 'Grad-CAM (maximum 1)')
     return figure
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from .capture import Record
 from .figure_files import COLOURS, new_figure
-from .style import first_of_stages, legend_above
+from .style import last_of_stages, legend_above
 
 
 def attention_by_context(records: Sequence[Record]) -> Figure:
@@ -21,7 +21,7 @@ def attention_by_context(records: Sequence[Record]) -> Figure:
     Args:
         records: Records of blocks of one kind, which have a gate for each channel.
     """
-    stages = first_of_stages(records)
+    stages = last_of_stages(records[::-1])  # the first block of each stage
     figure, axes = _columns(stages, 2, 4.6)
     for (top, bottom), (stage, record) in zip(axes.T, stages.items()):
         order = np.argsort(record.context_in)
@@ -50,7 +50,7 @@ def context_change(records: Sequence[Record]) -> Figure:
     Args:
         records: Records of blocks of one kind, which have a gate for each channel.
     """
-    stages = first_of_stages(records)
+    stages = last_of_stages(records[::-1])
     figure, axes = _columns(stages, 1, 2.6)
     for axis, (stage, record) in zip(axes[0], stages.items()):
         order = np.argsort(record.context_in)
@@ -64,9 +64,8 @@ def context_change(records: Sequence[Record]) -> Figure:
 
 
 def _columns(stages, rows, height):
-    figure, axes = new_figure(
-        2.6 * len(stages) + 0.8, height, nrows=rows, ncols=len(stages)
-    )
+    width = 2.6 * len(stages) + 0.8
+    figure, axes = new_figure(width, height, nrows=rows, ncols=len(stages))
     for axis in axes.flat:
         axis.tick_params(labelsize=7)
         axis.grid(axis='y', alpha=0.3)

@@ -47,7 +47,15 @@ def load_model(
     with reported(f'the model of {cfg.filename} cannot be built'):
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
     if checkpoint is not None:
-        _load(model, read_state_dict(checkpoint), checkpoint)
+        state = read_state_dict(checkpoint)
+        problems = compare_keys(state, model.state_dict())
+        if problems:
+            raise ValueError(
+                f'{checkpoint} does not fit the model of the config: {problems}. Use '
+                'the config that the checkpoint was trained with'
+            )
+        # Do not be strict: num_batches_tracked may be missing.
+        model.load_state_dict(state, strict=False)
     return model.to(device).eval()
 
 
@@ -62,17 +70,6 @@ def reported(what: str) -> Iterator[None]:
     except Exception as error:
         reason = ' '.join(str(error).split()) or 'no reason given'
         raise ValueError(f'{what}: {type(error).__name__}: {reason}') from error
-
-
-def _load(model, state, checkpoint):
-    problems = compare_keys(state, model.state_dict())
-    if problems:
-        raise ValueError(
-            f'{checkpoint} does not fit the model of the config: {problems}. Use the '
-            'config that the checkpoint was trained with'
-        )
-    # Do not be strict: num_batches_tracked may be missing.
-    model.load_state_dict(state, strict=False)
 
 
 class Images:
@@ -103,23 +100,21 @@ class Images:
         loader = cfg.get(f'{name}_dataloader')
         if not loader:
             raise ValueError(f'the config {cfg.filename} has no {name}_dataloader')
-        if split is None:
-            self._sources = _files(paths)
+        self._sources = [] if split else _files(paths)
         with reported(f'the {name} set of {cfg.filename} cannot be read'):
             if split is None:
                 self._pipeline = Compose(get_test_pipeline_cfg(cfg))
-                config = dict(loader.dataset, lazy_init=True)
-                metainfo = DATASETS.build(config).metainfo
+                dataset = DATASETS.build(dict(loader.dataset, lazy_init=True))
             else:
-                self.dataset = DATASETS.build(loader.dataset)
-                self._sources = list(range(len(self.dataset)))
-                metainfo = self.dataset.metainfo
+                dataset = self.dataset = DATASETS.build(loader.dataset)
+                self._sources = list(range(len(dataset)))
         if not self._sources:
             where = ', '.join(map(str, paths)) if split is None else f'the {split} set'
             raise ValueError(f'there are no images in {where}')
         # A data set may read class names from its folder, which may be missing.
         numbers = range(cfg.model.get('num_classes', 0))
-        self.classes = metainfo.get('classes') or [f'class {i}' for i in numbers]
+        named = dataset.metainfo.get('classes')
+        self.classes = named or [f'class {i}' for i in numbers]
         picks = spread(len(self._sources), num or len(self._sources))
         first = [picks[i] for i in spread(len(picks), drawn)]
         self._order = first + [i for i in picks if i not in first]

@@ -30,7 +30,7 @@ PANEL = 3.2  # width of a panel, in inches
 class Instance(NamedTuple):
     """An object in an image, annotated or predicted."""
 
-    box: tuple[float, float, float, float]  # x, y, width, height in pixels
+    box: Sequence[float]  # x1, y1, x2, y2 in pixels
     mask: np.ndarray | None  # (H, W)
     label: int
     text: str  # text at the box: the class, and the score or a remark
@@ -194,18 +194,13 @@ def unmatched(instances: Sequence[Instance], others: Sequence[Instance]) -> set[
     free, alone = list(others), set()
     for i, instance in enumerate(instances):
         same = [other for other in free if other.label == instance.label]
-        boxes = ([instance.box], [other.box for other in same])
-        ious = bbox_overlaps(*(_corners(b) for b in boxes))
+        boxes = np.array([instance.box, *(other.box for other in same)], np.float32)
+        ious = bbox_overlaps(boxes[:1], boxes[1:])
         if same and ious.max() >= 0.5:
             free = [other for other in free if other is not same[int(ious.argmax())]]
         else:
             alone.add(i)
     return alone
-
-
-def _corners(boxes):
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
 
 
 def truth(info: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Instance]:
@@ -216,7 +211,6 @@ def truth(info: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Instance]
         classes: Names of the classes.
     """
     for instance in info['instances']:
-        x1, y1, x2, y2 = instance['bbox']
         mask = instance.get('mask')
         if mask is not None:
             mask = mask_utils.frPyObjects(mask, info['height'], info['width'])
@@ -224,8 +218,7 @@ def truth(info: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Instance]
             mask = mask_utils.decode(mask)
         name = class_name(classes, instance['bbox_label'])
         crowd = ' (crowd)' if instance.get('ignore_flag') else ''
-        box = (x1, y1, x2 - x1, y2 - y1)
-        yield Instance(box, mask, instance['bbox_label'], name + crowd)
+        yield Instance(instance['bbox'], mask, instance['bbox_label'], name + crowd)
 
 
 def detections(
@@ -239,10 +232,10 @@ def detections(
         classes: Names of the classes.
         score_thr: Lowest score of the predictions returned.
     """
-    boxes = np.asarray(found['bboxes']).reshape(-1, 4)
-    boxes = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+    boxes, labels, scores = (
+        np.asarray(found[key]) for key in ('bboxes', 'labels', 'scores')
+    )
     masks = found.get('masks', [None] * len(boxes))
-    labels, scores = (np.asarray(found[key]) for key in ('labels', 'scores'))
     for box, mask, label, score in zip(boxes, masks, labels, scores):
         if score >= score_thr:
             if isinstance(mask, dict):
@@ -250,27 +243,20 @@ def detections(
             elif isinstance(mask, torch.Tensor):
                 mask = mask.numpy()
             text = f'{class_name(classes, label)} {score:.2f}'
-            yield Instance(tuple(box), mask, int(label), text)
+            yield Instance(box, mask, int(label), text)
 
 
 def _draw(axis, image, title, instances, thick=None):
     """Draw instances over an image. Lines are thick for the indices in ``thick``."""
     axis.imshow(image)
     axis.set_title(title, fontsize=9)
-    for i, ((x, y, width, height), mask, label, text) in enumerate(instances):
+    for i, ((x1, y1, x2, y2), mask, label, text) in enumerate(instances):
         colour = COLOURS[label % len(COLOURS)]
-        line = 1.5 if thick is None else 2.5 if i in thick else 0.7
-        axis.add_patch(
-            Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ec=colour, lw=line)
-        )
+        look = dict(ec=colour, lw=1.5 if thick is None else 2.5 if i in thick else 0.7)
+        corner = (x1 - 0.5, y1 - 0.5)
+        axis.add_patch(Rectangle(corner, x2 - x1, y2 - y1, fill=False, **look))
         if mask is not None and mask.any():
             axis.contourf(mask, levels=[0.5, 1], colors=[colour], alpha=0.45)
-        axis.text(
-            x,
-            max(y - 1, 0.05 * len(image)),
-            text,
-            fontsize=7,
-            va='bottom',
-            clip_on=True,
-            bbox=dict(fc=colour, ec='none', pad=0.8, alpha=0.85),
-        )
+        look = dict(bbox=dict(fc=colour, ec='none', pad=0.8, alpha=0.85), fontsize=7)
+        top = max(y1 - 1, 0.05 * len(image))
+        axis.text(x1, top, text, va='bottom', clip_on=True, **look)

@@ -80,15 +80,9 @@ def query_points(
         if not inside.all():
             title += f'\n({counts[~inside].sum()} of the groups in the padding)'
         show_image(axis, image, title)
-        axis.scatter(
-            x=pixels[inside, 1],
-            y=pixels[inside, 0],
-            s=12 + 6 * (counts[inside] - 1),
-            color='#D55E00',
-            edgecolor='white',
-            linewidth=0.7,
-            clip_on=False,
-        )
+        look = dict(color='#D55E00', edgecolor='white', linewidth=0.7, clip_on=False)
+        rows, columns = pixels[inside].T
+        axis.scatter(columns, rows, s=12 + 6 * (counts[inside] - 1), **look)
         axis.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
     if masks:
         top = max(mask.max() for mask in masks.values())

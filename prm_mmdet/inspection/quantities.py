@@ -91,14 +91,21 @@ def check(name: str, block: nn.Module) -> None:
                 )
 
 
+def _cast(block, x):
+    """The input in the type of the block's parameters, of which GE has none."""
+    return x.to(next(block.parameters(), x).dtype)
+
+
+def _floats(block, *names):
+    """Parameters of a block in float32. A block sets a missing parameter to None."""
+    found = (getattr(block, name) for name in names)
+    return [p if p is None else p.float() for p in found]
+
+
 def _prm(block, x):
-    parameters = [
-        p if p is None else p.float()
-        for p in (*(block.alpha, block.beta, block.weight, block.bias), block.theta)
-    ]
-    sigma = block.sigma if block.sigma is None else block.sigma.float()
+    parameters = _floats(block, 'alpha', 'beta', 'weight', 'bias', 'theta', 'sigma')
     query, encoding, gate = reference.prm_steps(
-        x, *parameters, sigma, block.similarity, block.normalization
+        x, *parameters, block.similarity, block.normalization
     )
     width = x.shape[3]
     if encoding is not None:
@@ -111,7 +118,7 @@ def _prm(block, x):
 
 
 def _lct(block, x):
-    parameters = [p if p is None else p.float() for p in (block.weight, block.bias)]
+    parameters = _floats(block, 'weight', 'bias')
     gate = reference.lct_gate(
         x, *parameters, block.groups, block.eps, block.normalization
     )
@@ -129,37 +136,32 @@ def _sac(block, x):
 
 
 def _double_attention(block, x):
-    x = x.to(block.gather.weight.dtype)
+    x = _cast(block, x)
     attention = block.gather(x).float().flatten(2).softmax(2)
     weights = block.distribute(x).float().flatten(2)
     return Quantities(attention=attention.unflatten(2, x.shape[2:]), weights=weights)
 
 
-def _se(block, x):
-    gate = block.gate(x.to(block.squeeze.weight.dtype)).float()
-    return Quantities(gates={'': gate}, channel_gate=gate.flatten(1))
-
-
-def _ge(block, x):
-    gate = block.gate(x)
-    return Quantities(gates={'': gate}, channel_gate=gate.flatten(1))
+def _gated(block, x):
+    gate = block.gate(_cast(block, x)).float()
+    channel_gate = gate.flatten(1) if gate.shape[2:] == (1, 1) else None
+    return Quantities(gates={'': gate}, channel_gate=channel_gate)
 
 
 def _sge(block, x):
-    names = ('alpha', 'beta', 'weight', 'bias')
-    parameters = [getattr(block, name).float() for name in names]
+    parameters = _floats(block, 'alpha', 'beta', 'weight', 'bias')
     return Quantities(gates={'': reference.prm_steps(x, *parameters).gate})
 
 
 def _sk(block, x):
-    x = x.to(block.excite.weight.dtype)
+    x = _cast(block, x)
     shares = block.shares(block.dense(x), block.grouped(x)).float()
     # The gate of the grouped branch is 1 minus the gate of the dense branch.
     return Quantities(gates={'dense': shares[:, 0]})
 
 
 def _cbam(block, x):
-    x = x.to(block.squeeze.weight.dtype)
+    x = _cast(block, x)
     channel = block.channel_gate(x)
     position = block.position_gate(x * channel).float()
     channel = channel.float()
@@ -167,14 +169,8 @@ def _cbam(block, x):
     return Quantities(gates=gates, channel_gate=channel.flatten(1))
 
 
-def _bam(block, x):
-    gate = block.gate(x.to(block.channel[0].weight.dtype)).float()
-    return Quantities(gates={'': gate})
-
-
 def _context(block, x):
-    x = x.to(next(block.parameters()).dtype)
-    found = Quantities()
+    x, found = _cast(block, x), Quantities()
     if block.pooling_type == 'att':
         attention = block.conv_mask(x).float().flatten(2).softmax(2)
         found.attention = attention.unflatten(2, x.shape[2:])
@@ -188,12 +184,12 @@ _RULES: dict[str | None, tuple[type[nn.Module], Callable[..., Quantities]]] = {
     'PRM': (PRM, _prm),
     'LCT': (LCT, _lct),
     'SAC': (SAC, _sac),
-    'SE': (SE, _se),
-    'GE': (GE, _ge),
+    'SE': (SE, _gated),
+    'GE': (GE, _gated),
     'SGE': (SGE, _sge),
     'SK': (SK, _sk),
     'CBAM': (CBAM, _cbam),
-    'BAM': (BAM, _bam),
+    'BAM': (BAM, _gated),
     'GC': (ContextBlock, _context),
     'DA': (DoubleAttention, _double_attention),
 }

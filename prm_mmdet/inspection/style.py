@@ -12,17 +12,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from .capture import Record
-from .figure_files import image_rows
+from .figure_files import COLOURS, image_rows
 
-STAGES = {
-    'c2': '#0072B2',
-    'c3': '#E69F00',
-    'c4': '#009E73',
-    'c5': '#CC79A7',
-    # c6 and c7 are extra levels of a neck, not stages.
-    'c6': '#D55E00',
-    'c7': '#56B4E9',
-}
+# Colours of stages. c6 and c7 are extra levels of a neck, not stages.
+STAGES = {f'c{i + 2}': COLOURS[k] for i, k in enumerate((4, 0, 2, 6, 5, 1))}
 MAP = 'viridis'  # readable with any colour vision
 LONGER_SIDE = 480  # largest side of an image in a panel, in pixels
 
@@ -100,10 +93,8 @@ def colour_bar(
     location: str = 'right',
 ) -> None:
     """Add a colour bar in opaque colours to a figure whose maps are transparent."""
-    place: dict[str, Any] = dict(
-        ax=axes, shrink=0.8, pad=0.02, location=location, panchor=False
-    )
-    bar: Any = figure.colorbar(drawn, **place)
+    place: dict[str, Any] = dict(shrink=0.8, pad=0.02, panchor=False)
+    bar: Any = figure.colorbar(drawn, ax=axes, location=location, **place)
     bar.solids.set(alpha=1)
     # An inch holds about 14 letters, so a long label is broken into lines.
     if location == 'right':
@@ -129,11 +120,6 @@ def last_of_stages(records: Iterable[Record]) -> dict[str, Record]:
     return dict(sorted({str(record.stage): record for record in records}.items()))
 
 
-def first_of_stages(records: Sequence[Record]) -> dict[str, Record]:
-    """The first block of each stage, by the stage's name."""
-    return last_of_stages(records[::-1])
-
-
 def layer_axis(axis: Axes, records: Sequence[Record]) -> None:
     """Label the x axis with the blocks in order of depth."""
     names = short_names(records)
@@ -144,14 +130,8 @@ def layer_axis(axis: Axes, records: Sequence[Record]) -> None:
 
 def legend_above(axis: Axes, columns: int) -> None:
     """Add a legend above the axes."""
-    axis.legend(
-        loc='lower left',
-        bbox_to_anchor=(0, 1),
-        ncols=columns,
-        frameon=False,
-        fontsize=8,
-        borderaxespad=0.2,
-    )
+    look: dict[str, Any] = dict(frameon=False, fontsize=8, borderaxespad=0.2)
+    axis.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=columns, **look)
 
 
 def _extent(image):

@@ -15,9 +15,8 @@ from ..experiments.logs import read_evaluations
 from . import complexity
 from .table import Table
 
-# ``GAINED`` are the columns whose gain over the baseline is shown.
 FPS = 'fps'
-GAINED = ('bbox_mAP', 'segm_mAP', 'top1', 'top5')
+GAINED = ('bbox_mAP', 'segm_mAP', 'top1', 'top5')  # columns with a gain beside them
 # For each prefix of logged metrics: the decimals to which percentages are rounded.
 _LOGGED = {'coco': 1, 'accuracy': 2}
 
@@ -41,13 +40,11 @@ def report(
         ``tools/benchmark.py fps`` measured last. Its ratio to the baseline is shown if
         both were measured on the same device.
     """
-    head, body = ['config'], []
+    body = []
     notes: dict[str, list[str]] = {}
-    for c in table.columns:
-        head += [c, *_beside(c, work_dirs)]
     for row in table.rows:
         stem = Path(row.config).stem
-        line = [stem]
+        line: dict[str, str | None] = {'config': stem}
         for c in table.columns:
             value, remark = '', table.remarks.get((row.config, c))
             if c in row.cells:
@@ -55,45 +52,38 @@ def report(
             if remark is not None:
                 notes.setdefault(stem, []).append(f'{c}: {remark}')
                 value += '' if style == 'csv' else '*'
-            line += [value, *_values_beside(table, row, c, work_dirs)]
-        body.append(['' if v is None else f'{v}' for v in line])
+            line[c] = value
+            beside = _beside(table, row, c, work_dirs)
+            line.update({f'{c} {word}': text for word, text in beside.items()})
+        body.append([text or '' for text in line.values()])
         for note in _unfinished(row, work_dirs):
             notes.setdefault(stem, []).append(note)
-    return _STYLES[style](table, head, body, notes)
+    return _STYLES[style](table, list(line), body, notes)
 
 
-def _beside(column, work_dirs):
-    """Names of the columns that are printed beside a column of the paper."""
+def _beside(table, row, column, work_dirs):
+    """Texts beside a cell of the paper, by the last words of their columns' names."""
+    places, base = table.digits(column), table.baseline(row)
+    texts = {}
     if column in GAINED:
-        words = ('gain', 'here', 'gain here')[: 3 if work_dirs else 1]
+        texts['gain'] = _gain(row, row.cells, base.cells, column, places)
+        if work_dirs:
+            mine = measured(work_dirs, row.config)
+            texts['here'] = f'{mine[column]}' if column in mine else None
+            places = min(places, 2)  # Measured results have two decimals at most.
+            theirs = measured(work_dirs, base.config)
+            texts['gain here'] = _gain(row, mine, theirs, column, places)
     elif column in complexity.COLUMNS and work_dirs:
-        words = ('counted', 'here')
+        for word in ('counted', 'here'):
+            value = getattr(complexity, word)(table, row, column)
+            texts[word] = None if value is None else f'{value:.{places}f}'
     elif column == FPS and work_dirs:
-        words = ('ratio', 'here', 'ratio here')
-    else:
-        words = ()
-    return [f'{column} {word}' for word in words]
-
-
-def _values_beside(table, row, column, work_dirs):
-    places = table.digits(column)
-    if column in GAINED:
-        yield _gain(row, row.cells, table.baseline(row).cells, column, places)
-    if column in GAINED and work_dirs:
-        mine = measured(work_dirs, row.config)
-        yield mine.get(column)
-        places = min(places, 2)  # Measured results have two decimals at most.
-        yield _gain(row, mine, measured(work_dirs, row.baseline), column, places)
-    if column in complexity.COLUMNS and work_dirs:
-        for count in (complexity.counted, complexity.here):
-            value = count(table, row, column)
-            yield None if value is None else f'{value:.{places}f}'
-    if column == FPS and work_dirs:
-        yield _ratio(row, row.cells.get(FPS), table.baseline(row).cells.get(FPS))
-        mine, base = (fps_here(work_dirs, c) for c in (row.config, row.baseline))
-        yield mine and f'{mine["fps"]:.3g}'
-        fair = mine and base and comparable(mine, base)
-        yield _ratio(row, mine['fps'], base['fps']) if fair else None
+        texts['ratio'] = _ratio(row, row.cells.get(FPS), base.cells.get(FPS))
+        mine, theirs = (fps_here(work_dirs, r.config) for r in (row, base))
+        texts['here'] = mine and f'{mine["fps"]:.3g}'
+        fair = mine and theirs and comparable(mine, theirs)
+        texts['ratio here'] = _ratio(row, mine['fps'], theirs['fps']) if fair else None
+    return texts
 
 
 def _ratio(row, value, base):
@@ -114,9 +104,7 @@ def _unfinished(row, work_dirs):
     if epoch is None:
         return []
     epochs = Config.fromfile(config_path(row.config)).train_cfg.max_epochs
-    if epoch >= epochs:
-        return []
-    return [f'measured after epoch {epoch} of {epochs}']
+    return [f'measured after epoch {epoch} of {epochs}'] if epoch < epochs else []
 
 
 def measured(work_dirs: str | Path, config: str) -> dict[str, float]:

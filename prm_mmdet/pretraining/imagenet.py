@@ -164,8 +164,9 @@ class ReportUnreadableImages(Hook):
     :class:`ImageNet`. MMEngine's logger does not repeat an identical warning.
     """
 
-    def _report(self, runner, phase, loader):
-        dataset = loader.dataset
+    def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
+        dataset = getattr(runner, f'{mode}_dataloader').dataset
+        phase = dict(train='training', val='validation', test='test')[mode]
         if not hasattr(dataset, 'unreadable'):
             return
         marks = dataset.unreadable.clone()
@@ -178,15 +179,6 @@ class ReportUnreadableImages(Hook):
                 f'{len(found)} of the {len(dataset)} {phase} images could not be read '
                 f'and were skipped: {", ".join(names)}{more}'
             )
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        self._report(runner, 'training', runner.train_dataloader)
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        self._report(runner, 'validation', runner.val_dataloader)
-
-    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        self._report(runner, 'test', runner.test_dataloader)
 
 
 @HOOKS.register_module()

@@ -39,7 +39,14 @@ def read_labels(path: str, classes: Sequence[str]) -> dict[str, int]:
     """
     known = {name: i for i, name in enumerate(classes)}
     words: dict[str, str] = {}
-    for number, line in enumerate(_read(path).split('\n'), 1):
+    try:
+        with open(path, encoding='utf-8-sig') as file:
+            lines = file.read().split('\n')
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{path} is not in UTF-8 ({error}): save it as UTF-8'
+        ) from error
+    for number, line in enumerate(lines, 1):
         fields = re.split(r'[\s,]+', line.strip(' \t\r\n,'))
         if fields == [''] or fields[:2] == ['ImageId', 'PredictionString']:
             continue
@@ -74,13 +81,3 @@ def read_labels(path: str, classes: Sequence[str]) -> dict[str, int]:
             f'{classes.index(wnid)} ({wnid}). The file counts in another order.{_CURE}'
         )
     return labels
-
-
-def _read(path):
-    try:
-        with open(path, encoding='utf-8-sig') as file:
-            return file.read()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{path} is not in UTF-8 ({error}): save it as UTF-8'
-        ) from error

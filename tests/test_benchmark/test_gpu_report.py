@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-ROOT = Path(__file__).parents[2]
+from conftest import ROOT
 
 
 def load(name):

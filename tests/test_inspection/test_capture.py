@@ -287,47 +287,35 @@ def test_memory_is_bounded():
         assert record.stage == 'c1'
 
 
+class Calling(nn.Module):
+    """A model that calls its block in another way than a sequence of layers."""
+
+    def __init__(self, block, call):
+        super().__init__()
+        self.block, self.call = block, call
+
+    def forward(self, x):
+        return self.call(self.block, x)
+
+
 def test_a_block_that_runs_on_several_levels_keeps_maps_of_the_first():
-    class Levels(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.block = PRM(C, groups=4)
-
-        def forward(self, x):
-            return [self.block(x), self.block(x[..., ::2, ::2])]
-
-    model = Levels()
-    with torch.no_grad(), capture(model, images=2) as (records):
+    model = Calling(PRM(C, groups=4), lambda f, x: [f(x), f(x[..., ::2, ::2])])
+    with torch.no_grad(), capture(model, images=2) as records:
         for _ in range(2):
             model(torch.randn(1, C, 8, 8))
     assert [m.encoding.shape for m in records[0].maps] == [(8, 8), (8, 8)]
 
 
 def test_a_block_that_runs_on_regions_keeps_no_maps():
-    class Regions(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.block = SAC(C, 4)
-
-        def forward(self, x):
-            return self.block(x.expand(5, -1, -1, -1)[..., :4, :4])
-
-    model = Regions()
+    model = Calling(SAC(C, 4), lambda f, x: f(x.expand(5, -1, -1, -1)[..., :4, :4]))
     with torch.no_grad(), capture(model, images=2) as records:
         model(torch.randn(1, C, 8, 8))
     assert records[0].images == 5 and not records[0].maps
 
 
 def test_a_block_called_by_keyword():
-    class Keyword(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.block = nn.Conv2d(3, C, 3, 2, 1), LCT(C, groups=4)
-
-        def forward(self, x):
-            return self.block(x=self.stem(input=x))
-
-    model = Keyword()
+    layers = network(LCT(C, groups=4))
+    model = Calling(layers, lambda f, x: f[1](x=f[0](input=x)))
     with capture(model) as records:
         model(x=torch.randn(2, 3, 8, 8))
     assert records[0].images == 2 and records[0].stage == 'c1'

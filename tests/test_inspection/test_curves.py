@@ -1,13 +1,11 @@
 """Metrics by epoch or iteration, from MMEngine's logs."""
 
-import importlib.util
 import json
-import sys
+from functools import partial
 
 import mmcv
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from prm_mmdet.inspection.curves import draw_curves, read_curve
 
@@ -120,23 +118,9 @@ def test_the_legend_takes_nothing_from_the_axes(tmp_path):
         assert (drawn([label, ' ']) < 200).sum() > (none < 200).sum() + 100
 
 
-@pytest.fixture
-def tool(tmp_path, monkeypatch):
-    """Calls the tool's main with arguments, in another folder."""
-    path = ROOT / 'tools' / 'plot_curves.py'
-    spec = importlib.util.spec_from_file_location('plot_curves_tool', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def test_the_tool(run_tool, tmp_path, monkeypatch, capsys):
+    tool = partial(run_tool, 'plot_curves.py')
     monkeypatch.chdir(tmp_path)
-
-    def main(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['plot_curves.py', *arguments])
-        module.main()
-
-    return main
-
-
-def test_the_tool(tool, tmp_path, capsys):
     test_run(tmp_path / 'a', '20260101_000000', 0.5)
     train(tmp_path / 'a', '20260102_000000', [(1, 0.75)])
     tool('kept=a', '--out', 'a.png')

@@ -3,9 +3,7 @@
 import base64
 import os
 import re
-import runpy
 import shutil
-import sys
 from html.parser import HTMLParser
 from unittest import mock
 
@@ -26,18 +24,14 @@ DEMO = str(ROOT / 'configs/demo/mask-rcnn_r50-{}_fpn_demo.py')
 
 
 @pytest.fixture
-def inspect(demo_data, tmp_path, monkeypatch, capsys):
-    """Run the tool in this process; returns what it printed or refused."""
+def inspect(demo_data, tmp_path, run_tool, capsys):
+    """Run the tool on files; returns what it printed or refused."""
 
-    def run(*arguments, out=tmp_path / 'out'):
-        root = f'{demo_data}/'
-        options = ['--cfg-options', f'val_dataloader.dataset.data_root={root}']
-        options += [f'test_dataloader.dataset.data_root={root}']
-        monkeypatch.setattr(
-            sys, 'argv', ['inspect_model.py', *arguments, '--out', str(out), *options]
-        )
+    def run(config, *arguments, images=(), out=tmp_path / 'out'):
+        options = ['--images', *images, '--out', out, '--cfg-options']
+        options += [f'test_dataloader.dataset.data_root={demo_data}/']
         try:
-            runpy.run_path(str(ROOT / 'tools/inspect_model.py'), run_name='__main__')
+            run_tool('inspect_model.py', config, *arguments, *options)
         except SystemExit as stop:
             return str(stop)
         return capsys.readouterr().out
@@ -71,7 +65,7 @@ def test_the_page_of_files_stands_alone(inspect, demo_data, tmp_path):
     (pictures / 'notes.txt').write_text('no image')
     single = next((demo_data / 'train').iterdir())
     config = DEMO.format('sac')
-    said = inspect(config, '--images', str(pictures), str(single), '--drawn', '1')
+    said = inspect(config, '--drawn', 1, images=[pictures, single])
     out = tmp_path / 'out'
     assert f'{out}/index.html' in said
     html = (out / 'index.html').read_text(encoding='utf-8')
@@ -104,11 +98,10 @@ def test_names_that_are_no_text_and_two_checkpoints_of_one_config(
     for path in weights:
         path.parent.mkdir()
         torch.save(load_model(Config.fromfile(config)).state_dict(), path)
-    compared = ('--compare', config, str(weights[1]))
-    files = ('--images', os.fsdecode(picture), '--detection', '2')
+    options = ('--compare', config, weights[1], '--detection', 2)
     with mock.patch('prm_mmdet.inspection.figure_set.compare_predictions') as drawn:
         drawn.return_value = Figure()
-        said = inspect(config, str(weights[0]), *files, *compared)
+        said = inspect(config, weights[0], *options, images=[os.fsdecode(picture)])
     assert 'index.html' in said
     assert 'odd?.png' in (tmp_path / 'out/index.html').read_text(encoding='utf-8')
     *_, titles, names = drawn.call_args.args
@@ -119,20 +112,17 @@ def test_names_that_are_no_text_and_two_checkpoints_of_one_config(
 def test_figures_follow_the_blocks_in_the_model(demo_data, tmp_path):
     cfg = Config.fromfile(DEMO.format('prm'))
     cfg.val_dataloader.dataset.data_root = f'{demo_data}/'
-    others = [
-        dict(
-            cfg=dict(type=block, **arguments),
-            stages=(False, True, True, False),
-            position='after_conv3',
-        )
-        for block, arguments in (
-            ('prm_mmdet.LCT', dict(groups=8)),
-            ('prm_mmdet.SAC', dict(reduction=16)),
-            ('prm_mmdet.CBAM', {}),
-            ('ContextBlock', dict(ratio=0.25)),
+    place = dict(stages=(False, True, True, False), position='after_conv3')
+    cfg.model.test_cfg.rcnn.max_per_img = 5  # With the threshold 0, all are drawn.
+    cfg.model.backbone.plugins += [
+        dict(cfg=block, **place)
+        for block in (
+            dict(type='prm_mmdet.LCT', groups=8),
+            dict(type='prm_mmdet.SAC', reduction=16),
+            dict(type='prm_mmdet.CBAM'),
+            dict(type='ContextBlock', ratio=0.25),
         )
     ]
-    cfg.model.backbone.plugins = [*cfg.model.backbone.plugins, *others]
     model = load_model(cfg)
     images = Images(cfg, split='val', num=3, drawn=2)
     assert (len(images), images.drawn) == (3, 2)
@@ -169,37 +159,32 @@ def test_images_to_draw_come_first(demo_data):
 
 
 def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
-    config, picture = DEMO.format('sac'), str(next((demo_data / 'val').iterdir()))
-    plain = DEMO.format('sac').replace('-sac', '')
-    said = inspect(plain, '--images', picture)
-    assert said.startswith('error: MaskRCNN has none of the blocks')
-    broken = tmp_path / 'broken.png'
+    config, picture = DEMO.format('sac'), next((demo_data / 'val').iterdir())
+    plain = config.replace('-sac', '')
+    broken, empty, folder = (tmp_path / n for n in ('broken.png', 'empty.png', 'empty'))
+    slip, gone = tmp_path / 'slip.py', tmp_path / 'gone'
     broken.write_text('no image')
-    said = inspect(config, '--images', str(broken))
-    assert said.startswith(f'error: {broken} cannot be read as an image: remove')
-    broken.write_bytes(b'')
-    said = inspect(config, '--images', str(broken))
-    assert said.startswith(f'error: {broken} cannot be read as an image: remove')
-    said = inspect(config, '--images', str(tmp_path / 'gone.png'))
-    assert said == f'error: there is no image {tmp_path}/gone.png'
-    (tmp_path / 'empty').mkdir()
-    said = inspect(config, '--images', str(tmp_path / 'empty'))
-    assert said == f'error: there are no images in {tmp_path}/empty'
-    said = inspect(config, str(tmp_path / 'gone.pth'), '--images', picture)
-    assert said == f'error: there is no checkpoint {tmp_path}/gone.pth'
-    said = inspect(str(tmp_path / 'gone.py'), '--images', picture)
-    assert said == f'error: there is no config {tmp_path}/gone.py'
-    (tmp_path / 'slip.py').write_text('model = dict(')
-    said = inspect(str(tmp_path / 'slip.py'), '--images', picture)
-    assert said.startswith(f'error: the config {tmp_path}/slip.py cannot be read: ')
-    said = inspect(config, '--images', picture, out=broken / 'out')
+    empty.write_bytes(b'')
+    folder.mkdir()
+    slip.write_text('model = dict(')
+    for arguments, image, message in (
+        ([plain], picture, 'MaskRCNN has none of the blocks'),
+        ([config], broken, f'{broken} cannot be read as an image: remove'),
+        ([config], empty, f'{empty} cannot be read as an image: remove'),
+        ([config], gone, f'there is no image {gone}'),
+        ([config], folder, f'there are no images in {folder}'),
+        ([config, gone], picture, f'there is no checkpoint {gone}'),
+        ([gone], picture, f'there is no config {gone}'),
+        ([slip], picture, f'the config {slip} cannot be read: '),
+        ([config, broken], picture, f'{broken} is damaged, or holds more than weights'),
+    ):
+        assert inspect(*arguments, images=[image]).startswith(f'error: {message}')
+    said = inspect(config, images=[picture], out=broken / 'out')
     assert said.startswith(f'error: {broken} is not a folder; name another')
-    assert inspect(config, '--images', picture, '--device', 'foo') == '2'
-    said = inspect(config, str(broken), '--images', picture)
-    assert said.startswith(f'error: {broken} is damaged, or holds more than weights')
+    assert inspect(config, '--device', 'foo', images=[picture]) == '2'
     state = load_model(Config.fromfile(DEMO.format('lct'))).state_dict()
     torch.save(dict(state_dict=state), tmp_path / 'lct.pth')
-    said = inspect(config, str(tmp_path / 'lct.pth'), '--images', picture)
+    said = inspect(config, tmp_path / 'lct.pth', images=[picture])
     assert re.match(
         r'error: .*lct.pth does not fit the model of the config: 78 missing '
         r'\(backbone.layer2.0.sac_block.attention.weight, ...\); 26 unknown to the '
@@ -212,7 +197,7 @@ def test_what_cannot_be_shown_is_refused(inspect, demo_data, tmp_path):
         Images(cfg, split='val')
     cfg.test_dataloader = None
     with pytest.raises(ValueError, match='has no test_dataloader'):
-        Images(cfg, [picture])
+        Images(cfg, [str(picture)])
     assert not (tmp_path / 'out').exists()
 
 
@@ -235,17 +220,13 @@ def test_other_models_than_detectors_and_classifiers_are_refused(demo_data):
 def classifier_config(tmp_path_factory):
     """A small classifier with PRM, LCT and SAC, and images of three classes."""
     root = tmp_path_factory.mktemp('classes')
-    generate_demo_classes(root, 3, num_train=1, num_val=2, image_size=64)
+    generate_demo_classes(root, 3, num_train=1, num_val=1, image_size=64)
     cfg = Config.fromfile(ROOT / 'configs/demo/resnet50-prm_demo.py')
-    cfg.val_dataloader.dataset.data_root = cfg.test_dataloader.dataset.data_root = (
-        f'{root}/'
-    )
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = f'{root}/'
     cfg.model.num_classes = 3
     everywhere = dict(stages=(True, True, True, True), position='after_conv3')
-    for kind, options in (
-        ('LCT', dict(groups=8)),
-        ('SAC', dict(reduction=16)),
-    ):
+    for kind, options in (('LCT', dict(groups=8)), ('SAC', dict(reduction=16))):
         block = dict(type=f'prm_mmdet.{kind}', **options)
         cfg.model.backbone.plugins.append(dict(cfg=block, **everywhere))
     return cfg
@@ -257,10 +238,8 @@ def test_figures_of_a_classifier(classifier_config):
     cfg.model.backbone.plugins[-1]['cfg']['softmax'] = True
     second = load_model(cfg)
     images = Images(cfg, split='val', drawn=2)
-    entries = {
-        entry.name: entry
-        for entry in figures(model, images, (second, images), ['one', 'two'])
-    }
+    drawn = figures(model, images, (second, images), ['one', 'two'])
+    entries = {entry.name: entry for entry in drawn}
     assert set(entries) == {
         'prm_contribution_rates',
         *('prm_query_points_1', 'prm_query_points_2'),
@@ -273,14 +252,12 @@ def test_figures_of_a_classifier(classifier_config):
     titles = [a.get_title() for a in entries['gradcam_1'].figure.axes]
     assert [t.partition(':')[0] for t in titles[1:5]] == ['c2', 'c3', 'c4', 'c5']
     # SAC's Figure 3: each network in its own form.
-    assert (
-        'with the softmax setting of its training'
-        in entries['sac_weight_similarity'].caption
-    )
+    caption = entries['sac_weight_similarity'].caption
+    assert 'with the softmax setting of its training' in caption
     with torch.no_grad():
         found = [model.test_step(images.data(i))[0] for i in range(len(images))]
     right = sum(f['pred_label'] == f['gt_label'] for f in found)
-    assert f'one: {right} of 6 images are right' in entries['predictions'].caption
+    assert f'one: {right} of 3 images are right' in entries['predictions'].caption
     panels = entries['predictions'].figure.axes
     assert len(panels) == 2 * 3 and panels[0].get_title() == 'n00000000'
     widths = sorted(bar.get_width() for bar in panels[1].patches)
@@ -296,30 +273,28 @@ def test_files_are_shown_to_a_classifier_without_its_data_set(
     folder = f'{cfg.val_dataloader.dataset.data_root}val/n00000001'
     cfg.test_dataloader.dataset.data_root = f'{tmp_path}/gone/'
     images = Images(cfg, [folder], drawn=1)
-    assert images.classes == ['class 0', 'class 1', 'class 2'] and len(images) == 2
+    assert images.classes == ['class 0', 'class 1', 'class 2'] and len(images) == 1
     *_, predictions = figures(load_model(cfg), images)
     assert predictions.name == 'predictions'
     assert 'are right' not in predictions.caption
 
 
 def test_errors_of_other_packages_name_the_file(inspect, demo_data, tmp_path):
-    config, picture = DEMO.format('sac'), next((demo_data / 'val').iterdir())
-    mine = tmp_path / 'mine.py'
-    mine.write_text(f"_base_ = {config!r}\nmodel = dict(backbone=dict(type='Gone'))")
-    said = inspect(str(mine), '--images', str(picture))
-    assert said.startswith(f'error: the model of {mine} cannot be built: KeyError: ')
-    mine.write_text(f'_base_ = {config!r}\nx = _base_.gone')
-    said = inspect(str(mine), '--images', str(picture))
-    assert said.startswith(f'error: the config {mine} cannot be read: AttributeError')
-    mine.write_text(
-        f'_base_ = {config!r}\n'
-        "test_pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', "
-        'scale=(0, 0)), dict(type="PackDetInputs")]\n'
-        'test_dataloader = dict(dataset=dict(pipeline=test_pipeline))'
-    )
-    said = inspect(str(mine), '--images', str(picture))
-    assert said.startswith(f'error: the test pipeline fails on {picture}: ')
-    assert '\n' not in said
+    picture, mine = next((demo_data / 'val').iterdir()), tmp_path / 'mine.py'
+    steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(0, 0))]
+    steps.append(dict(type='PackDetInputs'))
+    for text, message in (
+        (
+            "model = dict(backbone=dict(type='Gone'))",
+            'model of {} cannot be built: Key',
+        ),
+        ('x = _base_.gone', 'config {} cannot be read: AttributeError'),
+        (f'test_dataloader = dict(dataset=dict(pipeline={steps}))', 'test pipeline'),
+    ):
+        mine.write_text(f'_base_ = {DEMO.format("sac")!r}\n{text}')
+        said = inspect(mine, images=[picture])
+        assert said.startswith(f'error: the {message.format(mine)}')
+    assert f'fails on {picture}: ' in said and '\n' not in said
     with pytest.raises(ValueError, match=r'has class number 4, but .* 2 classes'):
         class_name(['circle', 'star'], 4)
 

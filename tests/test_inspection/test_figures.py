@@ -144,17 +144,10 @@ def sac_records():
     maps = [Maps(GRID, attention=attention, **norms)]
     bins = len(COSINE_BINS) - 1
     cosines = {False: np.arange(bins), True: np.eye(bins)[-1]}
+    found = dict(contexts=3, cosines=cosines, maps=maps)
     return [
-        Record(
-            f'backbone.layer{i}.0.sac_block',
-            SAC(16),
-            1,
-            stage,
-            contexts=3,
-            cosines=cosines,
-            maps=maps,
-        )
-        for i, stage in ((2, 'c3'), (3, 'c4'), (4, 'c5'))
+        Record(f'backbone.layer{i}.0.sac_block', SAC(16), 1, f'c{i + 1}', **found)
+        for i in (2, 3, 4)
     ]
 
 
@@ -217,19 +210,15 @@ def test_short_names():
     def shortened(*full):
         return short_names([Record(name, None) for name in full])
 
-    assert shortened('backbone.layer2.0.prm', 'backbone.layer3.0.prm') == [
-        'layer2.0',
-        'layer3.0',
-    ]
-    assert shortened('neck.sac_block.0', 'neck.sac_block.1') == [
-        'sac_block.0',
-        'sac_block.1',
-    ]
+    layers = shortened('backbone.layer2.0.prm', 'backbone.layer3.0.prm')
+    assert layers == ['layer2.0', 'layer3.0']
+    levels = shortened('neck.sac_block.0', 'neck.sac_block.1')
+    assert levels == ['sac_block.0', 'sac_block.1']
     assert shortened('prm') == ['prm']
 
 
 def instance(x, label=0):
-    return Instance((x, 10.0, 10.0, 10.0), None, label, 'thing')
+    return Instance((x, 10.0, x + 10.0, 20.0), None, label, 'thing')
 
 
 def test_unmatched():

@@ -69,22 +69,16 @@ def test_no_detection_or_one_without_gradient():
 def detector(request):
     register_all_modules()
     cfg = Config.fromfile(ROOT / 'configs/demo/mask-rcnn_r50-prm_fpn_demo.py').model
-    cfg.backbone.base_channels = 16
     if request.param == 'one stage':
         head = dict(cfg.rpn_head, type='RetinaHead', num_classes=4, stacked_convs=1)
+        settings = dict(nms_pre=100, min_bbox_size=0, score_thr=0.0)
         cfg = dict(
             type='RetinaNet',
             data_preprocessor=cfg.data_preprocessor,
             backbone=cfg.backbone,
             neck=cfg.neck,
             bbox_head=head,
-            test_cfg=ConfigDict(
-                nms_pre=100,
-                min_bbox_size=0,
-                score_thr=0.0,
-                nms=dict(type='nms', iou_threshold=0.5),
-                max_per_img=10,
-            ),
+            test_cfg=ConfigDict(cfg.test_cfg.rcnn, **settings),
         )
     torch.manual_seed(0)
     return MODELS.build(cfg).eval()

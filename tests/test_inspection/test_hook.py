@@ -64,11 +64,8 @@ def test_statistics_are_logged_at_the_interval(tmp_path):
         *(f'blocks/prm/{s}' for s in ('contribution_rate', 'sigma')),
         *(f'blocks/prm/theta_{s}' for s in ('rows', 'columns')),
         'blocks/sac/added',
-        *(
-            f'blocks/cbam/{gate}_gate_{s}'
-            for gate in ('channels', 'positions')
-            for s in ('mean', 'std', 'saturated')
-        ),
+        *(f'blocks/cbam/channels_gate_{s}' for s in ('mean', 'std', 'saturated')),
+        *(f'blocks/cbam/positions_gate_{s}' for s in ('mean', 'std', 'saturated')),
     }
     rows, columns = model.prm.theta.tolist()  # alpha is near 0: theta has hardly moved
     assert second['blocks/prm/theta_rows'] == pytest.approx(rows, abs=1e-3)

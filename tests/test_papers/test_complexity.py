@@ -1,11 +1,9 @@
 """Parameters and FLOPs of the tables' rows."""
 
-import runpy
 from dataclasses import replace
 from unittest import mock
 
 import pytest
-from conftest import ROOT
 
 from prm_mmdet.papers import TABLES, Counting, find_table
 from prm_mmdet.papers.complexity import check, complexity, counted, here
@@ -126,15 +124,10 @@ def test_cells_are_in_the_columns_units():
 def test_a_resnet_by_hand():
     # ResNet-18 at 64 x 64, layer by layer: convolutions; then what ptflops adds, two
     # operations an element for norms, one for the rest, and no bias of the last layer.
-    stem = 64 * 3 * 49 * 32**2, 64 * 32**2
-    layers, maps = stem[0], stem[1]
-    relus = stem[1]
-    for width, before, side in (
-        (64, 64, 16),
-        (128, 64, 8),
-        (256, 128, 4),
-        (512, 256, 2),
-    ):
+    layers, maps = 64 * 3 * 49 * 32**2, 64 * 32**2
+    relus = maps
+    stages = ((64, 64, 16), (128, 64, 8), (256, 128, 4), (512, 256, 2))
+    for width, before, side in stages:
         positions = side**2
         layers += positions * 9 * width * (before + 3 * width)
         maps += 4 * width * positions
@@ -191,17 +184,14 @@ def test_absolute_flops_are_compared_and_ours_are_shown_beside():
     table = find_table('prm-2')
     base = table.rows[0]
     assert counted(table, base, 'flops') == pytest.approx(4.121924096)
-    assert here(table, base, 'flops') == pytest.approx(
-        4.089184256
-    )  # no more than layers
+    assert here(table, base, 'flops') == pytest.approx(4.089184256)  # layers alone
     assert counted(table, base, 'params') == pytest.approx(25.557032)
 
 
-def test_the_tool_checks_and_fails(monkeypatch, capsys):
+def test_the_tool_checks_and_fails(run_tool, monkeypatch, capsys):
     def run(*arguments):
-        monkeypatch.setattr('sys.argv', ['paper_tables.py', '--check', *arguments])
         with pytest.raises(SystemExit) as stop:
-            runpy.run_path(f'{ROOT}/tools/paper_tables.py', run_name='__main__')
+            run_tool('paper_tables.py', '--check', *arguments)
         return stop.value.code, capsys.readouterr().out
 
     code, text = run('sac-VII')

@@ -1,10 +1,8 @@
 """Running rows and their backbones: one real run, and stand-ins elsewhere."""
 
-import importlib.util
 import json
-import logging
 import os
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +25,6 @@ from prm_mmdet.papers.reproduce import (
 from prm_mmdet.papers.smoke import write_smoke_config
 from prm_mmdet.papers.table_report import report
 
-TOOL = ROOT / 'tools' / 'reproduce.py'
 PLAIN, SE, PRM = (
     f'prm/retinanet_r50{block}_fpn_2x_coco.py'
     for block in ('', '-se-c2-c5', '-prm-c2-c5')
@@ -99,18 +96,9 @@ def stand_in(place, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def tool(place, monkeypatch):
-    """Calls the tool's main with arguments."""
-    spec = importlib.util.spec_from_file_location('reproduce_tool', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def main(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['reproduce.py', *map(str, arguments)])
-        module.main()
-
-    yield main
-    logging.disable(logging.NOTSET)
+def tool(place, run_tool):
+    """Runs the tool with arguments."""
+    return partial(run_tool, 'reproduce.py')
 
 
 def words(cells, runs):
@@ -160,11 +148,7 @@ def test_a_backbone_is_trained_and_published_before_its_detectors(stand_in, caps
     cells = row_cells(configs, Runs())
     names = [PRM_BACKBONE, Path(PRM).stem, Path(cascade).stem]
     assert [cell.name for cell in cells.values()] == names
-    assert [cell.after for cell in cells.values()] == [
-        (),
-        (PRM_BACKBONE,),
-        (PRM_BACKBONE,),
-    ]
+    assert [c.after for c in cells.values()] == [(), *[(PRM_BACKBONE,)] * 2]
     assert words(cells, Runs()) == ['ok', 'ok', 'ok']
     assert Path(PRM_FILE).read_text() == 'weights'
     assert capsys.readouterr().out.endswith('cells: 3 ok\n')
@@ -186,10 +170,8 @@ def test_a_smoke_run_leaves_no_checkpoint_but_the_backbones(stand_in, tmp_path):
     assert os.listdir('work_dirs') == ['smoke']
     detector = Config.fromfile(f'work_dirs/smoke/{Path(PRM).name}')
     init_cfg = detector.model.backbone.init_cfg
-    checkpoint = f'work_dirs/smoke/{PRM_FILE}'
-    assert init_cfg == dict(
-        type='Pretrained', checkpoint=checkpoint, prefix='backbone.'
-    )
+    assert init_cfg.checkpoint == f'work_dirs/smoke/{PRM_FILE}'
+    assert (init_cfg.type, init_cfg.prefix) == ('Pretrained', 'backbone.')
     assert words(row_cells([PRM], runs), runs) == ['finished before']
 
 
@@ -320,10 +302,8 @@ def test_a_dry_run_shows_the_chain_and_writes_nothing(tool, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f'# {PRM_BACKBONE}: not begun'
     assert lines[1].startswith(f'MMDET_DATASETS={os.environ["MMDET_DATASETS"]} IMAG')
-    assert (
-        f'publish_checkpoint.py work_dirs/smoke/{PRM_BACKBONE}/epoch_1.pth '
-        in (lines[2])
-    )
+    published = f'work_dirs/smoke/{PRM_BACKBONE}/epoch_1.pth'
+    assert f'publish_checkpoint.py {published} ' in lines[2]
     assert lines[3] == f'# {Path(PRM).stem}: not begun'
     assert '--auto-scale-lr' in lines[4] and len(lines) == 5
     assert not os.listdir()

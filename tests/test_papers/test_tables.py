@@ -138,15 +138,10 @@ def test_the_same_model_has_the_same_numbers_in_every_table():
         for row in table.rows:
             for column, value in row.cells.items():
                 # SAC's Table X rounds what IX prints, and PRM's 2 what 1 prints.
-                first, places = seen.setdefault(
-                    (row.config, column), (value, table.digits(column))
-                )
-                places = min(places, table.digits(column))
-                assert abs(first - value) <= 0.5 * 10**-places + 1e-9, (
-                    table.key,
-                    row.config,
-                    column,
-                )
+                places, cell = table.digits(column), (row.config, column)
+                first, other = seen.setdefault(cell, (value, places))
+                tolerance = 0.5 * 10 ** -min(places, other) + 1e-9
+                assert abs(first - value) <= tolerance, (table.key, *cell)
 
 
 def test_averages_lie_between_their_parts():
@@ -181,18 +176,22 @@ def test_unknown_tables_are_refused():
         find_table('sac-XI')
 
 
+def write_log(folder, values, name='20260101_000000/vis_data/scalars.json'):
+    """Write a log of a run, of a training or else of a test. Returns its path."""
+    log = folder / name
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(json.dumps(values))
+    return log
+
+
 @pytest.fixture
 def work_dirs(tmp_path):
     """Two evaluations of a baseline, the later worse, and one of a block."""
-
-    def run(config, when, bbox):
-        log = tmp_path / config / when / f'{when}.json'
-        log.parent.mkdir(parents=True)
-        log.write_text(json.dumps({'coco/bbox_mAP': bbox, 'coco/segm_mAP': 0.3}))
-
-    run('base', '20260101_000000', 0.40)
-    run('base', '20260102_000000', 0.375)
-    run('block', '20260101_000000', 0.396)
+    runs = (('base', 1, 0.4), ('base', 2, 0.375), ('block', 1, 0.396))
+    for config, day, bbox in runs:
+        name = f'2026010{day}_000000/2026010{day}_000000.json'
+        values = {'coco/bbox_mAP': bbox, 'coco/segm_mAP': 0.3}
+        write_log(tmp_path / config, values, name)
     (tmp_path / 'block/20260101_000000/config.json').write_text('{\n')
     return tmp_path
 
@@ -207,11 +206,6 @@ TABLE = Table(
         Row('x/other.py', 'x/base.py', {'bbox_mAP': 36.0, 'fps': 1.0}),
     ),
 )
-
-
-def test_the_last_evaluation_counts(work_dirs):
-    assert measured(work_dirs, 'x/base.py') == {'bbox_mAP': 37.5, 'segm_mAP': 30.0}
-    assert measured(work_dirs, 'x/other.py') == {}
 
 
 def test_logs_that_say_nothing_are_passed_over(tmp_path):
@@ -229,10 +223,8 @@ def test_accuracies_are_measured_in_percent(tmp_path):
     table = find_table('sac-IX')
     base, gc = table.rows[:2]
     for row, top1 in ((base, 0.76418), (gc, 0.7691)):
-        log = tmp_path / Path(row.config).stem / '20260101_000000' / 'vis_data'
-        log.mkdir(parents=True)
         values = {'accuracy/top1': top1, 'accuracy/top5': 0.93, 'step': 100}
-        (log / 'scalars.json').write_text(json.dumps(values))
+        write_log(tmp_path / Path(row.config).stem, values)
     table = replace(table, rows=(base, gc), columns=('top1', 'top5'))
     rows = list(csv.reader(io.StringIO(report(table, tmp_path, 'csv'))))
     assert rows[1][2:6] == ['76.426', '', '76.42', '']
@@ -272,21 +264,16 @@ def test_a_report_counts_the_complexity_again(work_dirs):
 def test_slips_and_unfinished_runs_are_marked(tmp_path):
     table = find_table('sac-IV')
     name = 'mask-rcnn_r50-conv1x1-c3-c5_fpn_4xb2-1x_coco'
-    log = tmp_path / name / '20260101_000000' / 'vis_data' / 'scalars.json'
-    log.parent.mkdir(parents=True)
-    log.write_text(json.dumps({'coco/bbox_mAP': 0.2, 'step': 7}))
+    write_log(tmp_path / name, {'coco/bbox_mAP': 0.2, 'step': 11})
     text = report(table, tmp_path)
     assert ' 46.3*' in text and f"* {name}, segm_mAP_75: the paper's slip" in text
-    assert f'* {name}, measured after epoch 7 of 12' in text
-    log.write_text(json.dumps({'coco/bbox_mAP': 0.2, 'step': 11}))
-    assert 'measured after epoch 11 of 12' in report(table, tmp_path)
+    assert f'* {name}, measured after epoch 11 of 12' in text
     assert 'epoch 11 of 12' in report(table, tmp_path, 'csv')
-    log.write_text(json.dumps({'coco/bbox_mAP': 0.2, 'step': 12}))
+    log = write_log(tmp_path / name, {'coco/bbox_mAP': 0.2, 'step': 12})
     assert 'measured after' not in report(table, tmp_path)
     # Tests of a checkpoint whose name has no epoch, and of one whose name has it.
     log.unlink()
-    tested = log.parents[1] / '20260101_000000.json'
-    tested.write_text(json.dumps({'coco/bbox_mAP': 0.2}))
+    write_log(log.parents[1], {'coco/bbox_mAP': 0.2}, '20260101_000000.json')
     assert ' 20.0' in report(table, tmp_path)
     assert 'measured after' not in report(table, tmp_path)
     (log.parent / 'config.py').write_text("load_from = 'work/epoch_5.pth'\n")
@@ -305,25 +292,21 @@ def test_the_styles_hold_the_same_cells(work_dirs):
     assert texts[1].splitlines()[3] == '| --- |' + ' ---: |' * 8
 
 
-def test_the_tool_prints_a_named_table(run_python):
-    tool = ROOT / 'tools' / 'paper_tables.py'
-    text = run_python(tool, 'sac-V').stdout
+def test_the_tool_prints_a_named_table(run_tool, capsys):
+    run_tool('paper_tables.py', 'sac-V')
+    text = capsys.readouterr().out
     assert 'mask-rcnn_r50-sac-c3-c5_fpn_4xb2-1x_coco' in text and '+2.3' in text
-    wrong = run_python(tool, 'sac-99', check=False)
-    assert wrong.returncode == 1 and 'there is no table' in wrong.stdout
+    with pytest.raises(SystemExit, match='error: there is no table'):
+        run_tool('paper_tables.py', 'sac-99')
 
 
 def test_accuracy_by_groups_is_drawn_from_the_runs(tmp_path):
-    with pytest.raises(
-        ValueError, match='no evaluated run of prm-fig4, such as resnet'
-    ):
+    with pytest.raises(ValueError, match='no evaluated run of prm-fig4, such as res'):
         write_groups_figure(str(tmp_path), str(tmp_path / 'x.png'))
     rows = find_table('prm-fig4').rows
     for row, top1 in zip(rows[:4], (0.68, 0.69, 0.70, 0.705)):
-        log = tmp_path / Path(row.config).stem / '20260101_000000' / 'vis_data'
-        log.mkdir(parents=True)
         values = {'accuracy/top1': top1, 'accuracy/top5': 0.9, 'step': 100}
-        (log / 'scalars.json').write_text(json.dumps(values))
+        write_log(tmp_path / Path(row.config).stem, values)
     with mock.patch('prm_mmdet.papers.groups_figure.accuracy_by_groups') as drawn:
         drawn.side_effect = accuracy_by_groups
         write_groups_figure(str(tmp_path), str(tmp_path / 'x.png'))

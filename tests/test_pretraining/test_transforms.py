@@ -171,40 +171,32 @@ def test_large_images_are_decoded_smaller(
     assert np.abs(found['img'].astype(int) - expected).mean() < 3
 
 
-def test_random_crop_is_a_resized_part_of_the_image(tmp_path, monkeypatch):
-    transform = LoadRandomResizedCrop(32)
-    monkeypatch.setattr(transform, 'draw', lambda h, w: (5, 7, 40, 50))
-    found = load(tmp_path, encoded(photo(60, 80), '.png'), transform)
-    part = photo(60, 80)[5:45, 7:57]
-    assert (found['img'] == cv2.resize(part, (32, 32))).all()
-    assert found['img_shape'] == (32, 32) and found['ori_shape'] == (60, 80)
-
-
-def test_random_crop_of_a_large_image_is_the_same_part(tmp_path, monkeypatch):
-    transform = LoadRandomResizedCrop(32)
-    monkeypatch.setattr(transform, 'draw', lambda h, w: (101, 203, 301, 403))
-    found = load(tmp_path, encoded(photo(500, 700)), transform)
-    part = photo(500, 700)[101:402, 203:606]
-    expected = cv2.resize(part, (32, 32), interpolation=cv2.INTER_AREA)
-    assert np.abs(found['img'].astype(int) - expected).mean() < 3
-
-
-def test_random_crop_of_an_image_that_is_resized_to_a_square_first(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ('image_size', 'drawn_from', 'shape', 'part'),
+    [
+        (None, (60, 80), (60, 80), (5, 7, 40, 50)),
+        (64, (64, 64), (60, 80), (5, 7, 40, 50)),  # resized to a square first
+        (None, (500, 700), (500, 700), (101, 203, 301, 403)),  # decoded smaller
+    ],
+)
+def test_random_crop_is_a_resized_part_of_the_image(
+    tmp_path, monkeypatch, image_size, drawn_from, shape, part
 ):
-    transform = LoadRandomResizedCrop(32, image_size=64)
+    transform = LoadRandomResizedCrop(32, image_size=image_size)
     drawn = []
-    monkeypatch.setattr(transform, 'draw', lambda *shape: drawn.append(shape) or PART)
-    found = load(tmp_path, encoded(photo(60, 80), '.png'), transform)
-    top, left, height, width = PART
-    part = cv2.resize(photo(60, 80), (64, 64))[top : top + height, left : left + width]
-    assert drawn == [(64, 64)]
-    assert (found['img'] == cv2.resize(part, (32, 32))).all()
-    assert found['ori_shape'] == (60, 80)
+    monkeypatch.setattr(transform, 'draw', lambda *size: drawn.append(size) or part)
+    large = max(shape) > 100
+    data = encoded(photo(*shape), '.jpg' if large else '.png')
+    found = load(tmp_path, data, transform)
+    top, left, height, width = part
+    picture = cv2.resize(photo(*shape), drawn_from[::-1])
+    picture = picture[top : top + height, left : left + width]
+    way = cv2.INTER_AREA if large else cv2.INTER_LINEAR
+    expected = cv2.resize(picture, (32, 32), interpolation=way).astype(int)
+    assert np.abs(found['img'] - expected).mean() < (3 if large else 1e-9)
+    assert drawn == [drawn_from]
+    assert found['img_shape'] == (32, 32) and found['ori_shape'] == shape
     assert load(tmp_path, b'no image', transform) is None
-
-
-PART = (5, 7, 40, 50)  # top, left, height and width
 
 
 def test_random_crops_have_the_areas_and_ratios_asked_for():
