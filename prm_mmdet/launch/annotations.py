@@ -240,7 +240,7 @@ def image_files(cfg: Config, *phases: str) -> dict[str, tuple[int | None, int | 
         for _, data in datasets_of(phase, cfg.get(f'{phase}_dataloader') or {}):
             if is_local('', data):
                 with contextlib.redirect_stdout(None):  # pycocotools prints progress.
-                    dataset = DATASETS.build(dict(data, pipeline=[]))
+                    dataset = DATASETS.build(dict(data, pipeline=[], _scope_='mmdet'))
                 for info in map(dataset.get_data_info, range(len(dataset))):
                     size = info.get('width'), info.get('height')
                     found.setdefault(info['img_path'], size)
