@@ -22,7 +22,8 @@ __all__ = [
 _MISSING = [name for name in ('mmengine', 'mmcv', 'mmdet') if find_spec(name) is None]
 
 if not _MISSING:
-    # An import registers names, and lets torch >= 2.6 read MMEngine's checkpoints.
+    # These imports register the package's classes in MMDetection's registry. They also
+    # let torch >= 2.6 read MMEngine's checkpoints.
     from . import compat  # noqa: F401
     from .config import config_path, load_config
     from .insertion import Plugged, attach_plugins, preserve

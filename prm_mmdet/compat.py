@@ -36,8 +36,9 @@ def allow_mmengine_checkpoints() -> None:
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
-    # onedl-mmengine allows NumPy's own functions while it loads. torch cannot allow two
-    # functions of one name, so allow NumPy's here and not this package's replacements.
+    # While onedl-mmengine loads, it allows NumPy's own functions. This package has
+    # replacements with the same names (``plain_pickle.NUMPY``), but torch cannot allow
+    # two functions of one name. So allow NumPy's functions for onedl-mmengine.
     own = hasattr(checkpoint, '_safe_torch_load')
     torch.serialization.add_safe_globals(_numpy_types() if own else _PLAIN_TYPES)
 
@@ -60,8 +61,8 @@ def plain_types_only() -> Iterator[None]:
 
 
 def _numpy_types() -> list:
-    # These functions are taken from objects, because NumPy 2 moved them to another
-    # module.
+    # NumPy 2 moved these functions to another module. ``__reduce__`` returns them in
+    # every version.
     rebuild_array = np.zeros(1).__reduce__()[0]
     rebuild_scalar = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
@@ -78,7 +79,8 @@ def load_weights_only() -> None:
     ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``, MMEngine loads checkpoints as before. With
     torch < 2.6, checkpoints are loaded in full.
     """
-    from .files import checkpoints, plain_pickle  # both import this module
+    # ``checkpoints`` imports this module. At the top, the import would be circular.
+    from .files import checkpoints, plain_pickle
 
     plain_pickle.read_for_mmengine()
     if digit_version(torch.__version__) < digit_version('2.6'):

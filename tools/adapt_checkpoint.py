@@ -1,7 +1,8 @@
 """Write a checkpoint of a trained network for a config that puts blocks into it.
 
-The network then computes what it did: the layer before each PRM and LCT takes the
-inverse of the constant that the block starts with.
+With blocks, the network then computes the same as without blocks. A fresh PRM or LCT
+multiplies its input by a constant. The layer before the block is divided by this
+constant.
 """
 
 import argparse

@@ -59,7 +59,7 @@ def check_images(cfg: Config) -> Faults:
     """Open the images of all data sets, and print the names of damaged ones."""
     images = image_files(cfg, *PHASES)
     faults = Faults('all data sets', images=len(images))
-    Image.MAX_IMAGE_PIXELS = None  # image_fault reports large images
+    Image.MAX_IMAGE_PIXELS = None  # With its limit, Pillow rejects large images.
     for path, size in tqdm(images.items(), unit='image', leave=False):
         name, detail = image_fault(path, size)
         if name:

@@ -28,7 +28,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ('torch', 'triton', 'numpy', 'pytest', 'hypothesis')
 PASSED, FAILED, LATE, ABSENT = 'passed', 'failed', 'ran out of time', 'not installed'
-# Largest allowed time of a step over the time of a copy of the same bytes.
+# Largest allowed time of a pass (such as backward), divided by the time of a copy of
+# the bytes that the pass must read and write.
 BAR = 1.8
 # Seconds that a part has to write its results after it was interrupted.
 _GRACE = 15
@@ -56,7 +57,7 @@ class Part:
     """A part of the report, which runs as a process of its own."""
 
     name: str  # name of the part and of its log
-    command: Sequence[str]  # program and arguments; an empty program is not installed
+    command: Sequence[str]  # program ('' if it is not installed) and arguments
     seconds: float  # the longest time that the part may take
     records: Path | None = None  # file that tools/benchmark.py writes
 
@@ -135,7 +136,7 @@ def machine() -> dict[str, str]:
 
 
 def stages(out: Path, batch: int) -> Iterator[list[Part]]:
-    """All parts, the most important first. The parts of a list run at the same time."""
+    """Lists of parts, the most important first. A list's parts run at the same time."""
     python = sys.executable
     # Each file is a process, so that Triton compiles kernels in parallel.
     pytest = [python, '-m', 'pytest', '-q', '-p', 'no:cacheprovider']

@@ -155,10 +155,12 @@ def compile_mmcv(python, source, log, built):
     # compile in about half the time. The compiler obeys the last flag it reads, and
     # CFLAGS come after Python's flags.
     cflags = f'-g0 -O2 {os.environ.get("CFLAGS", "")}'
-    # A merged file takes the compiler 1.1 GB of memory.
+    # To compile a merged file (merge_sources), a job takes 1.1 GB of memory. If memory
+    # is short, set MAX_JOBS.
     jobs = os.environ.get('MAX_JOBS') or str(os.cpu_count())
     env = dict(os.environ, MMCV_WITH_OPS='1', CFLAGS=cflags, MAX_JOBS=jobs)
-    # A folder is built in place, so that ninja finds what was compiled before.
+    # pip builds in the folder that it is given. So ninja finds the files that were
+    # compiled before.
     command = [python, '-m', 'pip', 'wheel', '-v', '--no-deps', '--no-build-isolation']
     command += ['--wheel-dir', built, source]
     with heartbeat(source), log.open('w') as output:
@@ -177,7 +179,7 @@ def merge_sources(source, parts=6):
     for path in sorted([*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')]):
         defines = re.search(r'^\s*(#define|struct|class)\b', path.read_text(), re.M)
         if path.stem != 'pybind' and not defines:
-            # mmcv's setup.py would compile every *.cpp.
+            # Rename the file, because mmcv's setup.py compiles every *.cpp.
             merged.append(path.rename(path.with_suffix('.inc')))
     for i in range(parts):
         included = [path.relative_to(csrc).as_posix() for path in merged[i::parts]]

@@ -1,1 +1,1 @@
-"""What the blocks cost in time and memory, as ratios of functions that run in turn."""
+"""Measure time and memory of the blocks. The compared functions run in turn."""

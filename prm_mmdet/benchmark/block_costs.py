@@ -32,9 +32,9 @@ OURS, PLAIN = 'ours', 'plain'
 LIMIT, LEARNT = 'x * gate', 'x * learnt gate'
 COMPILED = ', compiled'
 _COPY = 'copy'
-# The maps that a pass must read and write, over the two maps of a copy. A step (forward
-# and backward) reads x and writes the output y. Then it reads x and the gradient of y,
-# and writes the gradient of x: five maps.
+# The number of maps that a pass reads and writes, divided by the two maps of a copy. A
+# forward reads x and writes the output y: two maps. A step (forward and backward) then
+# reads x and the gradient of y, and writes the gradient of x: five maps.
 _FLOOR = {'step': 5 / 2, 'forward': 2 / 2}
 _GROUPS = 64
 
@@ -102,7 +102,9 @@ def forms(
         compiled: Whether to add the forms under torch.compile. Default: True.
     """
     if compiled:
-        torch._dynamo.reset()  # forget the shapes that were compiled before
+        # torch.compile accepts a limited number of shapes for each function, and then
+        # runs it uncompiled. So forget the shapes of earlier calls.
+        torch._dynamo.reset()
     x, *parameters = inputs(block, stage, setting)
     gradient = torch.randn_like(x)
     gate = torch.rand(*x.shape[:2], 1, 1, device=x.device, dtype=x.dtype)
@@ -165,8 +167,9 @@ def measure_blocks(
         progress: Called with one line of text for each block and stage.
 
     Yields:
-        A record (dict) for each ``block``, ``stage`` and ``pass``, with these names and
-        ``shape``. Each ratio divides times of the same round. A record also has:
+        A record (dict) for each block, stage and pass. The keys ``block``, ``stage``
+        and ``pass`` hold their names, and ``shape`` holds the shape of the map. Each
+        ratio divides times of the same round. A record also has:
 
         - ``seconds``: by form, a time for each round;
         - ``ratios``: by form, the time of ``ours`` over the form's time;

@@ -33,8 +33,8 @@ BLOCKS = {
 }
 NONE = 'none'
 _DETECTOR = '_base_/v3/mask-rcnn_r50_fpn.py'
-# Sizes of batches in a multi-scale training whose shortest side is at most 800 pixels.
-# They are scaled to the shortest side of the setting.
+# (height, width) of batches in a multi-scale training. An image's shortest side is at
+# most 800 pixels. The sizes are multiplied by min(setting.size) / 800.
 MULTI_SCALE = ((640, 1088), (672, 1120), (704, 1184), (800, 1344), (1344, 800))
 
 # For each network: the functions to measure by kind of run, and facts for the record.
@@ -72,10 +72,10 @@ def measure_backbones(
         - ``name``: 'none' for the network without a block;
         - ``seconds``: a time for each round, by kind of run ('step' for training;
           'inference' and 'folded' for inference; 'compiled');
-        - ``ratios``: the time over that of 'none', by kind of run;
-        - ``memory``: peak of the first kind of run, in bytes;
-        - ``multiply_adds``: of a forward, or None;
-        - ``recompilations``, if a training step was compiled.
+        - ``ratios``: the network's time over the time of 'none', by kind of run;
+        - ``memory``: peak memory of 'step' or of 'inference', in bytes;
+        - ``multiply_adds``: number of multiply-adds in a forward, or None;
+        - ``recompilations``: their number, if a training step was compiled.
     """
     register_all_modules()
     images = torch.randn(setting.batch, 3, *setting.size, device=setting.device)
@@ -166,7 +166,8 @@ def _step(
 def _recompilations(
     model: nn.Module, network: Callable[..., Any], setting: Setting
 ) -> int:
-    """Number of graphs that torch.compile adds after the first image size."""
+    """Number of graphs that torch.compile makes for all :data:`MULTI_SCALE` sizes but
+    the first."""
     graphs = []
     scale = min(setting.size) / 800
     for size in MULTI_SCALE:

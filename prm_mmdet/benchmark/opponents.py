@@ -1,9 +1,9 @@
-"""The blocks as a good engineer writes them in plain PyTorch, to compare with.
+"""The blocks in vectorised PyTorch, to compare this package's operators with.
 
-Each function is vectorised, straight from the paper's equations, and may be given to
-``torch.compile``. It takes what the operator of the same name in :mod:`prm_mmdet.ops`
-takes, with the operator's defaults, and returns the same. ``x`` is (B, C, H, W), and
-N = H * W. PRM splits the channels into g groups of k channels. SAC has K contexts.
+Each function follows its paper's equations, and may be given to ``torch.compile``. Its
+arguments, defaults and result are those of the operator of the same name in
+:mod:`prm_mmdet.ops`. ``x`` is (B, C, H, W), and N = H * W. PRM splits the channels into
+g groups of k channels. SAC has K contexts.
 """
 
 from __future__ import annotations

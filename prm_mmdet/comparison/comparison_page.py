@@ -68,7 +68,9 @@ def _curves(axis: Axes, metric: str, drawn: list[tuple[dict, str]]) -> None:
         high = [max(by_step[step]) for step in steps]
         style = '--' if entry['label'] == CONTROL else '-'
         label = entry['label']
-        if len(steps) == 1:  # Draw points side by side instead of curves.
+        # One evaluation gives a point for each block, not a curve. The points are drawn
+        # side by side, because they would hide each other.
+        if len(steps) == 1:
             axis.set_xlim(steps[0] - 0.5, steps[0] + 0.5)
             axis.set_xticks(steps)
             x = [steps[0] + 0.6 * ((number + 0.5) / len(drawn) - 0.5)]

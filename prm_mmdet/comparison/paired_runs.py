@@ -71,8 +71,9 @@ class PairedRun(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._seed(runner, runner.iter)
-        # In a loop that counts iterations, the epoch is always 0. A continued loop
-        # draws all earlier batches again, so its workers draw the same numbers.
+        # If the loop counts iterations, the epoch is always 0. If such a loop is
+        # continued, MMEngine first loads all earlier batches again. So the data
+        # workers draw the same numbers as in an uninterrupted run.
         numbers = [runner.seed, get_rank(), runner.epoch]
         runner.train_dataloader.worker_init_fn = partial(_seed_worker, numbers)
 
@@ -149,5 +150,5 @@ def _parts(batch: Any) -> Iterator[bytes]:
         for name in ('gt_instances', 'gt_label'):
             if name in batch:
                 yield from _parts(dict(batch.get(name).items()))
-    elif hasattr(batch, 'tensor'):  # boxes in one of MMDetection's classes
+    elif hasattr(batch, 'tensor'):  # MMDetection's BaseBoxes, as HorizontalBoxes
         yield from _parts(batch.tensor)

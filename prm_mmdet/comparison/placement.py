@@ -19,11 +19,12 @@ from ..insertion.specs import check_plugin
 from ..plugins import SAC
 from .blocks import Block
 
-_PLUGGED = ('prm_mmdet.Plugged', Plugged)  # both forms of ``type`` in configs
-#: Where blocks go in backbones without a ``plugins`` argument, as in this package's own
-#: configs: a regular expression of module names, and which of the matching modules of a
-#: stage get the block. ``{}`` is replaced by the numbers that the chosen stages have in
-#: these names, 1 for c2 to 4 for c5: ``stage[234]`` for c3, c4 and c5.
+# In a config, ``type`` is the registered name or the object itself.
+_PLUGGED = ('prm_mmdet.Plugged', Plugged)
+#: Places of blocks in backbones that have no ``plugins`` argument. A place is a regular
+#: expression of module names, and which matching modules of a stage get the block. The
+#: chosen stages' numbers (1 for c2 to 4 for c5) replace ``{}``. For c3, c4 and c5, the
+#: expression begins with ``stage[234]``. This package's configs use the same places.
 _KNOWN_PLACES = {
     'CSPNeXt': (r'stage[{}]\.\d+', 'last'),
     'CSPDarknet': (r'stage[{}]\.\d+', 'last'),
@@ -42,7 +43,8 @@ _DIVISORS = {
 }
 #: GC is MMCV's ContextBlock, whose ``ratio`` has no default. The papers use 1 / 16.
 _REQUIRED = {'prm_mmdet.GC': dict(ratio=1 / 16)}
-_POSTFIX = '_channels'  # marks the temporary SAC that reads the number of channels
+# To read the number of channels, ``place`` inserts a temporary SAC with this postfix.
+_POSTFIX = '_channels'
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ _EVALUATION = ('val_dataloader', 'val_evaluator')  # without them, nothing is me
 _REHEARSAL = 'rehearsal.json'  # in the comparison's folder, see save_rehearsal
 #: Keys of param_scheduler that count epochs, or iterations if by_epoch is False.
 _STEPS = ('begin', 'end', 'T_max', 'milestones', 'step_size', 'total_steps')
-_ENDLESS = 10**8  # MMEngine's 'end' is larger if a scheduler has none.
+# If a scheduler's config has no 'end', MMEngine uses 10**9, which is above this number.
+_ENDLESS = 10**8
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,10 @@ def make_comparison(
 
 
 def check_settings(comparison: Comparison, ranks: int) -> None:
-    """Raise ValueError if a run of the first seed has begun with other settings, or is
-    not finished and has begun with another number of ranks."""
+    """Raise ValueError if a run of the first seed has begun with other settings.
+
+    If a begun run is not finished, its number of ranks must be the same, too.
+    """
     seed = comparison.seeds[0]
     with tempfile.TemporaryDirectory() as folder:
         for variant in comparison.variants:

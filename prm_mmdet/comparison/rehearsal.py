@@ -28,7 +28,8 @@ from ..files.checkpoints import compare_keys, read_state_dict, write_checkpoint
 from ..insertion import preserve
 from .placement import Placed
 
-_SAMPLERS = ('DefaultSampler', 'InfiniteSampler')  # samplers for any batch size
+# These samplers work with any batch size, so a rehearsal can use a smaller batch.
+_SAMPLERS = ('DefaultSampler', 'InfiniteSampler')
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,8 @@ def _fitting(weights: dict, model: Any) -> dict:
 
 
 def _check_fit(path: str | None, weights: dict, model: Any, partial: bool) -> None:
-    """Raise ValueError unless a checkpoint has a model's weights, or some if
-    ``partial``."""
+    """Raise ValueError unless a checkpoint has exactly a model's weights. If
+    ``partial``, one weight that fits is enough."""
     own = model.state_dict()
     differences = compare_keys(weights, own)
     fits = len(own) - len(differences.missing) - len(differences.misshapen)
@@ -225,7 +226,8 @@ def _metric_names(cfg: Config, model: Any, batch: dict, dataset: Any) -> list[st
     metrics = cfg.val_evaluator
     metrics = [dict(m) for m in (metrics if isinstance(metrics, list) else [metrics])]
     for metric in metrics:
-        # Without a prefix, the metric cannot overwrite result files of the user.
+        # ``outfile_prefix`` is the path of result files. Without it, the metric cannot
+        # overwrite files of the user.
         metric.pop('outfile_prefix', None)
     evaluator = Evaluator(metrics)
     evaluator.dataset_meta = getattr(dataset, 'metainfo', None)

@@ -27,7 +27,9 @@ MAX_OBJECTS = 5  # shapes in an image, not counting a crowd
 # The "side" of a shape is the square root of its area.
 MIN_SIDE = 16  # in pixels
 MAX_SIDE = 0.5  # as a fraction of the image size
-LARGE_SIDE = 0.85  # as a fraction of the image size. COCO counts it as large.
+# As a fraction of the image size. In images of 128 pixels, the shape's area is above
+# 96**2 pixels, so COCO counts the shape as large.
+LARGE_SIDE = 0.85
 MIN_VISIBLE = 0.85  # smallest visible fraction of a shape's area
 CROWD_SIDE = (7, 9)  # side of the shapes in a crowd, in pixels
 CROWD_MEMBERS = (12, 20)  # number of shapes in a crowd

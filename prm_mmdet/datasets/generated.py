@@ -19,8 +19,8 @@ def check_integers(**limits: tuple[Any, int, int | None]) -> dict[str, int]:
     """Arguments as plain ints, which JSON can record.
 
     Args:
-        limits: By the argument's name, its value, the smallest and the largest allowed
-            value. None means that there is no largest value.
+        limits: A tuple (value, smallest, largest) for each argument's name. If
+            ``largest`` is None, the value has no upper limit.
 
     Raises:
         ValueError: An argument is no integer, or is outside of its limits.

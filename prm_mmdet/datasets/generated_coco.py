@@ -163,10 +163,10 @@ def _run_lengths(mask):
 def _polygons(mask):
     """Polygons along the pixel edges of a mask, as flat [x, y, x, y, ...] lists.
 
-    OpenCV returns pixel centres, half a pixel inside the edge. In a mask that is
-    enlarged twice, the centres 2x - 1 and 2x both lie beside the edge at x, so that a
-    centre determines its edge. COCO's polygons have no holes: a mask with a hole is cut
-    in two through the hole.
+    OpenCV returns the centres of the border pixels, not the edges. Therefore the mask
+    is first enlarged to twice its size. There, the pixels on both sides of the mask's
+    edge at x have the centres 2x - 1 and 2x, and (centre + 1) // 2 is x for both.
+    COCO's polygons have no holes: a mask with a hole is cut in two through the hole.
     """
     double = mask.repeat(2, axis=0).repeat(2, axis=1).astype(np.uint8)
     contours, hierarchy = cv2.findContours(

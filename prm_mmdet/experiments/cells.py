@@ -101,7 +101,8 @@ def progress(cell: Cell) -> Progress:
     steps = train_cfg['max_epochs' if by_epoch else 'max_iters']
     reached = checkpoint.step if checkpoint else 0
     evaluated = False
-    # If the newest checkpoint is earlier, the evaluation is of an earlier training.
+    # If the newest checkpoint is not the last one, the newest training has not ended.
+    # An evaluation in the folder is then the result of an earlier training.
     if evaluations and (reached >= steps or not checkpoint):
         # The step of a test is None if the name of its checkpoint does not contain it.
         last = evaluations[-1].step

@@ -62,8 +62,8 @@ def _task(cell: Cell, progress: Progress) -> list[str]:
     task = [tool_path('train.py'), cell.config, '--work-dir', str(cell.work_dir)]
     if cell.auto_scale_lr:
         task.append('--auto-scale-lr')
-    # Without a checkpoint, --resume starts the training. So the flag is always given:
-    # Slurm repeats the same command after it requeues a job.
+    # If Slurm requeues a job, it repeats the same command. So the command always has
+    # --resume. If there is no checkpoint, --resume starts the training.
     return [*task, '--resume']
 
 
@@ -146,7 +146,8 @@ def environment(cell: Cell, launch: Launch, slot: int = 0) -> dict[str, str]:
         cell: The cell.
         launch: How cells are run.
         slot: A number from 0, different for all cells that run at the same time. It
-            selects the GPUs. If there are enough, no two of these cells share a GPU.
+            selects the GPUs. If the machine has a GPU for each process, no two of these
+            cells share a GPU.
     """
     env = {**os.environ, **cell.env}
     if launch.jobs > 1:

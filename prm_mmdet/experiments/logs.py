@@ -74,15 +74,19 @@ def _lines(log: Path) -> Iterator[tuple[dict, dict]]:
 
 def _unit(step: int, trained: dict) -> str:
     """Unit of an evaluation's step: 'epoch' or 'iteration'."""
-    # The log does not contain the unit. It follows from the last training line before
-    # the evaluation.
+    # The log does not contain the unit, so the step is compared with the last training
+    # line before the evaluation.
     if not trained or step == trained.get('epoch') or step < trained['iter']:
         return 'epoch'
     return 'iteration'
 
 
 def _tested_step(run: Path) -> tuple[int | None, str]:
-    """Step and unit of the checkpoint that test.py evaluated, from its saved config."""
+    """Step and unit of the checkpoint that test.py evaluated.
+
+    Both are read from the config that test.py saved in the folder ``run``. If the
+    checkpoint's name does not contain the step, the step is None.
+    """
     config = run / 'vis_data' / 'config.py'
     text = config.read_text(encoding='utf-8') if config.is_file() else ''
     found = re.search(r"^load_from = .*(epoch|iter)_(\d+)\.pth'", text, re.M)
@@ -122,7 +126,7 @@ def reason_of_failure(text: str) -> str:
     first_to_fail = re.search(r'^(\[rank\d+\]: )Traceback', text, re.M)
     if own_message:
         lines = own_message.group().rstrip().splitlines()[:15]
-    elif first_to_fail:  # Other ranks' tracebacks report only that this rank ended.
+    elif first_to_fail:  # Later tracebacks report only that the first rank ended.
         rank = first_to_fail.group(1)
         lines = [s for s in text.splitlines() if s.startswith(rank)][-15:]
     else:

@@ -28,7 +28,7 @@ from .records import begin_record, finish_record, read_record, write_record
 # A process is killed if it has not ended this many seconds after SIGTERM. torchrun
 # waits half as long for its ranks.
 _GRACE = 60
-#: Outcomes of a run after which the runs that need its result may start.
+#: If a run has one of these outcomes, the runs that need its result may start.
 WELL = ('ok', 'finished before', 'submitted', 'in the queue')
 
 
@@ -91,7 +91,7 @@ def plan(cells: Sequence[Cell], launch: Launch | None = None) -> str:
     lines, jobs = [], {}
     try:
         jobs = queued_jobs(launch)
-    except OSError as error:  # Without the queue, all runs are listed.
+    except OSError as error:  # If squeue fails, no run counts as queued.
         lines.append(f'# {error}')
     for cell in cells:
         found = progress(cell)
@@ -129,7 +129,8 @@ def _interruptible() -> Iterator[None]:
     # Python can set signal handlers in the main thread only.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
-            # Under nohup, SIGHUP is ignored.
+            # nohup lets a process ignore SIGHUP, so that it survives a logout. Such a
+            # process must go on ignoring SIGHUP.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, signal.default_int_handler)
     try:
@@ -206,7 +207,7 @@ class _Experiment:
             outcome = stop.value
         except FolderInUseError:
             outcome = Outcome('run by another process')
-        except Exception as error:  # Other runs can still start.
+        except Exception as error:  # An error of one run must not stop other runs.
             text = ''.join(traceback.format_exception_only(type(error), error))
             outcome = Outcome('failed', text.rstrip())
         self.outcomes[cell.name] = outcome
@@ -240,7 +241,8 @@ class _Experiment:
                 ranks = earlier['settings']['--ranks']
             record = begin_record(cell, ranks, earlier)
             if found.finished:
-                # If a Slurm job or another command finished it, complete the record.
+                # If a Slurm job or another command finished the run, its record has no
+                # results yet.
                 if not earlier or 'ended' not in earlier:
                     earlier = finish_record(record, cell.work_dir)
                 self.on_record(cell, earlier)

@@ -106,7 +106,8 @@ def _reason(error: Exception) -> str:
         r'(?s).*(WeightsUnpickler error:|trusted source\.)\s*', '', str(error)
     )
     reason = re.split(r'\. |\n', reason)[0].rstrip('.')
-    # For other files, PyTorch reports an unknown byte only, or no reason.
+    # If torch.save did not write the file, PyTorch reports an unknown byte only, or no
+    # reason.
     if re.fullmatch(r'(Unsupported operand )?\d*', reason):
         return 'its content is not what torch.save writes'
     return reason

@@ -103,7 +103,8 @@ _ALLOWED = {
     ('torch.storage', '_load_from_bytes'): _load_storage,
     ('torch', 'Size'): torch.Size,
     ('collections', 'OrderedDict'): collections.OrderedDict,
-    ('_codecs', 'encode'): _codecs.encode,  # Pickle's protocol 2 uses it for bytes.
+    # Pickle's protocol 2 stores bytes as a call of ``_codecs.encode``.
+    ('_codecs', 'encode'): _codecs.encode,
     # Protocol 2 uses Python 2's name of the module ``builtins``.
     **{(m, t.__name__): t for m in ('builtins', '__builtin__') for t in (set, bytes)},
     # MMDetection's DumpProposals writes proposals as InstanceData.

@@ -88,7 +88,8 @@ def attach_plugins(
             f'module must not be a {type(module).__name__}, which would not '
             'synchronise the plugins; attach them to the model before you wrap it'
         )
-    model = getattr(module, '_orig_mod', module)  # if torch.compile wrapped it
+    # If torch.compile wrapped the model, ``_orig_mod`` is the model itself.
+    model = getattr(module, '_orig_mod', module)
     read = read_specs(specs)
     probe = Probe(model, input_shape)
     plan = [planned for spec in read for planned in _planned(model, probe, spec)]
@@ -142,7 +143,7 @@ def Plugged(
 @dataclass(frozen=True)
 class _Planned:
     spec: Spec
-    at: str  # name of ``follows``
+    at: str  # name of the module whose output the plugin gets
     follows: nn.Module  # the module whose output the plugin gets
     holder: nn.Module  # the module that gets the plugin as a submodule
     name: str
@@ -278,7 +279,8 @@ def _attach(model: nn.Module, plan: list[_Planned]) -> None:
                 beside = None if p.holder is p.follows else p.plugin
                 hook = _RunPlugin(p.name, beside, p.channels_last)
                 handles.append(p.follows.register_forward_hook(hook))
-            # The model's ``train`` may freeze parts. This applies it to their plugins.
+            # The model's ``train`` may freeze parts of the model. Call ``train`` again,
+            # so that the plugins in these parts are frozen, too.
             model.train(model.training)
     except BaseException:
         for handle in handles:

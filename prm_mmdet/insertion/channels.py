@@ -159,7 +159,8 @@ def run_as_in_inference(module: nn.Module, inputs: Inputs) -> Any:
     cuda = [first.device] if first.device.type == 'cuda' else []
     with _state_kept(module), torch.random.fork_rng(cuda), _without_compiled_code():
         for m in module.modules():
-            m.training = False  # A model's own eval() may do more.
+            # Do not call eval(): a model's own eval() may change more than this flag.
+            m.training = False
         return module(inputs)
 
 
@@ -298,7 +299,7 @@ def _is_map(output: Any) -> bool:
     return (
         isinstance(output, torch.Tensor)
         and output.dim() == 4
-        and output.shape[0] == 1  # False for attention windows
+        and output.shape[0] == 1  # Attention windows have a larger batch axis.
         and output.is_floating_point()
     )
 
@@ -338,8 +339,8 @@ def _channel_axis(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> int
                 f'it returns {shape}, and {larger} for a larger input: neither axis 1 '
                 'nor axis 3 holds the channels alone'
             )
-    # Here, the shape for a larger input is unknown, or does not decide. The map is then
-    # expected to be square: two equal sizes are its height and width.
+    # The shape for a larger input is unknown, or several axes kept their size. The map
+    # is then expected to be square: its two equal sizes are height and width.
     _, first, second, third = shape
     if first != second == third:
         return 1

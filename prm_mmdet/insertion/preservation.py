@@ -61,9 +61,10 @@ def preserve(
     For blocks with a ``constant_gate()`` (PRM and LCT), the last norm or convolution
     before the block is scaled. Every change is verified by runs on random numbers
     before and after. If the outputs differ in the first half of their type's digits,
-    the change is undone. A block is left as it is if the network cannot be run, or if
-    no layer before it can be scaled. This happens behind an addition or an activation
-    other than ReLU or LeakyReLU, or if something else uses the layer. Blocks that start
+    the change is undone. If the network cannot be run, or if no layer before a block
+    can be scaled, the block is left as it is. A layer cannot be scaled if an addition,
+    or an activation other than ReLU or LeakyReLU, is between the layer and the block.
+    A layer cannot be scaled either if something else uses the layer. Blocks that start
     as the identity (SAC, GC) need no change. Blocks whose gate depends on the input
     (SE, CBAM, BAM) cannot be preserved. If no outcome is ``left``, the network computes
     the same as before.
@@ -98,7 +99,9 @@ def preserve(
             preservation = _Preservation(module, missing, prefix, part, blocks)
             outcomes += preservation.run(input_shape)
         except _CannotRunError as error:
-            inside: dict[str, dict] = {}  # A detector may need annotations: run parts.
+            # A whole detector may need annotations, which are missing here. Its parts,
+            # such as the backbone, may run without them. So try the parts one by one.
+            inside: dict[str, dict] = {}
             for name, block in blocks.items():
                 child, dot, _ = name[len(prefix) :].partition('.')
                 if dot and isinstance(part, BaseModel):
@@ -220,7 +223,7 @@ class _Preservation:
         for name, p in module.named_parameters(remove_duplicate=False):
             self.owners.setdefault(p, []).append(name)
         self.inputs: Inputs = ()
-        self.plain = _Run()  # run without the gated blocks
+        self.plain = _Run()  # a run with the identity in place of gated blocks
         self.done: list[str] = []  # blocks whose gates are cancelled
         self._reached: dict[str, dict[str, bool | None]] = {}
 
@@ -270,7 +273,8 @@ class _Preservation:
         return outcomes
 
     def _run(self, active: Sequence[str] = ()) -> _Run:
-        """Run the part. The identity replaces gated blocks that are not active."""
+        """Run the part. The identity replaces each gated block whose name is not in
+        ``active``."""
         run = _Run()
         gated = {name: self.blocks[name] for name in self.gates}
 
@@ -328,8 +332,10 @@ class _Preservation:
         return None, f'no norm or convolution of {width} channels comes before it'
 
     def _parameters(self, layer: str) -> list[nn.Parameter]:
-        """A layer's weight and bias. Empty if they cannot be scaled channel by channel:
-        without one row or number per output channel, or computed from other parameters.
+        """A layer's weight and bias, or an empty list if one of them cannot be scaled.
+
+        A parameter can be scaled if it has one row or number per output channel, and if
+        it is not computed from other parameters.
         """
         module = self.layers[layer]
         both: list[Any] = [getattr(module, n, None) for n in ('weight', 'bias')]
@@ -393,7 +399,8 @@ class _Preservation:
             yield [_Step(step.layer, 1 / gates[0], step.blocks)]
 
     def _apply(self, steps: list[_Step]) -> bool:
-        """Scale layers, and activate their blocks. Undo this if the outputs change."""
+        """Scale layers, and run the part with the blocks behind these layers. If the
+        outputs change, undo the scaling. Return whether the layers stay scaled."""
         names = [name for step in steps for name in step.blocks]
         with contextlib.ExitStack() as undo:
             for step in steps:
@@ -422,8 +429,9 @@ class _Preservation:
 
 
 class _Forget:
-    """Hook of a layer that was scaled for a block. It runs if new weights, which are
-    not scaled, are loaded into the layer. It then removes the block's mark."""
+    """Hook of a layer that was scaled for a block. If new weights are loaded into the
+    layer, these weights are not scaled. The hook then sets the block's
+    ``_preserved_in`` to None, so that a later ``preserve`` scales the layer again."""
 
     def __init__(self, block: nn.Module):
         self.block = block

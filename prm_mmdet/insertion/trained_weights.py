@@ -1,5 +1,5 @@
-"""Load checkpoints without blocks into a network with blocks, or rewrite them for it.
-The network then computes the same as without blocks."""
+"""Load checkpoints without blocks into a network with blocks, or rewrite such
+checkpoints for the network. The network then computes the same as without blocks."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
     Args:
         cfg (Config): A complete config, whose model has the blocks.
         source (str): The checkpoint: a file, address or name, as in ``init_cfg``. It
-            may be the detector's, or the backbone's with or without ``backbone.``
-            before its keys. Keys of a classifier's head are kept.
+            holds the weights of the whole detector, or of the backbone alone. Keys of a
+            backbone may begin with ``backbone.``. Keys of a classifier's head are kept.
         out (str): File to write, with the weights alone.
 
     Returns:
@@ -137,7 +137,8 @@ def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
     with torch.random.fork_rng([]):
         # PRM's theta is random. With a fixed seed, the file is the same each time.
         torch.manual_seed(0)
-        model = MODELS.build(copy.deepcopy(cfg.model))  # DETR changes its config.
+        # Build from a copy, because DETR's constructor changes the config that it gets.
+        model = MODELS.build(copy.deepcopy(cfg.model))
         plain = MODELS.build(_without_plugins(cfg.model))
     own, prefix = dict(weights), _backbone_prefix(weights, plain)
     if prefix is None:

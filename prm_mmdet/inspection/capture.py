@@ -90,7 +90,7 @@ def _uncompiled():
     """Run compiled models uncompiled. Compiled code ignores hooks added later."""
     if hasattr(getattr(torch, 'compiler', None), 'set_stance'):
         return torch.compiler.set_stance('force_eager')
-    return contextlib.nullcontext()  # PyTorch before 2.6 has no such setting
+    return contextlib.nullcontext()  # PyTorch before 2.6 has no set_stance.
 
 
 @dataclass
@@ -113,10 +113,12 @@ class Record:
     # For a block that adds to its input X and returns Z: sqrt(sum |Z - X|^2 / sum
     # |X|^2). For a block that multiplies its input by a gate: 0.
     added: float = 0.0
-    # Histograms of the cosine between the weights of the contexts at two positions,
-    # over COSINE_BINS: after a softmax over the contexts (True) and without it (False).
+    # Histograms over COSINE_BINS. Each position has one weight per context. Counted are
+    # the cosines between the weights at two positions. The key says whether a softmax
+    # over the contexts was applied to the weights.
     cosines: dict[bool, np.ndarray] = field(default_factory=dict)
-    maps: list[Maps] = field(default_factory=list)  # one for each of the first images
+    # One entry for each image kept. The argument ``images`` of capture is the limit.
+    maps: list[Maps] = field(default_factory=list)
 
     @property
     def kind(self) -> str | None:
@@ -138,7 +140,7 @@ class Maps:
 
 
 class Moments:
-    """Count, mean, deviation and saturated fraction of all values of some tensors."""
+    """Count, mean, ``std`` and ``saturated`` of all values given to :meth:`update`."""
 
     def __init__(self) -> None:
         self.count, self.mean, self._squares = 0, 0.0, 0.0
@@ -165,7 +167,7 @@ class Moments:
 
     @property
     def saturated(self) -> float:
-        """Fraction of the values outside the interval ``SATURATED``."""
+        """Fraction of the values below or above both numbers in ``SATURATED``."""
         return self._saturated / self.count
 
 
@@ -208,7 +210,8 @@ class _Observer:
             record.added = math.sqrt(self._energy[1] / max(self._energy[0], 1e-300))
         if found.weights is not None:
             self._compare(found.weights)
-        # Skip later runs in the same pass, and runs on regions of interest.
+        # Keep maps only of the block's first run in a pass. A batch of another size has
+        # regions of interest, whose places in the image are not known.
         if self._pass != self.grids.passes and len(x) == self.grids.batch:
             self._keep(grid, {k: v for k, v in maps.items() if v is not None})
         self._pass = self.grids.passes
@@ -229,8 +232,8 @@ class _Observer:
         setattr(self.record, name, (before * seen + total) / (seen + count))
 
     def _compare(self, weights):
-        """Add cosines between the weights of the contexts at two positions to the
-        histograms. ``weights`` is (B, K, N) for K contexts and N positions."""
+        """Update the histograms of cosines. ``weights`` is (B, K, N) for K contexts and
+        N positions. Each pair of positions gives the cosine of its two vectors (K,)."""
         step = math.ceil(weights.shape[2] / _POSITIONS)
         weights = weights[:, :, ::step]
         self.record.contexts = weights.shape[1]

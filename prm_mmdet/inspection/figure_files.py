@@ -31,8 +31,8 @@ def image_rows(
     """A figure with a row of panels for each image (H, W, 3), and its axes.
 
     A panel is ``panel`` inches wide, or narrower if its image is tall. If an image is
-    flat, its row still has room for the label of a colour bar. ``beside`` is the width
-    in inches that stays free at the right.
+    much wider than tall, its row still has room for the label of a colour bar.
+    ``beside`` is the width in inches that stays free at the right.
     """
     shapes = [image.shape for image in images]
     heights = [panel * min(max(h / w, 0.35), 1.2) + 0.3 for h, w, *_ in shapes]

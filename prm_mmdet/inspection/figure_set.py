@@ -54,8 +54,8 @@ def figures(
         images: Images for the figures.
         other: A second model, with the same images. If it is given, predictions are
             drawn for the images on which the models differ most. If one model has SAC
-            with softmax and the other has SAC without, the similarity of weights
-            compares both models. Default: None.
+            with softmax and the other has SAC without, the figure that shows how
+            positions weight the contexts compares both models. Default: None.
         titles: Titles of the models above their predictions.
         score_thr: Lowest score of the detections drawn. Default: 0.3.
         rank: Which detection or class of each image Grad-CAM explains, counted from 0
@@ -102,7 +102,7 @@ def _described(images):
 
 
 def _predictions(model, images, score_thr):
-    """The predictions for all images, and a Frame and the pixels for each one drawn."""
+    """Predictions for all images, and a Frame and the pixels for each image to draw."""
     found, frames, pixels = [], [], []
     classifies = isinstance(model, ImageClassifier)
     for i in tqdm(range(len(images)), desc='images', unit='image'):
@@ -127,8 +127,8 @@ def _predictions(model, images, score_thr):
 
 
 def _compact(sample, score_thr):
-    """The instances with at least this score. Masks are run-length encoded, which saves
-    memory."""
+    """The instances with a score of at least ``score_thr``. Masks are run-length
+    encoded, which saves memory."""
     instances = sample.pred_instances.cpu()
     instances = instances[instances.scores >= score_thr]
     result = {key: instances[key] for key in ('bboxes', 'labels', 'scores')}

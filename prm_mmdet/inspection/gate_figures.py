@@ -15,6 +15,8 @@ from .style import layer_axis, legend_above
 def gate_statistics(records: Sequence[Record]) -> Figure:
     """Mean, standard deviation and fraction of saturated values of every gate.
 
+    A value below or above both numbers in ``capture.SATURATED`` is saturated.
+
     Args:
         records: Records of blocks with gates.
     """

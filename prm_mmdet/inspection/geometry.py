@@ -94,7 +94,9 @@ class Grids:
             return
         grid, size = self.of(first(inputs, keywords).shape[2:]), tuple(output.shape[2:])
         if size in self._known:
-            return  # A residual shortcut has the grid of the path beside it.
+            # Keep the first grid of each size. A later layer with an output of the same
+            # size, such as a residual shortcut, has the same grid.
+            return
         axes = zip(*(_pair(getattr(layer, name)) for name in _ATTRIBUTES))
         dilations = _pair(getattr(layer, 'dilation', 1))
         stride, offset = [], []

@@ -48,9 +48,10 @@ def class_cam(
     """Grad-CAM of a class score, at each map that the backbone returns.
 
     The model runs as in inference, but with gradients. For a detector, the score
-    belongs to a box that the detector returns. Heads that detach scores let gradients
-    pass here. This holds for MMDetection's one-stage and two-stage heads and for the
-    DETR family. For a classifier, the score is a logit, and all stages are used.
+    belongs to a box that the detector returns. Some heads detach scores, so
+    ``Tensor.detach`` does nothing during the run. MMDetection's one-stage and two-stage
+    heads and the DETR family then give gradients. For a classifier, the score is a
+    logit, and all stages are used.
 
     Args:
         model: A detector of MMDetection or an ImageClassifier, in evaluation mode.
@@ -94,7 +95,7 @@ def class_cam(
             gradient = torch.zeros_like(features)
         weights = gradient.mean((2, 3), keepdim=True)
         raw = (weights * features.detach()).sum(1)[0].relu().double().cpu().numpy()
-        # If several maps have the same size, the last map is kept.
+        # Maps of the same size have the same grid, so only the last map is kept.
         by_stage[grid] = raw / raw.max() if raw.max() > 0 else raw
     cam.maps = list(by_stage.items())
     tops = [raw.max() for _, raw in cam.maps]

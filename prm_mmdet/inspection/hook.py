@@ -24,7 +24,8 @@ class BlockStatisticsHook(Hook):
 
     - of a gate over the batch: ``gate_mean``, ``gate_std`` and ``gate_saturated`` (the
       fraction of values below 0.05 or above 0.95);
-    - of PRM: ``contribution_rate``, ``theta_rows``, ``theta_columns`` and ``sigma``;
+    - of PRM: ``contribution_rate`` (how much the query point counts, from 0 to 1), and
+      the parameters ``theta_rows``, ``theta_columns`` and ``sigma``;
     - of a block that adds to its input X and returns Z: ``added``, ``|Z - X| / |X|``.
 
     The model has forward hooks only in iterations that are logged. In distributed
@@ -56,7 +57,8 @@ class BlockStatisticsHook(Hook):
         self._open.close()
         if runner.rank == 0 and self.every_n_train_iters(runner, self.interval):
             model = unwrapped(runner.model)
-            # Read parameters before the optimiser's step: the gates depend on them.
+            # Read the parameters now. The optimiser changes them after this iteration's
+            # gates are computed, and the log must show parameters that fit the gates.
             self._parameters = {
                 name: _of_parameters(module)
                 for name, module in model.named_modules()

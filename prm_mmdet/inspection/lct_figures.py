@@ -15,8 +15,9 @@ from .style import last_of_stages, legend_above
 def attention_by_context(records: Sequence[Record]) -> Figure:
     """Figures 1 and 3 of the LCT paper, for the first block of each stage.
 
-    The figure shows the gates, and the global context before and after the block.
-    Channels are sorted by their context before the block.
+    The figure shows the gates, and each channel's global context (its mean over
+    positions) before and after the block. Channels are sorted by their context before
+    the block.
 
     Args:
         records: Records of blocks of one kind, which have a gate for each channel.
@@ -44,8 +45,8 @@ def attention_by_context(records: Sequence[Record]) -> Figure:
 def context_change(records: Sequence[Record]) -> Figure:
     """Figure 4 of the LCT paper, for the first block of each stage.
 
-    The figure shows how much the block changes the global context of each channel.
-    Channels have the order of :func:`attention_by_context`.
+    The figure shows how much the block changes each channel's global context (its mean
+    over positions). Channels have the order of :func:`attention_by_context`.
 
     Args:
         records: Records of blocks of one kind, which have a gate for each channel.

@@ -157,7 +157,7 @@ class Images:
         """
         try:
             image = mmcv.imread(self.path(index))
-        except cv2.error:  # OpenCV raises this for an empty file.
+        except cv2.error:  # OpenCV raises cv2.error if the file is empty.
             image = None
         if image is None:
             raise ValueError(

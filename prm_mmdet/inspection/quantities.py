@@ -1,8 +1,8 @@
 """Gates, attention maps and query points that a block computes from its input.
 
 The operators do not keep these quantities, so they are computed again in float32. For
-PRM, LCT and SAC, the equations of :mod:`prm_mmdet.ops.reference` compute them. For the
-compared blocks, the blocks' own methods do.
+PRM, LCT, SAC and SGE, the equations of :mod:`prm_mmdet.ops.reference` compute them. For
+other blocks, such as SE and CBAM, the block's own methods and layers compute them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ..plugins.sac import is_plain
 
 @dataclass
 class Quantities:
-    """Quantities of a block for a batch. If a block lacks a quantity, it is None or
-    empty."""
+    """Quantities of a block for a batch. If the block does not have a quantity, the
+    attribute is None or empty."""
 
     # Gates by name, (B, ...), values from 0 to 1.
     gates: dict[str, Tensor] = field(default_factory=dict)
@@ -42,9 +42,9 @@ class Quantities:
 def quantities(block: nn.Module, x: Tensor) -> Quantities:
     """Compute a block's :class:`Quantities`, without gradients.
 
-    The block does not change, and neither do its running statistics. In training,
-    synchronised batch normalisation uses the statistics of this rank's batch. If the
-    batch has one value for each channel, it uses the running statistics.
+    The block and its running statistics do not change. In training, synchronised batch
+    normalisation uses the statistics of this rank's batch. If this batch has only one
+    value for each channel, batch normalisation uses the running statistics.
 
     Args:
         block: A block, for which :func:`kind` is not None.
@@ -156,7 +156,7 @@ def _sge(block, x):
 def _sk(block, x):
     x = _cast(block, x)
     shares = block.shares(block.dense(x), block.grouped(x)).float()
-    # The gate of the grouped branch is 1 minus the gate of the dense branch.
+    # SK has a dense and a grouped branch. The two gates sum to 1, so one is enough.
     return Quantities(gates={'dense': shares[:, 0]})
 
 
@@ -197,9 +197,9 @@ _RULES: dict[str | None, tuple[type[nn.Module], Callable[..., Quantities]]] = {
 
 @contextlib.contextmanager
 def _local_statistics(block):
-    """Let batch normalisation use statistics of this rank's batch, and not update any.
+    """Let batch normalisation use this rank's batch. Running statistics do not change.
 
-    Other ranks do not compute these quantities, so no statistics can be exchanged.
+    Other ranks may not run this computation, so ranks cannot exchange statistics.
     """
     # Find layers by an attribute: MMCV's SyncBatchNorm has another base class.
     norms = [m for m in block.modules() if hasattr(m, 'running_mean') and m.training]

@@ -38,8 +38,9 @@ def attention_maps(
 ) -> Figure:
     """Figure 4 of the SAC paper: attention maps, one row for each image.
 
-    The figure shows contexts that attend to different places. The first context is the
-    most concentrated one. Each next context is the least similar to those before it.
+    The figure shows contexts that attend to different places, in the order of their
+    indices. The most concentrated context is chosen first. Each next choice is the
+    context that is least similar to the contexts already chosen.
 
     Args:
         record: Record of a block with attention maps.
@@ -49,8 +50,8 @@ def attention_maps(
     """
     chosen = _different([m.attention for m in record.maps], contexts)
     figure, axes = image_grid(images, 1 + len(chosen), panel=2.2)
-    # If all positions have the same attention, values are 1. The colour scale, up to
-    # ``top``, must contain 1.
+    # A value is attention divided by uniform attention, so 1 is uniform. The colour
+    # scale ends at ``top``. It is at least 2, so that the scale always contains 1.
     drawn, top = [], 2.0
     for row, image, frame, maps in zip(axes, images, frames, record.maps):
         show_image(row[0], image)
@@ -120,10 +121,10 @@ def weight_similarity(
     at two positions of an image, with and without softmax over the contexts.
 
     Args:
-        records: Records of blocks of one kind, which have weights.
+        records: Records of blocks of one kind, which weight contexts at each position.
         others: Records of a second network, trained with the other setting of
-            ``softmax``. Default: none. Then, the weights of the one network are drawn
-            before and after a softmax.
+            ``softmax``. Default: none. Without a second network, the weights of the
+            first network are drawn before and after a softmax.
     """
     stages, second = last_of_stages(records), last_of_stages(others or records)
     figure, axes = new_figure(2.8 * len(stages) + 0.6, 2.9, ncols=len(stages))

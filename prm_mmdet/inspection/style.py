@@ -107,7 +107,7 @@ def colour_bar(
 
 
 def short_names(records: Sequence[Record]) -> list[str]:
-    """Names of blocks, such as 'layer2.0', without common prefix and last component."""
+    """Short names of blocks ('layer2.0'), without common prefix and last component."""
     names = [record.name.split('.') for record in records]
     common = 0
     while len({tuple(name[: common + 1]) for name in names}) == 1 < len(names):

@@ -251,7 +251,7 @@ def _cached(source: _Source) -> Faults:
     """The faults of a COCO file, from the cache if the file did not change."""
     status = os.stat(source.path)
     key = [os.path.abspath(source.path), status.st_mtime_ns, status.st_size]
-    # This module is part of the key, because a new version may have other rules.
+    # The cache's key contains this module's source: a new version may have other rules.
     key += [source, Path(__file__).read_bytes()]
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
@@ -260,7 +260,8 @@ def _cached(source: _Source) -> Faults:
         known = json.loads(cache.read_text(encoding='utf-8'))
         return Faults(**{**known, 'counts': Counter(known['counts'])})
     faults = _coco(source)
-    with contextlib.suppress(OSError):  # The cache is not required.
+    # If the cache cannot be written, the next check reads the annotations again.
+    with contextlib.suppress(OSError):
         write_file(cache, json.dumps(vars(faults)))
     return faults
 
@@ -272,7 +273,8 @@ def _coco(source: _Source) -> Faults:
         content = json.loads(Path(source.path).read_text(encoding='utf-8'))
         for name in ('images', 'categories', 'annotations'):
             if name == 'annotations' and name not in content and not source.trained:
-                faults.add('no annotations')  # for example, in COCO's test-dev
+                # For example, COCO's test-dev has images but no annotations.
+                faults.add('no annotations')
             elif not isinstance(content[name], list):
                 raise TypeError(f'{name!r} is no list')
         names = _read_categories(faults, content['categories'])
@@ -384,7 +386,7 @@ def _read_objects(
             if usable and thing['category_id'] in wanted:
                 full.add(thing['image_id'])
                 faults.objects += 1
-        except OverflowError:  # An integer exceeds the range of floats.
+        except OverflowError:  # The object has an integer too large for a float.
             faults.add('numbers not finite', number)
         except _WRONG as error:
             faults.add('malformed objects', f'{number} ({_reason(error)})')

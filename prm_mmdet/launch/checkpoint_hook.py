@@ -73,8 +73,8 @@ class SafeCheckpointHook(CheckpointHook):
                 checkpoint[key] = _plain(checkpoint[key])
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        # After validation, MMEngine may write the same step again. The file keeps
-        # the random states from before the validation.
+        # After validation, MMEngine may write the same step again. Validation changes
+        # the random states, so the file keeps the states from before the validation.
         if step != self._step:
             self._step, self._random_states = step, all_gather_object(random_state())
         with self._removing_afterwards():
@@ -116,7 +116,9 @@ class _RemovesLater:
         return getattr(self._backend, name)
 
     def isdir(self, path: str) -> bool:
-        return False  # This runner's checkpoints are files.
+        # MMEngine asks this because DeepSpeed's checkpoints are folders. Checkpoints of
+        # this runner are files.
+        return False
 
     def remove(self, path: str) -> None:
         self.doomed.append((self._backend.remove, path))

@@ -42,7 +42,10 @@ class NamingPipeline(Compose):
 
 
 def name_images(dataset: Any) -> None:
-    """Let errors of a data set's pipelines, also inside wrappers, name the image."""
+    """Make the errors of a data set's pipelines name the image.
+
+    If the data set is a wrapper, the data sets inside it are changed.
+    """
     if isinstance(dataset, BaseDataset):
         if type(dataset.pipeline) is Compose:
             dataset.pipeline = NamingPipeline(dataset.pipeline)

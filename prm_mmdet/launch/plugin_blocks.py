@@ -44,7 +44,7 @@ def check_stages(cfg: Config) -> None:
         kind = class_of(node, MODELS)
         if not isinstance(kind, type) or not issubclass(kind, ResNet):
             continue
-        number = node.get('num_stages', 4)  # 4 is ResNet's default.
+        number = node.get('num_stages', 4)  # By default, a ResNet has 4 stages.
         for plugin in node.get('plugins') or ():
             stages = plugin.get('stages')
             if stages is not None and len(stages) != number:

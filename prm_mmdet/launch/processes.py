@@ -33,7 +33,7 @@ def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
 
 
 def end_with_torchrun() -> None:
-    """Let a rank end with the ``torchrun`` that started it."""
+    """If ``torchrun`` started this rank, let the rank end when ``torchrun`` ends."""
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         end_with_parent(os.getppid())
 

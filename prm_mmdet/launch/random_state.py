@@ -50,9 +50,9 @@ def worker_seed(seed: int, rank: int, epoch: int) -> int:
 def calling(items: Iterator, count: int, function: Callable[[], Any]) -> Iterator:
     """Iterate over items, and call a function before item number ``count`` (from 0).
 
-    When a loop that counts iterations resumes, it first skips the batches of the
-    finished iterations. Skipping draws random numbers, so the function sets the saved
-    random state after it.
+    If a loop that counts iterations resumes, the loop first skips the batches of the
+    finished iterations. Skipping draws random numbers. So the function sets the saved
+    random state after the last skipped batch.
     """
     yield from itertools.islice(items, count)
     function()

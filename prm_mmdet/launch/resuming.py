@@ -23,10 +23,10 @@ _RUN_ID = re.compile('[0-9a-f]{32}')
 def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | None:
     """Find the newest undamaged checkpoint of a work dir.
 
-    The file ``last_checkpoint`` contains the path of the newest checkpoint. If
-    ``folder`` has a file of the same name, this file is used, because the work dir may
-    be a copy. If the file is damaged or missing, the newest older checkpoint in
-    ``folder`` is used, and the log reports it.
+    The file ``last_checkpoint`` contains the path of the newest checkpoint. Only the
+    file name in this path counts. The checkpoint is read from ``folder``, because the
+    work dir may be a copy. If this checkpoint is damaged or missing, the newest
+    undamaged checkpoint with a lower number is used, and the log reports this.
 
     Args:
         work_dir: Folder with ``last_checkpoint``.
@@ -131,7 +131,8 @@ def _run_id_file(work_dir: str) -> str:
 
 
 def _read_pointer(path: str) -> tuple[str, str]:
-    """The path in ``last_checkpoint`` and '', or '' and why there is no path."""
+    """Return the path in ``last_checkpoint``, and why there is no path. If one text is
+    known, the other text is ''."""
     try:
         with open(path, encoding='utf-8') as file:
             named = file.read(4096).strip()

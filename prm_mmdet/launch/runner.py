@@ -74,8 +74,9 @@ class Runner(MMEngineRunner):
             the model does not have. The command line sets it with ``--allow-partial``.
             Default: False.
         auto_resume: Whether a training continues from the newest checkpoint in its work
-            dir. Without a checkpoint it starts, from ``load_from`` if the config has
-            one. The command line sets it with ``--resume``. Default: False.
+            dir. If the work dir has no checkpoint, a new training starts. If the config
+            has ``load_from``, the new training starts from these weights. The command
+            line sets it with ``--resume``. Default: False.
         phases: Phases whose data sets are checked.
     """
 
@@ -192,7 +193,8 @@ class Runner(MMEngineRunner):
             raise RunError(f'{filename} cannot be loaded: {error}') from error
         if self._resuming:
             check_training_state(checkpoint, filename)
-            # MMEngine would run the config's text as Python code (Config.fromstring).
+            # Remove the checkpoint's config. MMEngine would run the config's text as
+            # Python code (Config.fromstring).
             checkpoint['meta'].pop('config', None)
             restore_histories(checkpoint['message_hub'])
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)

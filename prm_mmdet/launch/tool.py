@@ -66,8 +66,8 @@ def run_tool(name: str) -> None:
                 self.error(f'{parsed.config} is not a file; name a config file')
             runner.allow_partial = parsed.allow_partial
             if getattr(parsed, 'resume', None) == 'auto':
-                # MMDetection would set the config's load_from to None here. A training
-                # without a checkpoint would then start from other weights.
+                # If --resume has no path, MMDetection sets load_from to None. Without
+                # a checkpoint, the training would then ignore the config's load_from.
                 runner.auto_resume = True
                 parsed.resume = None
             return parsed

@@ -36,15 +36,16 @@ _DTYPES = {
 
 
 def _has_triton() -> bool:
-    """Whether Triton is 3.3 or later. Older ones cannot compile the named tuples."""
+    """Whether Triton is 3.3 or later. Older versions cannot compile the kernels, which
+    take named tuples as arguments."""
     try:
         if importlib.util.find_spec('triton') is None:
             return False
         version = importlib.metadata.version('triton')
     except ValueError:  # another package has put a fake triton into sys.modules
         return False
-    except importlib.metadata.PackageNotFoundError:  # its package has another name
-        return True
+    except importlib.metadata.PackageNotFoundError:
+        return True  # The package that contains Triton has another name.
     return tuple(int(n) for n in re.findall(r'\d+', version)[:2]) >= (3, 3)
 
 

@@ -61,5 +61,5 @@ def as_gradients(
 
 
 def exporting() -> bool:
-    """Whether torch traces or exports a model, to run it without this package."""
+    """Whether torch traces or exports a model, which then runs without prm_mmdet."""
     return torch.jit.is_tracing() or is_exporting()

@@ -6,7 +6,7 @@ direction has three launches:
 1. Sum each channel over positions. P programs divide the positions among them. Their
    partial sums are called shares, (B, C, P).
 2. From the sums, compute gates (forward) or gradients (backward). A program computes M
-   channels. If groups are normalised (Eqs. 2 and 3), they are one group.
+   channels. If groups are normalised (Eqs. 2 and 3), the M channels are one group.
 3. Write the result, (B, C, H, W). This launch starts at the positions that the first
    launch read last, because they are still in cache.
 
@@ -165,7 +165,7 @@ def _channels(slab, s, p):
 
 @triton.jit
 def _address(tensor, sample, c, n, s, p):
-    """Addresses of channels c at positions n, and whether they exist."""
+    """Addresses of channels c at positions n, and a mask: False outside the map."""
     at = pointers(tensor, sample, c, n, s.C, s.N, s.stride_c, s.stride_n, p.WIDE)
     return at, (c < s.C)[:, None] & (n < s.N)[None, :]
 
@@ -245,7 +245,7 @@ def _gate_gradient_kernel(
     bias,  # as in _gate_kernel
     mean,  # mean of x over positions, (B, C), dtype of shares
     gate,  # written here, (B, C), dtype of shares
-    shift,  # gradient of x - gate * (gradient of y), written here, (B, C), as gate
+    shift,  # (gradient of x) - gate * (gradient of y), written here, (B, C), like gate
     g_weight,  # gradient of weight, written here, (C,). Empty: no transform
     g_bias,  # gradient of bias, written here, (C,). Empty: no transform
     s,  # a _Sizes: sizes and strides

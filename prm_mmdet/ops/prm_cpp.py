@@ -15,7 +15,7 @@ from torch import Tensor
 from .common import as_gradients
 from .kernels import LIBRARY, Arguments, from_kernel, integers, pointers, to_kernel
 
-_SIMILARITIES = ('dot', 'l1', 'cosine')  # csrc/gates.cpp has the same order
+_SIMILARITIES = ('dot', 'l1', 'cosine')  # the order of Similarity in csrc/gates.cpp
 
 
 class _Arguments(Arguments):

@@ -133,7 +133,7 @@ def _normalize(score):
     score = score - score.mean(2, keepdim=True)
     # Division by the largest magnitude keeps the squares of large scores finite.
     peak = score.detach().abs().amax(2, keepdim=True).clamp(min=MIN_DEVIATION)
-    # The minimum replaces only a mean square of zero, where sqrt has no gradient.
+    # ``clamp`` changes only a mean square of zero, where sqrt has no finite gradient.
     deviation = (score / peak).square().mean(2, keepdim=True).clamp(min=1e-30).sqrt()
     return score / (deviation * peak + EPS)
 

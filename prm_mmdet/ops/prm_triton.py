@@ -97,11 +97,11 @@ class _Backward(NamedTuple):
     gradient: Tensor  # gradient of y, shape and strides of x, any floating dtype
     gx: Tensor  # gradient of x, shape, dtype and strides of x
     g_logit: Tensor  # gradient of the gate before its sigmoid, (B, G, N), dtype A
-    # Sums over each program's positions of the parameters' gradients, (B, G, P, 7),
+    # Gradients of the parameters, summed over each program's positions, (B, G, P, 7),
     # dtype A.
     g_parameters: Tensor
-    # Sums over each program's positions of the gradients of the query vector and of the
-    # mean vector, (B, G, P, 2, K), dtype A.
+    # Gradients of the query vector and of the mean vector, summed over each program's
+    # positions, (B, G, P, 2, K), dtype A.
     g_targets: Tensor
 
 
@@ -231,7 +231,7 @@ def _launch(whole, passes, x, parameters, kept, results, plan):
 
 @triton.jit
 def _forward_kernel(s, f, p):
-    """All three passes of forward, if one program has a slab."""
+    """Forward if P is 1: one program makes all three passes over its slab."""
     _find_query(s, f, p)
     tl.debug_barrier()
     _measure_score(s, f, p)
@@ -340,7 +340,7 @@ def _write_output(s, f, p):
 
 @triton.jit
 def _backward_kernel(s, b, p):
-    """All three passes of backward, if one program has a slab."""
+    """Backward if P is 1: one program makes all three passes over its slab."""
     _sum_logits(s, b, p)
     tl.debug_barrier()
     _differentiate_targets(s, b, p)
@@ -408,7 +408,7 @@ def _differentiate_targets(s, b, p):
         by_row, by_column = t.row * down, t.column * across
         g_row -= g_density * rows * by_row * down
         g_column -= g_density * columns * by_column * across
-        # Subtract 1 at each position. Subtracted after the sum, it would lose digits.
+        # Subtract 1 at each position. The difference of two sums would lose digits.
         g_sigma += g_density * (
             rows * (by_row * by_row - 1) + columns * (by_column * by_column - 1)
         )
@@ -490,7 +490,7 @@ def _positions(i, p):
 
 @triton.jit
 def _address(tensor, n, s, p):
-    """Addresses of the slab's channels at positions n, and whether they exist."""
+    """Addresses of the slab at positions n, and a mask: False outside the slab."""
     slab, k = tl.program_id(0), tl.arange(0, p.BLOCK_K)
     sample, c, C = slab // s.G, slab % s.G * p.K + k, s.G * p.K
     at = pointers(tensor, sample, c, n, C, s.N, s.stride_c, s.stride_n, p.WIDE)
@@ -512,7 +512,7 @@ def _store(tensor, block, n, s, p):
 
 @triton.jit
 def _logits(n, s, b):
-    """Addresses of the slab's positions n in g_logit."""
+    """Addresses in g_logit of the positions n of this program's slab."""
     return b.g_logit + tl.program_id(0).to(tl.int64) * s.N + n
 
 
@@ -533,7 +533,7 @@ def _targets(place, mean, s, p):
     group = tl.program_id(0) % s.G
     query = tl.sum(_load(s.x, place + tl.arange(0, 1), s, p), 1)
     alpha, beta = tl.load(s.alpha + group).to(acc), tl.load(s.beta + group).to(acc)
-    row, column, height = 0.0, 0.0, 0.5  # With these values, D is 1.
+    row, column, height = 0.0, 0.0, 0.5  # Without position encoding, D (Eq. 5) is 1.
     if s.theta is not None:
         width = tl.maximum(tl.abs(tl.load(s.sigma).to(acc)), _MIN_SIGMA)
         row = tl.load(s.theta).to(acc) / width
@@ -560,7 +560,8 @@ def _distances(n, t, s):
 
 @triton.jit
 def _densities(n, t, s):
-    """Halves of the densities over rows and over columns. Their sum is D (Eq. 5)."""
+    """Half of the density over rows, and half of the density over columns. The sum of
+    both halves is D (Eq. 5)."""
     down, across = _distances(n, t, s)
     rows = t.height * tl.exp(-0.5 * (t.row * down) * (t.row * down))
     columns = t.height * tl.exp(-0.5 * (t.column * across) * (t.column * across))
@@ -569,7 +570,8 @@ def _densities(n, t, s):
 
 @triton.jit
 def _similarity(block, target, p):
-    """Similarity of each position in a block to the target, (BLOCK_N,), Eqs. 2 to 4."""
+    """Similarity (Eqs. 2 to 4) of each position in a block to the target, (BLOCK_N,).
+    The target is the query or the mean vector."""
     if p.SIMILARITY == _L1:
         value = -tl.sum(tl.abs(block - target[:, None]), 0)
     else:
@@ -587,8 +589,8 @@ def _norms(block, target):
 
 @triton.jit
 def _similarity_gradient(g, block, target, p):
-    """Gradients of a block and, at each position, of the target: (BLOCK_K, BLOCK_N)
-    each. g (BLOCK_N,) is the gradient of the similarity."""
+    """Gradients of the similarity's inputs: of the block, and of the target at each
+    position, (BLOCK_K, BLOCK_N) both. g (BLOCK_N,) is the similarity's gradient."""
     if p.SIMILARITY == _L1:
         away = block - target[:, None]
         sign = tl.where(away > 0, 1.0, tl.where(away < 0, -1.0, 0.0))
@@ -598,7 +600,8 @@ def _similarity_gradient(g, block, target, p):
         radial = g * 0
         if p.SIMILARITY == _COSINE:
             norms = _norms(block, target)
-            # If norms is below _MIN_NORMS, Eq. 2 divides by this constant instead.
+            # If norms is below _MIN_NORMS, Eq. 2 divides by the constant _MIN_NORMS.
+            # The norms then get no gradient.
             radial = g * _similarity(block, target, p)
             radial = tl.where(norms < _MIN_NORMS, 0.0, radial)
             g = g / tl.maximum(norms, _MIN_NORMS)
@@ -626,9 +629,9 @@ def _shift(t, s, p):
     """The score of the first position, which is subtracted from all scores.
 
     If all scores are equal, the difference must be exactly zero, because Eq. 7 may
-    divide it by 1e-5. This requires that all scores are rounded alike. Another kernel
-    may add the channels in another order. Therefore each pass computes the shift again,
-    also in backward, although forward keeps it.
+    divide it by 1e-5. This requires that all scores are rounded alike. The kernel of
+    another pass may add the channels in another order. Therefore each pass computes
+    this score (the shift) again. Backward does not read the shift that forward keeps.
     """
     n = tl.arange(0, p.BLOCK_N)
     score = _score(_load(s.x, n, s, p), n, t, s, p)
@@ -667,8 +670,8 @@ def _gate(score, norm):
 
 @triton.jit
 def _balance(norm, s, b, p):
-    """The mean of g_logit, and a factor of the score. The gradient of Eqs. 6 and 7
-    subtracts the mean, and the factor times the score, from g_logit."""
+    """Two numbers that the gradient of Eqs. 6 and 7 requires: the mean of g_logit, and
+    a factor. The gradient is g_logit, minus the mean, minus factor times score."""
     average, spread = 0.0, 0.0
     if p.NORMALIZED:
         shares = b.g_parameters + _every_share(p) * 7

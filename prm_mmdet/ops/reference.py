@@ -1,7 +1,7 @@
 """The three blocks, equation by equation, in the dtype of their input.
 
 The code here is easy to read, and the fast implementations are tested against it. The
-equations keep their order, and no arithmetic is saved. ``x`` is (B, C, H, W), with N =
+equations keep their order, and no step is left out. ``x`` is (B, C, H, W), with N =
 H * W positions. PRM has g groups of k = C / g channels. Each block has two functions:
 one for the intermediate quantities that :mod:`prm_mmdet.inspection` shows, and one for
 the output.
@@ -58,8 +58,8 @@ def prm_steps(
     slab = x.reshape(b, g, c // g, h * w)
 
     # The query q is the position with the largest mean over channels, and z is the mean
-    # over positions. The channels are added one by one. In torch's mean, the order of
-    # addition depends on the position, so the sums of equal positions may differ.
+    # over positions. The channels are added one by one. So positions with equal values
+    # get equal sums. In torch's mean, the order of addition depends on the position.
     total: Any = sum(channel for channel in slab.unbind(2))
     i = total.argmax(-1)  # (B, g)
     q = slab.gather(3, i[..., None, None].expand(-1, -1, c // g, 1)).squeeze(3)
@@ -85,7 +85,8 @@ def prm_steps(
         to_query = to_query * D
     S = to_query + beta * _phi(slab, z, similarity)
 
-    # Eqs. 6 and 7. The root of zero has no finite gradient, so it is not computed.
+    # Eqs. 6 and 7. At zero, a root has an infinite gradient. So the root of a variance
+    # of zero is not computed.
     if normalization:
         centred = S - S.mean(-1, keepdim=True)
         variance = (centred**2).mean(-1, keepdim=True)

@@ -15,8 +15,9 @@ from torch import Tensor
 from .common import as_gradients
 from .kernels import LIBRARY, Arguments, from_kernel, integers, pointers, to_kernel
 
-# Positions of one block. A block's features should fit in the cache of a core. An odd
-# multiple of 16 spreads the rows of a block over all sets of the cache.
+# Number of positions in a block, the part of a map that a core handles at a time. The
+# features of a block should fit in the core's cache. An odd multiple of 16 spreads the
+# rows of a block over all sets of the cache.
 _BLOCK = 176
 
 
@@ -50,8 +51,9 @@ def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """Takes the gradient of y, the tensors of ``forward``, the tensors that it kept,
-    and the switches. Returns the gradients of x and of the six parameters."""
+    """Takes the gradient of y, the tensors that ``forward`` took, the tensors that
+    ``forward`` kept, ``softmax`` and ``residual``. Returns the gradients of x and of
+    the six parameters."""
     *parameters, log_sums, contexts, softmax, residual = inputs
     features, contexts = to_kernel(x), contexts.contiguous()
     w_transform = parameters[4].to(features.dtype)

@@ -132,8 +132,9 @@ def _shapes(x, w_attention, b, w_customization, b2, w_transform, *_):
 
 
 def _products(x, w_attention, w_transform):
-    """Multiplications of a (C, K) and of a (D, K) matrix with a map (B, K, H, W), and
-    of a (D, C) matrix with the K contexts."""
+    """Numbers of multiplications in three products. A map (B, K, H, W) is multiplied by
+    a (C, K) matrix, and by a (D, K) matrix. The K contexts are multiplied by a (D, C)
+    matrix."""
     batch, channels, height, width = x
     k = batch * w_attention[0]
     positions = k * height * width

@@ -10,7 +10,8 @@ its baseline, except in ablations that the paper prints without a baseline.
 from .table import Counting, read_table
 
 _ACCURACY = 'top1 top5'
-# For each paper: pattern of the configs' paths, and recipe of rows that name none.
+# For each paper: the pattern of the configs' paths, and the default recipe of training.
+# A row may name another recipe.
 _PRM = ('imagenet/{name}_{recipe}_imagenet.py', '8xb32-100e')
 _LCT = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e')
 _SAC = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e-warmup')

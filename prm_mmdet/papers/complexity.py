@@ -2,7 +2,7 @@
 
 All three papers count the multiply-adds of convolutions and linear layers, and one
 operation for each input element of a pooling layer. No paper counts products with
-attention maps. Their classification tables count every kind of layer, with biases.
+attention maps. Classification tables also count all other kinds of layer, and biases.
 Models are built on torch's meta device, so no arithmetic is done.
 """
 
@@ -25,14 +25,15 @@ from ..plugins import BAM, CBAM, GE, LCT, PRM, SAC, SE, SGE, SK
 from .table import Counting, Row, Table
 
 COLUMNS = ('params', 'flops', 'd_params', 'd_flops')
-# Number of global poolings that the tables of detectors count for a block: those that
-# the figure in the block's paper shows. PRM is missing, because its paper prints the
-# FLOPs of the baseline for PRM, and so does not count PRM's means.
+# Number of global poolings that tables of detectors count for a block: as many as the
+# figure in the block's paper shows. PRM is missing. Its paper prints the same FLOPs for
+# PRM as for the baseline, so the paper counts none of PRM's means.
 _POOLED = {SE: 1, LCT: 1, BAM: 1, CBAM: 4}
-# Number of global poolings that the tables of classifiers count: those that are layers
-# (nn.Module) in the block's published code. The counting tool ptflops does not count
-# functions, such as CBAM's means and maxima over channels, and BAM's mean. SK's
-# published code pools twice, but has one ReLU less, so only one pooling counts here.
+# Number of global poolings that tables of classifiers count for a block. It is the
+# number of pooling layers (nn.Module) in the block's published code. The counting tool
+# ptflops does not count functions, such as CBAM's means and maxima over channels, and
+# BAM's mean. SK's published code pools twice, but has one ReLU less than this package.
+# A ReLU counts as much as a pooling, so only one pooling counts here.
 _POOLED_IN_LAYERS = {SE: 1, LCT: 1, GE: 1, SGE: 1, SK: 1, CBAM: 2, PRM: 1}
 # Operations that ptflops counts for a layer with input x and output y.
 _ELEMENTWISE: dict[type[nn.Module], Callable] = {

@@ -12,7 +12,8 @@ _BOX = 'bbox_mAP bbox_mAP_50 bbox_mAP_75'
 _SIZES = 'bbox_mAP_s bbox_mAP_m bbox_mAP_l'
 _MASK = 'segm_mAP segm_mAP_50 segm_mAP_75'
 _MASK_SIZES = 'segm_mAP_s segm_mAP_m segm_mAP_l'
-# For each paper: pattern of the configs' paths, and recipe of rows that name none.
+# For each paper: the pattern of the configs' paths, and the default recipe of training.
+# A row may name another recipe.
 _PRM = ('prm/{name}_fpn_{recipe}_coco.py', '2x')
 _LCT = ('lct/{name}_fpn_{recipe}_coco.py', '4xb1-1x')
 _SAC = ('sac/{name}_fpn_{recipe}_coco.py', '4xb2-1x')

@@ -1,4 +1,4 @@
-"""PRM's Figure 4, accuracy by the number of groups, from the runs of prm-fig4."""
+"""PRM's Figure 4, accuracy by the number of groups, from runs of the table prm-fig4."""
 
 from __future__ import annotations
 

@@ -88,7 +88,8 @@ def _results(config: str, data: str) -> list[dict[str, Any]]:
     for table in TABLES:
         for row in table.rows:
             if row.config == config:
-                # Of several tables with this number, the first prints the most digits.
+                # If several tables have a number of this config, keep the number of the
+                # first table, which prints the most digits.
                 cells = {**row.cells, **cells}
     results = []
     for task, labels in _TASKS.items():

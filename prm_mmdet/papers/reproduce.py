@@ -71,14 +71,14 @@ def choose(tables: Sequence[Table], patterns: Sequence[str] = ()) -> list[str]:
 def from_torchvision(table: Table) -> Table:
     """A table whose blocks start untrained, in c3-c5, on torchvision's backbones.
 
-    The paper has no numbers for these rows, since it pre-trained the backbones with the
-    blocks. Baselines keep the paper's numbers.
+    The paper has no numbers for rows with blocks, since it pre-trained the backbones
+    with the blocks. Baselines keep the paper's numbers.
 
     Args:
         table: A table of detectors with blocks in c2-c5.
 
     Raises:
-        ValueError: The table has no such rows.
+        ValueError: No row of the table has a backbone pre-trained with a block.
     """
     if not any(backbone_of(row.config) for row in table.rows):
         raise ValueError(

@@ -45,7 +45,7 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
         # detector. Residual branches that start at zero keep numbers finite.
         start = dict(zero_init_residual=True)
     model: dict = dict(backbone=start)
-    for name in ('train_cfg', 'test_cfg'):  # only models of detectors have these
+    for name in ('train_cfg', 'test_cfg'):  # models of classifiers have neither
         if name in cfg['model']:
             model[name] = _few(cfg['model'][name])
     settings = dict(
@@ -65,7 +65,7 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
             loader['batch_size'] = min(2, row['batch_size'])
             loader['dataset']['indices'] = images
             classes = os.path.join(data['data_root'], 'train')
-            if os.path.isdir(classes):  # Otherwise train.py reports the missing folder.
+            if os.path.isdir(classes):  # train.py reports a missing folder.
                 model['num_classes'] = len(find_classes(classes))
             continue
         annotations = os.path.join(data['data_root'], data['ann_file'])
@@ -79,8 +79,7 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
 
 @functools.lru_cache
 def _write_subset(annotations: str, images: int, folder: Path) -> str:
-    """Write the first images of a COCO file that have objects into a file of their
-    own, and return its path.
+    """Write a COCO file with the first images that have objects, and return its path.
 
     Reading all annotations of COCO would take a minute in each run.
     """

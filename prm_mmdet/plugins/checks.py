@@ -40,8 +40,8 @@ class GroupsError(ValueError):
                 f'in_channels={in_channels}, where at least {min_channels} are needed'
             )
         self._problem = f'{block}: {name}={groups} {problem}; '
-        # Widths of networks are multiples of a power of two, so this number is likely
-        # to fit the other stages, which the block does not know.
+        # The block does not know the channels of other stages. In most networks, a
+        # power of two divides the channels of all stages.
         likely = math.gcd(in_channels, 1 << (int(groups).bit_length() - 1))
         cure = self._cure([in_channels])
         if likely > 1 and in_channels // likely >= min_channels:
@@ -52,7 +52,7 @@ class GroupsError(ValueError):
         super().__init__(self._problem + cure)
 
     def for_all(self, channels: Sequence[int]) -> str:
-        """The message, with numbers that fit several widths."""
+        """The message, with numbers of groups that fit all of the given channels."""
         message = self._problem + self._cure(channels)
         if len(channels) > 1:
             message += f', which fits all of {", ".join(map(str, channels))} channels'
@@ -79,7 +79,8 @@ def check_groups(
     name: str = 'groups',
 ) -> None:
     """Raise GroupsError unless ``groups`` divides ``in_channels`` into groups of at
-    least ``min_channels``. ``name`` is the block's name for ``groups``."""
+    least ``min_channels``. ``name`` is the name of the checked argument in messages,
+    such as 'reduction'."""
     check_positive_int(block, **{'in_channels': in_channels, name: groups})
     if in_channels % groups or in_channels // groups < min_channels:
         raise GroupsError(block, name, groups, in_channels, min_channels)
@@ -95,7 +96,8 @@ def check_choice(block: str, name: str, value: Any, choices: Sequence[str]) -> N
 
 
 def check_input(block: str, x: Tensor, in_channels: int) -> None:
-    """Raise ValueError unless ``x`` is a floating (B, in_channels, H, W), H, W > 0."""
+    """Raise ValueError unless ``x`` is a floating-point tensor (B, in_channels, H, W)
+    with H and W at least 1."""
     expected = f'(B, {in_channels}, H, W) with H and W at least 1'
     if x.dim() != 4 or x.shape[1] != in_channels or 0 in x.shape[2:]:
         raise ValueError(

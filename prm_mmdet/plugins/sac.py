@@ -9,8 +9,8 @@ Choices where the paper is silent:
 - ``transform`` ends with a convolution of zeros, as in GCNet. So a fresh block is the
   identity.
 - The bottleneck transform has GC's hidden width, C / 16, and a plain batch
-  normalisation. A backbone's ``norm_eval`` freezes its running statistics. They keep
-  their initial values unless they were trained before.
+  normalisation. If the backbone sets ``norm_eval``, the running statistics of this
+  normalisation are frozen. Untrained statistics then keep their initial values.
 - The depth ablation keeps the residual connection of Eq. 5.
 """
 
@@ -40,7 +40,8 @@ class SAC(BaseModule):
             over the K contexts (the paper's Table II). Default: False.
         transform (str): 'conv', a 1x1 convolution (Eq. 5), or 'bottleneck': 1x1
             convolution to C / 16, batch normalisation, ReLU, 1x1 convolution back. The
-            paper uses it after the last 1x1 convolution (Table III). Default: 'conv'.
+            paper uses 'bottleneck' in blocks after the last 1x1 convolution of a
+            residual block (Table III). Default: 'conv'.
         context (bool): False leaves only ``transform`` on the input, the paper's depth
             ablation (Table IV). Default: True.
 

@@ -23,7 +23,7 @@ class Accuracy(BaseMetric):
     Args:
         topk: Values of k. Default: (1, 5).
         collect_device: Argument of MMEngine's BaseMetric. Default: 'cpu'.
-        prefix: Argument of MMEngine's BaseMetric. Default: None, 'accuracy'.
+        prefix: Argument of MMEngine's BaseMetric. Default: None, which is 'accuracy'.
 
     Raises:
         ValueError: A k is not less than the number of classes, the model and the data

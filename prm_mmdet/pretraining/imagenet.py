@@ -39,9 +39,9 @@ class ImageNet(BaseDataset):
         ann_file (str): File of labels below ``data_root``, if all images are in one
             folder: see :func:`.label_file.read_labels`. Default: '', folders name the
             classes.
-        classes_from: Folder below ``data_root`` whose folders name the classes. If it
-            is missing, the folder of the images is used. Set
-            ``metainfo=dict(classes=...)`` to override both. Default: 'train'.
+        classes_from: Folder below ``data_root`` whose folders name the classes. If
+            ``classes_from`` is missing, the folder of the images is used. To name the
+            classes yourself, set ``metainfo=dict(classes=...)``. Default: 'train'.
         kwargs: Further arguments of MMEngine's BaseDataset.
 
     Raises:
@@ -87,7 +87,7 @@ class ImageNet(BaseDataset):
             return data
         self.unreadable[idx] = 1
         if not self.test_mode:
-            return None  # BaseDataset then draws another image.
+            return None  # After None, BaseDataset draws another image.
         for other in range(idx + 1, idx + len(self)):
             data = super().prepare_data(other % len(self))
             if data is not None:

@@ -51,7 +51,8 @@ def read_labels(path: str, classes: Sequence[str]) -> dict[str, int]:
         if fields == [''] or fields[:2] == ['ImageId', 'PredictionString']:
             continue
         where = f'{path}, line {number}: {line.strip()!r}'
-        # If numbers follow an index, the line may have one column for each class.
+        # Words may follow the name of a class. Numbers may not follow an index, because
+        # the line may have one column for each class.
         if len(fields) < 2 or (len(fields) > 2 and fields[1] not in known):
             raise ValueError(f'{where} is not an image and its class.{_CURE}')
         name, word = fields[:2]

@@ -42,7 +42,7 @@ class MnasNet(MobileNetV2):
         [6, 192, 4, 2],
         [6, 320, 1, 1],
     ]
-    in_channels: int  # MobileNetV2 sets it to the input channels of the next layer.
+    in_channels: int  # input channels of the next layer, set by MobileNetV2
     kernel_sizes = (3, 3, 5, 5, 3, 5, 3)
 
     def __init__(self, act_cfg: dict = dict(type='ReLU'), **kwargs: Any):  # noqa: B006

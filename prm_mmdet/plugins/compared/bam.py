@@ -5,8 +5,8 @@ BMVC 2018.
 
 Choices: The two branches are added, as in the paper. The published code multiplies
 them. Batch normalisation follows each hidden layer, as in the published code. In the
-paper's equations, it follows the last layer. The parameter count in the SAC paper's
-Table X fits both.
+paper's equations, batch normalisation follows the last layer. The parameter count in
+the SAC paper's Table X fits both places of batch normalisation.
 """
 
 from __future__ import annotations

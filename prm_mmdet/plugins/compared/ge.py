@@ -2,7 +2,8 @@
 
 Source: J. Hu, L. Shen, S. Albanie, G. Sun and A. Vedaldi, "Gather-Excite: Exploiting
 Feature Context in Convolutional Neural Networks", NeurIPS 2018: GE-theta-minus with
-global extent. No other variant fits Table 1, which counts the baseline and one pooling.
+global extent. No other variant fits Table 1: GE has the parameters of the baseline, and
+its FLOPs are those of the baseline and one pooling.
 """
 
 from __future__ import annotations

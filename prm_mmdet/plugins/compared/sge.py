@@ -3,8 +3,8 @@
 Source: X. Li, X. Hu and J. Yang, "Spatial Group-wise Enhance: Improving Semantic
 Feature Learning in Convolutional Networks", arXiv:1905.09646, 2019. PRM took its groups
 and its normalisation from SGE. The equations, the 64 groups and the initial values are
-those of the authors' code. But the standard deviation divides by N, as in PRM. The code
-divides by N - 1.
+those of the authors' code. Only the standard deviation differs: it divides by N, as in
+PRM. The authors' code divides by N - 1.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Selective Kernel unit, which the PRM paper's Table 1 compares with.
 
 Source: X. Li, W. Wang, X. Hu and J. Yang, "Selective Kernel Networks", CVPR 2019:
-split, fuse and select. The paper's SKNet-50 is wider. This is the form that its authors
-published for ResNet, which fits the parameters and FLOPs of Table 1. It has a 3x3
-convolution, a 3x3 convolution of 32 groups with the same dilation, and C / 16 hidden
-channels without a lower bound.
+split, fuse and select. The paper's SKNet-50 is wider. The unit here is the form that
+the paper's authors published for ResNet. This form fits the parameters and FLOPs of
+Table 1. The branches are a 3x3 convolution, and a 3x3 convolution of 32 groups with the
+same dilation. The hidden layer has C / 16 channels, without a lower bound.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # The base network. It is trained on the data set "control", where no far context shows
 # the class. Networks with blocks start from its weights, as detectors start from a
-# pretrained backbone. It is the demo's network, narrower, without masks and without c5.
-# The features of a region depend on at most 158 pixels to either side
-# (tests/test_receptive_field.py).
+# pretrained backbone. The network is the demo's Mask R-CNN (configs/demo) with fewer
+# channels, without masks and without c5. The features of a region depend on at most 158
+# pixels to either side (tests/test_receptive_field.py).
 _base_ = '../../../configs/demo/mask-rcnn_r50_fpn_demo.py'
 
 width = 32

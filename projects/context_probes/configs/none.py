@@ -2,7 +2,8 @@
 # start from the weights of a base network, which has no block.
 _base_ = 'base.py'
 load_from = '{{$PROBE_BASE:work_dirs/base/epoch_6.pth}}'
-# c1 and c2 are frozen, as in a pretrained backbone. Blocks initialise themselves.
+# c1 and c2 are frozen, as in a pretrained backbone. ``init_cfg=[]`` keeps MMDetection
+# from initialising the backbone, so blocks keep their own initial values.
 model = dict(backbone=dict(frozen_stages=1, init_cfg=[]))
 epochs = 6
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)

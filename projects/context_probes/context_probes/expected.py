@@ -13,13 +13,13 @@ compared blocks. When the predictions were written, one trial of far-cue was kno
 other images and settings. Its AP was 0.43 without a block, 0.85 with SAC, 0.43 with PRM
 and 0.45 with LCT. Guessing gives about 0.43.
 
-Other runs came before the trials on the page, and have no records. Their images
-differed. Their networks were trained from scratch, or started from bases that were
-trained on other versions of ``control``. After these runs, ``control`` and the shares
-of tints in ``scene`` were chosen so that something is learned at all. If the base had
-learned the two hues of every cue as one class, SAC saw the cue of far-cue in 960 steps,
-but not that of which-context. With shares of 0.44 and 0.56 in ``scene``, neither SE nor
-SAC saw the cue.
+Other runs came before the trials on the page of results, and have no records. Their
+images differed. Their networks were trained from scratch, or started from bases that
+were trained on other versions of ``control``. After these runs, ``control`` and the
+shares of tints in ``scene`` were chosen so that the networks learn something at all.
+If the base had learned the two hues of every cue as one class, SAC saw the cue of
+far-cue in 960 steps. But SAC did not see the cue of which-context. With shares of 0.44
+and 0.56 in ``scene``, neither SE nor SAC saw the cue.
 
 After the trials, some reasons below were corrected, and the predictions of
 ``sac-bottleneck`` were added. :data:`SEEN` was raised from 0.65 to 0.92, and after the

@@ -1,8 +1,8 @@
-"""What was found where a prediction and the trials do not agree.
+"""The findings on predictions with which the trials do not agree.
 
 The findings were written after all trials, from the longer trials of twelve epochs
 (:data:`~.trials.LONGER`). The longer trials were chosen when most trials of six epochs
-were known. The page has a table of them.
+were known. The page of results has a table of the longer trials.
 """
 
 _SLOW = 'slow, not blind: twice the epochs are enough (one seed was run longer).'

@@ -55,7 +55,8 @@ KIND_CLASS_HUES = ((0, 4), (1, 3))
 
 # For relative-position: pixels from the landmark to the nearest object, by class.
 NEAR, FAR = (DISTANCE, 220), (265, 290)
-# Range of a random x in pixels. Objects begin at x or up to SPREAD pixels to its right.
+# Range of the random left edge of the objects' region, in pixels. Each object begins at
+# most SPREAD pixels to the right of this edge.
 LEFT_EDGES = (320, 530)
 SPREAD = 20
 
@@ -240,9 +241,10 @@ def _colours(rng, hue, shape):
 
 
 def _add_objects(rng, canvas, within, hues, highest=WIDE, attempts=200):
-    """Draw an object of each hue in turn, until no place is found. Objects lie between
-    the two x of ``within``, and begin at ``highest`` at most, in pixels. Returns the
-    masks of the drawn objects in the order of hues."""
+    """Draw an object of each hue in turn, and stop if an object finds no free place.
+    Objects lie between the two x-coordinates ``within``. Their left edges are at most
+    ``highest``. Both are in pixels. Returns the masks of the drawn objects in the order
+    of hues."""
     masks = []
     taken = np.zeros(canvas.shape[:2], bool)
     for hue in hues:

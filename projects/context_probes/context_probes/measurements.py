@@ -86,7 +86,8 @@ def count_right(runner: Runner) -> dict[str, list[int]]:
             truth, found = sample.gt_instances, sample.pred_instances
             overlaps = bbox_overlaps(truth.bboxes, found.bboxes)
             scores = found.scores * (overlaps > 0.5)
-            # For objects without a detection, argmax finds the added column 0.
+            # Add a first column with score 0 and label -1. If no detection matches an
+            # object, argmax finds this column, and the object is not right.
             scores = torch.nn.functional.pad(scores, (1, 0))
             labels = torch.nn.functional.pad(found.labels, (1, 0), value=-1)
             right = labels[scores.argmax(1)] == truth.labels

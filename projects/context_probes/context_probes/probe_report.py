@@ -143,8 +143,9 @@ def collect(records):
 
 
 def verdict(trials, probe, network):
-    """Whether a network sees the cue or, on the probe ``control``, does no harm, by the
-    mean over seeds at the configs' learning rate. None if a trial for it is missing."""
+    """Whether a network sees the cue or, on the probe ``control``, does no harm. The
+    means over seeds decide, at the configs' learning rate. None if the trials that a
+    verdict requires are missing."""
     found, plain = (trials.get(Trial(probe, name)) for name in (network, 'none'))
     if not found:
         return None

@@ -8,9 +8,9 @@ the number of ``parameters``, ``seconds``, ``date``, ``versions``, and
 - ``largest``: the largest magnitude after training of each parameter of the block
 - ``example``: what the network detects in the first validation image, as boxes (x1, y1,
   x2, y2 in pixels), labels and scores
-- ``right``, in longer trials: how many objects the best detection assigns to their
-  class, and how many objects there are, for images with objects of ``one`` and of
-  ``two`` classes.
+- ``right``, in longer trials only: the number of objects whose best detection has their
+  class, and the number of all objects. Images with objects of ``one`` class and of
+  ``two`` classes are counted separately.
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ def _write_config(path: Path, trial: Trial, data_root: str, work_dirs: str) -> N
 
 
 def _record_of(trial: Trial, record: dict) -> dict:
-    """The record of a trial, made from ``record``, which run_cells passes."""
+    """The record of a trial for ``records.jsonl``. ``record`` is the record of the run,
+    which run_cells passes."""
     metrics = record['metrics']
     return dict(
         dataclasses.asdict(trial),

@@ -43,8 +43,8 @@ SEEDS = (0, 1, 2)
 EPOCHS = 6  # length of the training in all configs
 #: Trials of twice the epochs, as (probe, network, seeds). If a network was predicted to
 #: see a cue, but did not see it with every seed, one seed is repeated. On
-#: which-context, all seeds of SAC and GC are repeated, because only SAC mixes the
-#: context anew for each position.
+#: which-context, all seeds of SAC and GC are repeated, to compare SAC with GC. SAC
+#: mixes contexts anew for each position. GC has one context for all positions.
 LONGER = (
     ('which-context', 'sac', SEEDS),
     ('which-context', 'gc', SEEDS),

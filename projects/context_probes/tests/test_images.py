@@ -142,7 +142,8 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
 
 
 def test_relative_position_is_told_by_the_distance_alone(scenes):
-    """The objects' positions do not show the class. The landmark's hardly does."""
+    """The objects' positions do not show the class. The landmark's position shows
+    little of it."""
     objects, landmarks = {0: [], 1: []}, {0: [], 1: []}
     more = (draw_probe(np.random.default_rng(i), 'relative-position') for i in MORE)
     for scene in (*scenes['relative-position'], *more):
@@ -173,7 +174,7 @@ def test_control_shows_the_class_in_the_object(scenes):
             (number,) = (n for n in (0, 1, 3, 4) if near(found, 60 * n))
             hues[i.label].add(number)
         classes.append(len({i.label for i in scene.instances}))
-    assert hues == {0: {3, 4}, 1: {0, 1}}  # hues of the other class's cues
+    assert hues == {0: {3, 4}, 1: {0, 1}}  # In other probes, they mark the other class.
     assert np.mean(classes) > 1.3  # classes differ within an image
 
 

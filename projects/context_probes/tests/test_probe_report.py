@@ -62,7 +62,7 @@ def test_verdicts_are_of_the_mean_at_the_rate_of_the_configs():
     assert verdict(trials, 'far-cue', 'none') is False
     assert verdict(trials, 'scene', 'sac') is False
     assert verdict(trials, 'control', 'sac') is None
-    assert verdict(trials, 'control', 'gc') is True  # compared with no block
+    assert verdict(trials, 'control', 'gc') is True  # compared with the network 'none'
     assert verdict(trials, 'control', 'se') is False
     alone = {k: v for k, v in trials.items() if k.network != 'none'}
     assert verdict(alone, 'control', 'gc') is None

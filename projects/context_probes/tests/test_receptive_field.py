@@ -32,7 +32,7 @@ def network(name):
     model = MODELS.build(Config.fromfile(CONFIGS / f'{name}.py').model)
     model.init_weights()
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # as if it were trained
+        if isinstance(module, torch.nn.BatchNorm2d):  # values as after training
             module.weight.data.uniform_(0.5, 1.5)
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
@@ -97,11 +97,12 @@ def test_outputs_at_objects_do_not_depend_on_the_cue(plain, probe):
 
 @pytest.mark.parametrize('name', ['none', 'none-wide'])
 def test_cues_are_beyond_the_reach_of_regions_at_objects(name):
-    lefts = range(NARROW - 64, NARROW - 48)  # every offset relative to the strides
+    lefts = range(NARROW - 64, NARROW - 48)  # all offsets modulo the largest stride, 16
     boxes = [[x, 30, x + 28, 58] for x in lefts]
     farthest = reach(network(name).double(), boxes)
     assert farthest <= 158  # The page of results prints this number.
-    # A region that overlaps an object by half may extend beyond it by its width.
+    # A region that has an IoU of 0.5 with an object may extend beyond the object by the
+    # object's width.
     assert DISTANCE - 20 < farthest + WIDEST <= DISTANCE
 
 

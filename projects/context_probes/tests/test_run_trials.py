@@ -130,7 +130,8 @@ def test_trials_with_a_record_are_not_run_again(few, tmp_path, monkeypatch):
 
 
 def test_right_objects_are_those_whose_best_detection_has_their_class():
-    """Counted by a loop over random detections, for images of one class and of two."""
+    """A loop over random detections counts the same, in images with objects of one
+    class and of two classes."""
     rng = np.random.default_rng(0)
 
     def sample(classes, found):
@@ -185,7 +186,7 @@ def test_records_of_former_networks_are_left_out(tmp_path):
     former = dict(dataclasses.asdict(TRIAL), network='former', config='0')
     records.add_records([former], path)
     assert records.read_records(path) == {}
-    # Writing other records keeps them.
+    # Writing other records keeps the records of former networks in the file.
     records.add_records([dict(dataclasses.asdict(TRIAL), config='0')], path)
     assert len(path.read_text().splitlines()) == 2
 
