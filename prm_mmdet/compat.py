@@ -31,14 +31,15 @@ def allow_mmengine_checkpoints() -> None:
     an MMEngine checkpoint: ``HistoryBuffer``, NumPy arrays and scalars. This function
     allows these types, which hold plain numbers. It can be removed when the oldest
     supported MMEngine allows them itself. MMEngine 0.10.7 does not. onedl-mmengine
-    0.10.12 allows them in its own loading functions only, and forbids them again at
-    their end. Therefore call this function before each load.
+    0.10.12 allows them only while its own loading functions run, and then forbids them
+    again. Therefore call this function before each load.
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
-    # While onedl-mmengine loads, it allows NumPy's own functions. This package has
-    # replacements with the same names (``plain_pickle.NUMPY``), but torch cannot allow
-    # two functions of one name. So allow NumPy's functions for onedl-mmengine.
+    # While onedl-mmengine loads a checkpoint, it allows NumPy's functions that rebuild
+    # arrays. ``plain_pickle.NUMPY`` has replacements with the same names, but torch
+    # cannot allow two functions of one name. So allow NumPy's functions if
+    # onedl-mmengine is installed.
     own = hasattr(checkpoint, '_safe_torch_load')
     torch.serialization.add_safe_globals(_numpy_types() if own else _PLAIN_TYPES)
 
@@ -46,7 +47,7 @@ def allow_mmengine_checkpoints() -> None:
 @contextlib.contextmanager
 def plain_types_only() -> Iterator[None]:
     """Context manager in which weights-only loading accepts only the types that are in
-    MMEngine's checkpoints, and checks NumPy's arrays."""
+    MMEngine's checkpoints. It also rejects NumPy arrays of Python objects."""
     if digit_version(torch.__version__) < digit_version('2.6'):
         yield
         return
@@ -61,8 +62,8 @@ def plain_types_only() -> Iterator[None]:
 
 
 def _numpy_types() -> list:
-    # NumPy 2 moved these functions to another module. ``__reduce__`` returns them in
-    # every version.
+    # NumPy 2 moved the functions that rebuild pickled arrays and scalars to another
+    # module. In every version, ``__reduce__`` returns the function.
     rebuild_array = np.zeros(1).__reduce__()[0]
     rebuild_scalar = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
@@ -75,11 +76,12 @@ def load_weights_only() -> None:
 
     Loading a pickle in full can run code in it. MMEngine 0.10.7 loads downloads in
     full, and so do ``mmengine.load`` and onedl-mmengine 0.10.12. All loading goes
-    through :mod:`prm_mmdet.files` instead, which also names a damaged file. If you set
+    through :mod:`prm_mmdet.files` instead, whose errors name a damaged file. If you set
     ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``, MMEngine loads checkpoints as before. With
     torch < 2.6, checkpoints are loaded in full.
     """
-    # ``checkpoints`` imports this module. At the top, the import would be circular.
+    # ``checkpoints`` imports this module. So an import at the top of this file would be
+    # circular.
     from .files import checkpoints, plain_pickle
 
     plain_pickle.read_for_mmengine()
@@ -102,8 +104,8 @@ def hide_known_warnings() -> None:
 
 
 def _history_statistic(owner: object, name: str) -> Any:
-    """Replaces ``getattr``, which a pickled history calls to get statistics such as
-    ``mean``.
+    """Replaces ``getattr`` while a checkpoint is loaded. A pickled ``HistoryBuffer``
+    (MMEngine's training history) calls ``getattr`` to get statistics such as ``mean``.
 
     The real ``getattr`` would let a checkpoint reach far more than numbers.
     """
@@ -134,8 +136,8 @@ def _look_up_configs_once() -> None:
     """Let a process look up MMDetection and its metafiles (YAML lists of models) once.
 
     For each ``mmdet::`` config in ``_base_``, MMEngine 0.10.7 parses 102 YAML files and
-    loads pkg_resources again. Both take 0.3 s. This function can be removed when
-    MMEngine keeps the results.
+    loads pkg_resources again. The parsing alone takes 0.3 s. This function can be
+    removed when MMEngine keeps the results.
     """
     for module, name in ((config_utils, 'load'), (config_module, 'is_installed')):
         if hasattr(module, name):
@@ -146,7 +148,8 @@ def weights_url(name: str) -> Optional[str]:
     """Address of the weights that a checkpoint's name stands for, or None.
 
     Args:
-        name (str): As in ``init_cfg``, such as ``torchvision://resnet50``.
+        name (str): Name of a checkpoint, as ``init_cfg`` has it. For example,
+            ``torchvision://resnet50``.
     """
     scheme, _, rest = name.partition('://')
     if scheme in ('http', 'https'):

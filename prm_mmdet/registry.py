@@ -1,7 +1,8 @@
-"""The package's registry scope.
+"""The registries of this package, in the scope ``prm_mmdet``.
 
-If a config names ``prm_mmdet.X``, MMEngine imports this module by itself. The registry
-then imports its ``locations``, so a config requires no ``custom_imports``.
+If a config names ``prm_mmdet.X``, MMEngine imports this module. The registry then
+imports its ``locations``, the modules that register classes. So a config requires no
+``custom_imports``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from mmengine.registry import Registry
 
 
 class _Registry(Registry):
-    """A registry that raises an error with similar names for most unknown names.
-    MMEngine's registry returns None. MMCV then reports 'Cannot find None in registry'.
+    """A registry that raises KeyError for an unknown name, and lists similar names. A
+    name that contains a module is excepted. If a registry returns None, as MMEngine's
+    does, MMCV reports 'Cannot find None in registry'.
     """
 
     def get(self, key: str) -> type | None:
@@ -49,8 +51,8 @@ def near_names(kind: str, registry: Registry) -> list[str]:
 
 
 def _registry(parent: Registry, *locations: str) -> _Registry:
-    """The scope's registry below one of MMEngine's. ``locations`` are the modules of
-    this package that fill it."""
+    """This package's registry below ``parent``, a registry of MMEngine. ``locations``
+    are the modules of this package whose classes belong to the registry."""
     modules = [f'prm_mmdet.{location}' for location in locations]
     return _Registry(parent.name, parent=parent, scope='prm_mmdet', locations=modules)
 

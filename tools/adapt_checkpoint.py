@@ -1,7 +1,8 @@
 """Write a checkpoint of a trained network for a config that puts blocks into it.
 
-With blocks, the network then computes the same as without blocks. A fresh PRM or LCT
-multiplies its input by a constant. The layer before the block is divided by this
+With the new checkpoint, the network with blocks computes the same as without blocks. A
+fresh PRM or LCT multiplies its input by a constant. To cancel this constant, the
+parameters of the layer before the block are divided by it.
 constant.
 """
 

@@ -186,7 +186,8 @@ def measure_fps(args: argparse.Namespace) -> None:
         configs.append(cfg)
         folder = args.work_dirs / Path(path).stem
         checkpoints.append(find_latest_checkpoint(folder) if folder.is_dir() else None)
-    # pycocotools prints to stdout, which is for the table alone.
+    # pycocotools prints to stdout. Send its text to stderr, so that stdout has only the
+    # table.
     with contextlib.redirect_stdout(sys.stderr):
         fps = detector_fps.measure_fps(
             configs, checkpoints, device, args.images, args.warmup, say

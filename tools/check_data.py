@@ -59,7 +59,7 @@ def check_images(cfg: Config) -> Faults:
     """Open the images of all data sets, and print the names of damaged ones."""
     images = image_files(cfg, *PHASES)
     faults = Faults('all data sets', images=len(images))
-    Image.MAX_IMAGE_PIXELS = None  # With its limit, Pillow rejects large images.
+    Image.MAX_IMAGE_PIXELS = None  # Otherwise, Pillow rejects large images.
     for path, size in tqdm(images.items(), unit='image', leave=False):
         name, detail = image_fault(path, size)
         if name:
@@ -70,20 +70,22 @@ def check_images(cfg: Config) -> Faults:
 
 
 def image_fault(path: str, size: tuple[int | None, int | None]) -> tuple[str, str]:
-    """Name of an image's fault and what is wrong, or two empty texts.
+    """The kind of an image's fault, and details. Without a fault, both are empty.
 
     Args:
         path: The image.
         size: (width, height) as the annotations have it, or (None, None).
     """
     try:
-        pixels = cv2.imread(path)  # turned by its EXIF tag, as MMDetection reads it
+        # OpenCV turns the image by its EXIF tag, as MMDetection does.
+        pixels = cv2.imread(path)
     except cv2.error as error:
         return 'images damaged', f' cannot be read: {error.err}'
     if pixels is None:
         return 'images damaged', ' is missing, or is no image'
     try:
-        # OpenCV fills the missing part of a truncated file with grey. Pillow raises.
+        # If a file is truncated, OpenCV fills the missing part with grey. Pillow raises
+        # an error, so open the image with Pillow, too.
         with Image.open(path) as image:
             image.load()
     except UnidentifiedImageError:

@@ -7,8 +7,8 @@ detector without a block, with a 95% interval, and what the block costs.
     python tools/compare_blocks.py my_config.py --load-from my_detector.pth \\
         --blocks SAC PRM LCT --seeds 3 --epochs 3
 
-Interrupt the command at any time. The same command goes on. When all runs have
-finished, the same command prints the report again.
+You can interrupt the command at any time. To continue, give the same command again. If
+all runs have finished, the same command prints the report again.
 """
 
 import argparse
@@ -221,7 +221,8 @@ def compare(args):
 
 
 def report(comparison, rounds):
-    """Print and write the report. False if no run has finished."""
+    """Print and write the report. If no run has finished, write nothing and return
+    False."""
     found = collect(comparison, costs_of(comparison, rounds))
     if not any(run['finished'] for e in found['entries'] for run in e['runs']):
         print(f'no run in {comparison.work_dir} has finished; there is no report yet')

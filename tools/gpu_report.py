@@ -1,10 +1,10 @@
 """Test and measure the operators on an NVIDIA GPU, and write a report.
 
 Requires Python, CUDA, PyTorch, Triton, NumPy, pytest and hypothesis, and nothing of
-OpenMMLab. Run it from a clone of the repository. It ends within the given minutes.
+OpenMMLab. Run it from a clone of the repository. --minutes limits its running time.
 
-The report is written to the folder --out after each part: report.json holds all
-figures, report.txt the tables. The output of each part is in a log of its own.
+The report is written to the folder --out after each part. report.json has all numbers,
+and report.txt has the tables. The output of each part is in a log of its own.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ BAR = 1.8
 _GRACE = 15
 _processes: set[subprocess.Popen[bytes]] = set()
 
-# A forward and a backward of each operator, small enough for compute-sanitizer. With
-# one sample, several programs share a slab of PRM.
+# A forward and a backward pass of PRM and LCT, small enough for compute-sanitizer. With
+# one sample, several programs of a PRM kernel divide the positions of a group of
+# channels among them.
 SMALL_CASE = """
 import torch
 from prm_mmdet import ops
@@ -138,7 +139,8 @@ def machine() -> dict[str, str]:
 def stages(out: Path, batch: int) -> Iterator[list[Part]]:
     """Lists of parts, the most important first. A list's parts run at the same time."""
     python = sys.executable
-    # Each file is a process, so that Triton compiles kernels in parallel.
+    # Each file of tests runs in a process of its own. So Triton compiles the kernels of
+    # several files in parallel.
     pytest = [python, '-m', 'pytest', '-q', '-p', 'no:cacheprovider']
     files = sorted((ROOT / 'tests/test_ops').glob('test_*.py'))
     yield [Part(f'tests, {f.stem}', [*pytest, str(f)], 240) for f in files]
@@ -153,7 +155,7 @@ def stages(out: Path, batch: int) -> Iterator[list[Part]]:
         records = out / f'costs-{dtype}.json'
         command = [*benchmark, f'--dtype={dtype}', '--no-compile', f'--json={records}']
         yield [Part(f'costs, {dtype}', command, 45, records)]
-    # Compilation takes most of the time, so each block is a part.
+    # Compilation takes most of the time, so each block is a part with a time limit.
     for block in ('PRM', 'LCT', 'SAC'):
         records = out / f'compiled-{block}.json'
         command = [*benchmark, f'--blocks={block}', f'--json={records}']

@@ -1,5 +1,5 @@
-"""Print the papers' tables beside your own results and complexity. Or check the
-complexity cells, or draw PRM's Figure 4 from your runs."""
+"""Print the papers' tables beside your own results and complexity. Or check the papers'
+numbers of parameters and FLOPs, or draw PRM's Figure 4 from your runs."""
 
 import argparse
 import os
@@ -83,7 +83,8 @@ def _table(key):
 
 
 def check_tables(tables):
-    """Print a line for each cell and a summary. Exit with 1 if a cell is wrong."""
+    """Print a line for each number of parameters or FLOPs in the tables, and a summary.
+    Exit with status 1 if a number does not agree with this package's count."""
     counted = [table for table in tables if table.counting]
     if not counted:
         raise SystemExit('error: these tables have no columns of complexity')

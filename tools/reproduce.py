@@ -112,7 +112,9 @@ def main():
     runs = Runs(args.work_dirs, args.smoke, args.ranks or 1)
     launch = Launch(args.launcher, runs.ranks, args.partition, args.jobs)
     compat.hide_known_warnings()
-    logging.disable(logging.INFO)  # MMEngine logs MMDET_DATASETS for every config
+    # Hide INFO messages. MMEngine would log MMDET_DATASETS (the folder of the data) for
+    # every config.
+    logging.disable(logging.INFO)
     try:
         tables = [find_table(key) for key in args.tables] or list(TABLES)
         if args.from_torchvision:

@@ -48,13 +48,14 @@ def main():
     run(sys.executable, '-m', 'venv', venv)
     say('installing torch and what builds mmcv')
     pip(python, 'install', '-c', COMMON, '-c', requirements, *BUILD_TOOLS)
-    # pip needs the network and little CPU: it runs while the compiler uses the cores.
+    # Run pip and the compiler at the same time. pip needs the network and little CPU.
     with concurrent.futures.ThreadPoolExecutor(1) as background:
         wheel = background.submit(mmcv_wheel, python, requirements)
         say('installing the other dependencies')
         pip(python, 'install', '--no-deps', *pins_without_mmcv(COMMON, requirements))
         pip(python, 'install', '--no-deps', wheel.result())
-    # This installs nothing more. It checks that the pins fit together.
+    # All packages are installed already. pip only checks that the pinned versions fit
+    # together.
     pip(python, 'install', '-r', COMMON, '-r', requirements)
     pip(python, 'install', '--no-deps', '--no-build-isolation', '--editable', ROOT)
     run(python, '-W', 'ignore', '-c', 'import mmcv.ops, prm_mmdet')
@@ -140,7 +141,8 @@ def build_mmcv(python, package, version, folder):
 
 
 def unpack_mmcv(folder, source, merged):
-    """Put the sources of the downloaded archive in place, whole or not at all."""
+    """Unpack the downloaded archive. The folder ``source`` appears when its content is
+    complete, so an interruption does no harm."""
     unpacked = folder / 'unpacked'
     shutil.rmtree(source, ignore_errors=True)
     shutil.unpack_archive(next(folder.glob('*.tar.gz')), unpacked)
@@ -150,7 +152,7 @@ def unpack_mmcv(folder, source, merged):
 
 
 def compile_mmcv(python, source, log, built):
-    """Exit status of the compilation, whose output goes to a log."""
+    """Compile mmcv, and return the exit status. The output goes to the file ``log``."""
     # Python's own flags are -g -O3. Without debug information and at -O2, mmcv's files
     # compile in about half the time. The compiler obeys the last flag it reads, and
     # CFLAGS come after Python's flags.
@@ -168,11 +170,11 @@ def compile_mmcv(python, source, log, built):
 
 
 def merge_sources(source, parts=6):
-    """Let ``parts`` C++ files include most of mmcv's C++ files.
+    """Write C++ files that include most of mmcv's C++ files. ``parts`` is their number.
 
-    Most of the compile time of a file of mmcv goes into torch's headers, which then are
-    read a few times instead of 77 times. Files that define macros or types could clash
-    with one another, so they are compiled alone.
+    Most of the compile time of an mmcv file goes into torch's headers. With merged
+    files, the headers are read a few times instead of 77 times. Files that define
+    macros or types could clash with one another, so they are compiled alone.
     """
     csrc = source / CSRC
     merged = []

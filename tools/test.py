@@ -1,5 +1,5 @@
-"""Evaluate a checkpoint: MMDetection's test.py and its flags, a check of the data
-before the start, and CPU ranks under torchrun."""
+"""Evaluate a checkpoint, with the flags of MMDetection's test.py. The data are checked
+before the start. If there is no GPU, torchrun can run several processes on CPUs."""
 
 from prm_mmdet.launch import run_tool
 

@@ -1,5 +1,5 @@
-"""Train a detector: MMDetection's train.py and its flags, a check of the data before
-the start, and CPU ranks under torchrun."""
+"""Train a detector, with the flags of MMDetection's train.py. The data are checked
+before the start. If there is no GPU, torchrun can run several processes on CPUs."""
 
 from prm_mmdet.launch import run_tool
 

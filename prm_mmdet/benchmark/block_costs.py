@@ -5,10 +5,12 @@ The forms of a block are:
 - ``ours``: the operator of this package, and ``ours, compiled`` under torch.compile;
 - ``plain``: the block in vectorised PyTorch (:mod:`.opponents`), and
   ``plain, compiled``;
-- ``x * gate``: a product with one fixed number per channel. No gate can be cheaper;
-- ``x * learnt gate``: the same product, with a gradient for these numbers, too.
+- ``x * gate``: x times one fixed number for each channel. No gate can be cheaper;
+- ``x * learnt gate``: the same product, but backward also computes the gradient of
+  these numbers.
 
-For SE and GC, ``ours`` is the plain form. This module requires torch only.
+SE and GC have no operator in this package. Their ``ours`` is in plain PyTorch. This
+module requires torch only.
 """
 
 from __future__ import annotations
@@ -32,21 +34,25 @@ OURS, PLAIN = 'ours', 'plain'
 LIMIT, LEARNT = 'x * gate', 'x * learnt gate'
 COMPILED = ', compiled'
 _COPY = 'copy'
-# The number of maps that a pass reads and writes, divided by the two maps of a copy. A
-# forward reads x and writes the output y: two maps. A step (forward and backward) then
-# reads x and the gradient of y, and writes the gradient of x: five maps.
+# The shortest possible time of a pass, divided by the time to copy a map. A copy reads
+# one map and writes one map: two maps. A forward reads x and writes the output y: two
+# maps. A step (forward and backward) then also reads x and the gradient of y, and
+# writes the gradient of x: five maps.
 _FLOOR = {'step': 5 / 2, 'forward': 2 / 2}
 _GROUPS = 64
 
 
 class Block(NamedTuple):
-    """A block that can be measured alone."""
+    """The functions of a block that is measured without a network."""
 
-    ours: Callable[..., Tensor]  # this package's function of x and the parameters
-    plain: Callable[..., Tensor] | None  # in plain PyTorch. None if ``ours`` is
-    shapes: Callable[[int], list[tuple[int, ...]]]  # of the parameters, by channels
-    # Channels of the block's input in c2 (ResNet's ``layer1``), at the place in a
-    # bottleneck that the papers use.
+    # This package's function. Its arguments are x and the block's parameters.
+    ours: Callable[..., Tensor]
+    # The same function in plain PyTorch. None if ``ours`` is already in plain PyTorch.
+    plain: Callable[..., Tensor] | None
+    # Takes the number of channels, and returns the shapes of the parameters.
+    shapes: Callable[[int], list[tuple[int, ...]]]
+    # Number of channels of the block's input in c2 (ResNet's ``layer1``). The block is
+    # at the place in a bottleneck that the papers use.
     width: int
 
 
@@ -77,12 +83,13 @@ def map_shape(block: str, stage: str, setting: Setting) -> tuple[int, int, int, 
 
 
 def inputs(block: str, stage: str, setting: Setting) -> list[Tensor]:
-    """Random features, then random parameters of a block, all with gradients."""
+    """Random arguments for a block: first its input x, then its parameters. All
+    arguments require gradients."""
     shape = map_shape(block, stage, setting)
     x = torch.randn(shape, device=setting.device, dtype=setting.dtype)
     parameters = [
-        # The division limits how large products of x with a matrix get. The added 0.1
-        # keeps PRM's sigma, the width of its position encoding, away from 0.
+        # Without the division, products of x with a large weight matrix would be large.
+        # The added 0.1 keeps PRM's sigma (the width of its position encoding) above 0.
         torch.rand(s, device=setting.device) / max(1, math.prod(s[1:])) ** 0.5 + 0.1
         for s in BLOCKS[block].shapes(shape[1])
     ]
@@ -92,8 +99,11 @@ def inputs(block: str, stage: str, setting: Setting) -> list[Tensor]:
 def forms(
     block: str, stage: str, setting: Setting, compiled: bool = True
 ) -> dict[tuple[str, str], Callable[[], Any]]:
-    """The functions to measure, by form and pass. The passes are 'step' (forward and
-    backward, with the gradients of x and of all parameters) and 'forward' (inference).
+    """The functions to measure, by pairs such as ('ours', 'step').
+
+    The first text of a pair is a form of the block, the second is a pass. The pass
+    'step' is forward and backward, with the gradients of x and of all parameters. The
+    pass 'forward' is inference.
 
     Args:
         block: Name in :data:`BLOCKS`.
@@ -102,8 +112,8 @@ def forms(
         compiled: Whether to add the forms under torch.compile. Default: True.
     """
     if compiled:
-        # torch.compile accepts a limited number of shapes for each function, and then
-        # runs it uncompiled. So forget the shapes of earlier calls.
+        # torch.compile compiles a function for a limited number of shapes. For more
+        # shapes, the function runs uncompiled. So forget the shapes of earlier calls.
         torch._dynamo.reset()
     x, *parameters = inputs(block, stage, setting)
     gradient = torch.randn_like(x)
@@ -169,15 +179,16 @@ def measure_blocks(
     Yields:
         A record (dict) for each block, stage and pass. The keys ``block``, ``stage``
         and ``pass`` hold their names, and ``shape`` holds the shape of the map. Each
-        ratio divides times of the same round. A record also has:
+        ratio divides two times of the same round. A record also has:
 
-        - ``seconds``: by form, a time for each round;
-        - ``ratios``: by form, the time of ``ours`` over the form's time;
-        - ``both_compiled``: the time of ``ours, compiled`` over ``plain, compiled``;
-        - ``floor``: the time of ``ours`` over the time to copy the bytes that the pass
-          must read and write;
-        - ``copy_bandwidth``: bytes per second;
-        - ``memory``: by form, the peak in bytes.
+        - ``seconds``: for each form, one time for each round;
+        - ``ratios``: for each other form, the time of ``ours`` divided by its time;
+        - ``both_compiled``: the time of ``ours, compiled`` divided by the time of
+          ``plain, compiled``, or None if no form was compiled;
+        - ``floor``: the time of ``ours`` divided by the time to copy the bytes that the
+          pass must read and write;
+        - ``copy_bandwidth``: bytes per second that a copy reads and writes;
+        - ``memory``: for each form, the peak of the allocated memory in bytes.
     """
     for block in blocks:
         for stage in stages:

@@ -75,12 +75,14 @@ def network_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def milliseconds(times: Sequence[float] | None) -> str:
-    """Median of times in seconds, as text in milliseconds. '' for None."""
+    """Median of ``times`` (in seconds), as text in milliseconds. If ``times`` is None,
+    the text is empty."""
     return '' if times is None else f'{1e3 * Spread.of(times).median:.2f}'
 
 
 def spread(values: Mapping[str, float] | None, digits: int = 2) -> str:
-    """Median and quartiles as text, with ``digits`` decimals. '' for None."""
+    """A median and its quartiles as text, such as '1.02 (0.99-1.05)'. If ``values`` is
+    None, the text is empty. ``digits`` is the number of decimals."""
     if values is None:
         return ''
     median, low, high = (f'{values[k]:.{digits}f}' for k in ('median', 'low', 'high'))

@@ -69,7 +69,8 @@ def measure_fps(
         progress(f'image {i + 1}')
         count += i >= warmup
         for at, model in enumerate(models):
-            own = copy.deepcopy(data)  # test_step changes its input
+            # test_step changes its input, so each detector gets a copy.
+            own = copy.deepcopy(data)
             synchronize(device)
             start = time.perf_counter()
             with torch.no_grad():

@@ -28,12 +28,12 @@ def record_fps(
     Args:
         work_dirs: The folder.
         configs: Config files. A new record replaces an older record of the same file.
-        checkpoints: Weights of each detector. None: they were random.
+        checkpoints: Weights of each detector, or None if the weights were random.
         fps: Images a second of each detector.
         device: Where the detectors ran.
 
     Returns:
-        The file.
+        Path of ``fps.json``.
     """
     records = _read(work_dirs)
     for config, checkpoint, value in zip(configs, checkpoints, fps):
@@ -49,13 +49,14 @@ def record_fps(
 
 
 def fps_here(work_dirs: str | Path, config: str) -> dict[str, Any] | None:
-    """The record of a config in a folder's ``fps.json``, or None if it has none."""
+    """The record of a config in a folder's ``fps.json``, or None if there is no such
+    record."""
     return _read(work_dirs).get(Path(config).stem)
 
 
 def comparable(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two records were measured on the same device, with the same PyTorch, and
-    both with trained or both with random weights."""
+    """Whether two records have the same device, the same version of PyTorch, and the
+    same kind of weights (trained or random)."""
     return all(record[key] == other[key] for key in _CONDITIONS)
 
 

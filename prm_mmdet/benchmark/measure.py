@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 Function = Callable[[], Any]
 Key = TypeVar('Key', bound=Hashable)
 
-# Shorter calls are repeated within a round. Otherwise the time of the clock and of the
-# synchronisation would distort the result.
-_SHORTEST = 5e-3  # seconds
+# In seconds. If a call is shorter, it is repeated within a round. Otherwise the time to
+# read the clock and to synchronise the device would distort the result.
+_SHORTEST = 5e-3
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,15 @@ class Setting:
     """The conditions of a measurement."""
 
     device: torch.device
-    # Type of a block's features. Networks run under autocast to it, unless it is
-    # float32.
+    # Data type of a block's features. If it is not float32, networks run under autocast
+    # to this data type.
     dtype: torch.dtype
     batch: int  # number of images
     size: tuple[int, int]  # height and width of the images, in pixels
 
     def autocast(self) -> torch.autocast:
-        """Context manager for a forward: autocast to ``dtype`` unless it is float32."""
+        """Context manager that applies autocast to ``dtype``. If ``dtype`` is float32,
+        the context manager does nothing."""
         enabled = self.dtype != torch.float32
         dtype = self.dtype if enabled else None
         return torch.autocast(self.device.type, dtype, enabled=enabled)
@@ -70,8 +71,9 @@ def interleave(
     """Time functions in turn.
 
     Args:
-        functions: Functions by name. Calls before the first round warm them up.
-        device: Where the functions run. On CUDA, a time ends when the device is idle.
+        functions: Functions by name. Each function is first called to warm it up.
+        device: Where the functions run. On CUDA, a measured time includes all work
+            that the function started on the device.
         rounds: How often each function is timed, at least 2.
         progress: Called before each round with its number, from 0. Default: None.
 
@@ -94,13 +96,15 @@ def interleave(
 
 
 def ratio(times: Sequence[float], reference: Sequence[float]) -> Spread:
-    """Spread of the ratios of two lists of times, round by round."""
+    """Spread of the ratios ``times / reference``. Each ratio is that of one round."""
     return Spread.of([a / b for a, b in zip(times, reference)])
 
 
 def _repetitions(function: Function, device: torch.device) -> int:
-    """How often to call a function within a round. The trial calls also warm it up."""
-    if _time(function, 1, device) > 1:  # seconds, warming up included
+    """How often to call a function within a round, found by one or two calls of it."""
+    # The first call also warms the function up. If this call takes more than a second,
+    # each round has one call.
+    if _time(function, 1, device) > 1:
         return 1
     seconds = _time(function, 1, device)
     return max(1, round(_SHORTEST / max(seconds, 1e-9)))
@@ -125,8 +129,9 @@ def peak_memory(function: Function, device: torch.device) -> int:
     """The peak of the memory that a call allocates, in bytes. Memory that was allocated
     before the call does not count.
 
-    Torch's allocator counts on CUDA, and torch's profiler on the CPU. Call the function
-    once before you measure it. Otherwise memory that its first call keeps would count.
+    On CUDA, PyTorch's allocator counts the memory. On the CPU, PyTorch's profiler
+    counts it. Call the function once before you measure it. Otherwise memory that the
+    first call allocates and keeps would count, too.
     """
     if device.type == 'cuda':
         synchronize(device)
@@ -135,7 +140,8 @@ def peak_memory(function: Function, device: torch.device) -> int:
         function()
         synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
-    # At log level 5 or below, the profiler's library prints each start and stop.
+    # Level 99 silences the profiler's library. At log level 5 or below, the library
+    # prints each start and stop.
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='.*Profiler clears events')
@@ -160,7 +166,7 @@ def multiply_adds(function: Function) -> int:
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Device and versions of a measurement, as texts."""
+    """The device of a measurement, and the versions of PyTorch and Python, as texts."""
     if device.type == 'cuda':
         name = f'{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}'
     else:
@@ -177,5 +183,7 @@ def _processor() -> str:
         with open('/proc/cpuinfo', encoding='utf-8') as file:
             names = [line for line in file if line.startswith('model name')]
         return names[0].partition(':')[2].strip()
-    except (OSError, IndexError):  # not Linux, or no model name
+    except (OSError, IndexError):
+        # Systems other than Linux lack this file. On some processors, the file has no
+        # model name.
         return platform.processor() or platform.machine()

@@ -33,11 +33,13 @@ BLOCKS = {
 }
 NONE = 'none'
 _DETECTOR = '_base_/v3/mask-rcnn_r50_fpn.py'
-# (height, width) of batches in a multi-scale training. An image's shortest side is at
-# most 800 pixels. The sizes are multiplied by min(setting.size) / 800.
+# Sizes (height, width) of batches in a multi-scale training, in pixels. They are for
+# images whose shortest side is at most 800. If ``setting.size`` has another shortest
+# side, all sizes are scaled to fit it.
 MULTI_SCALE = ((640, 1088), (672, 1120), (704, 1184), (800, 1344), (1344, 800))
 
-# For each network: the functions to measure by kind of run, and facts for the record.
+# For each network, two dicts. The first has the functions to measure, by kind of run.
+# The second has further numbers for the network's record, such as multiply-adds.
 _Networks = dict[str, tuple[dict[str, Function], dict[str, Any]]]
 
 
@@ -51,9 +53,9 @@ def measure_backbones(
 ) -> list[dict[str, Any]]:
     """Measure ResNet-50 without a block, and with each of the blocks.
 
-    A training step is the forward, the backward of the sum of all maps' means, and a
-    step of SGD. The stem and c2 (``layer1``) are frozen and batch norm keeps its
-    statistics, as in the papers' detection tables.
+    A training step is a forward, a backward and a step of SGD. Its loss is the sum of
+    the means of all output maps. The stem and c2 (``layer1``) are frozen and batch norm
+    keeps its statistics, as in the papers' detection tables.
 
     Args:
         blocks: Names in :data:`BLOCKS`.
@@ -70,12 +72,13 @@ def measure_backbones(
         A record (dict) for each network, with:
 
         - ``name``: 'none' for the network without a block;
-        - ``seconds``: a time for each round, by kind of run ('step' for training;
-          'inference' and 'folded' for inference; 'compiled');
-        - ``ratios``: the network's time over the time of 'none', by kind of run;
+        - ``seconds``: for each kind of run, one time for each round. The kinds are
+          'step' (training), 'inference', 'folded' (inference with folded batch norm)
+          and 'compiled';
+        - ``ratios``: for each kind of run, the time divided by the time of 'none';
         - ``memory``: peak memory of 'step' or of 'inference', in bytes;
-        - ``multiply_adds``: number of multiply-adds in a forward, or None;
-        - ``recompilations``: their number, if a training step was compiled.
+        - ``multiply_adds``: number of multiply-adds in a forward;
+        - ``recompilations``: number of recompilations, if a training step was compiled.
     """
     register_all_modules()
     images = torch.randn(setting.batch, 3, *setting.size, device=setting.device)
@@ -112,10 +115,10 @@ def measure_detectors(
     progress: Callable[[str], Any] = lambda text: None,
 ) -> list[dict[str, Any]]:
     """Measure Mask R-CNN with ResNet-50 and FPN, without a block and with each of the
-    blocks, on random images and boxes. The training step is MMDetection's.
+    blocks, on random images and boxes. A training step is MMDetection's ``train_step``.
 
-    Arguments and result are those of :func:`measure_backbones`. Multiply-adds are not
-    counted, because the heads' work depends on random proposals.
+    Arguments and result are those of :func:`measure_backbones`. ``multiply_adds`` is
+    None, because the work of the heads depends on random proposals.
     """
     register_all_modules()
     shapes = [(3, *setting.size)] * setting.batch

@@ -1,6 +1,6 @@
 """The blocks in vectorised PyTorch, to compare this package's operators with.
 
-Each function follows its paper's equations, and may be given to ``torch.compile``. Its
+Each function follows its paper's equations, and ``torch.compile`` can compile it. Its
 arguments, defaults and result are those of the operator of the same name in
 :mod:`prm_mmdet.ops`. ``x`` is (B, C, H, W), and N = H * W. PRM splits the channels into
 g groups of k channels. SAC has K contexts.
@@ -24,19 +24,24 @@ def prm(
     theta: Tensor,
     sigma: Tensor,
 ) -> Tensor:
-    """PRM with the dot product, as in its authors' code: Eq. 5 is computed from a (2,
-    N) tensor of distances for each group."""
+    """PRM with the dot product, as in the code of the paper's authors.
+
+    Eq. 5 is PRM's position encoding. It requires the distance of each position to the
+    query point. This function stores the distances of each group in a tensor (2, N).
+    """
     height, width = x.shape[2:]
     alpha, beta, weight, bias = (p[:, None] for p in (alpha, beta, weight, bias))
-    slab = x.reshape(len(x), len(alpha), -1, height * width)  # (B, g, k, N)
-    index = slab.mean(2).argmax(2)  # (B, g)
+    # x with its channels in groups, (B, g, k, N).
+    slab = x.reshape(len(x), len(alpha), -1, height * width)
+    index = slab.mean(2).argmax(2)  # position of the query point, (B, g)
     at_index = index[:, :, None, None].expand(-1, -1, slab.shape[2], 1)
     query, mean = slab.gather(3, at_index), slab.mean(3, keepdim=True)
     grid = torch.cartesian_prod(
         torch.arange(height, device=x.device), torch.arange(width, device=x.device)
-    )  # (N, 2)
+    )  # row and column of each position, (N, 2)
     point = torch.stack([index // width, index % width], 2)[..., None]
-    distance = (grid.T - point).abs() * theta[:, None]  # (B, g, 2, N)
+    # Distances in rows and in columns, multiplied by theta, (B, g, 2, N).
+    distance = (grid.T - point).abs() * theta[:, None]
     density = torch.exp(-0.5 * (distance / sigma) ** 2)
     density = (density / (sigma * math.sqrt(2 * math.pi))).mean(2)
     to_query, to_mean = (slab * query).sum(2), (slab * mean).sum(2)
@@ -62,12 +67,13 @@ def sac(
     w_transform: Tensor,
     b_transform: Tensor,
 ) -> Tensor:
-    """SAC, computed in the order of the paper's equations. First the contexts are mixed
-    to (B, C, N). Then a 1x1 convolution with C * C * N multiplications transforms the
-    mixture."""
+    """SAC, computed in the order of the paper's equations. First the K contexts are
+    mixed into a map (B, C, N). Then a 1x1 convolution with C * C * N multiplications
+    transforms the map."""
     attention = _conv(x, w_attention, b_attention).flatten(2).softmax(2)
     weights = _conv(x, w_customization, b_customization).flatten(2)
-    contexts = attention @ x.flatten(2).transpose(1, 2)  # (B, K, C)
+    # K contexts of C channels, (B, K, C).
+    contexts = attention @ x.flatten(2).transpose(1, 2)
     mixture = (contexts.transpose(1, 2) @ weights).reshape(x.shape)
     return x + _conv(mixture, w_transform, b_transform)
 
@@ -90,8 +96,10 @@ def gc(
     b_last: Tensor,
 ) -> Tensor:
     """Global Context, with attention pooling and channel addition."""
-    attention = _conv(x, w_attention, b_attention).flatten(2).softmax(2)  # (B, 1, N)
-    context = (x.flatten(2) @ attention.transpose(1, 2)).squeeze(2)  # (B, C)
+    # The weight of each position, (B, 1, N). The weights of an image have the sum 1.
+    attention = _conv(x, w_attention, b_attention).flatten(2).softmax(2)
+    # The weighted mean of x over the positions, (B, C).
+    context = (x.flatten(2) @ attention.transpose(1, 2)).squeeze(2)
     hidden = F.linear(context, w_first, b_first)
     hidden = F.relu(F.layer_norm(hidden, hidden.shape[1:]))
     return x + F.linear(hidden, w_last, b_last)[..., None, None]

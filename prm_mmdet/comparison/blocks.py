@@ -15,20 +15,23 @@ from mmdet.utils import register_all_modules
 
 from .. import plugins
 
-#: Blocks that can be inserted as plugins. SK cannot: it replaces a convolution.
+#: Blocks that can be inserted as plugins. SK replaces a convolution, so SK cannot be
+#: inserted.
 NAMES = tuple(name for name in plugins.__all__ if name != 'SK')
 CONTROL = 'none'
 
 
 @dataclass(frozen=True)
 class Block:
-    """A block to compare, and its place. None stands for the default place."""
+    """A block to compare, and its place. If ``stages`` or ``at`` is None, the default
+    place is used."""
 
-    label: str  # name in tables: the text that the user wrote
+    label: str  # the text that the user wrote, which is also the name in tables
     type: str  # registered name of the block's class
     options: dict  # arguments of the constructor that the user chose
-    position: str  # in a bottleneck: 'after_conv1', 'after_conv2' or 'after_conv3'
-    stages: tuple[str, ...] | None  # names such as 'c3'
+    # Place in a bottleneck: 'after_conv1', 'after_conv2' or 'after_conv3'.
+    position: str
+    stages: tuple[str, ...] | None  # names of stages, such as 'c3'
     at: str | None  # regular expression for names of submodules that get the block
 
 
@@ -44,11 +47,11 @@ def read_blocks(
         texts: One text for each block: its name and its options, such as 'SAC
             reduction=16'. The options 'position', 'stages' (with commas) and 'at'
             choose the place of this block.
-        position: Position of the blocks whose text has none. Default: the position in
-            the block's paper.
-        stages: Stages of the blocks whose text has none. Default: c3 and deeper.
-        at: Regular expression for the blocks whose text has none. Default: see
-            :func:`prm_mmdet.comparison.placement.place`.
+        position: Position in a bottleneck, for blocks whose text names no position.
+            Default: the position in the block's paper.
+        stages: Stages for blocks whose text names no stages. Default: c3 and deeper.
+        at: Regular expression of module names, for blocks whose text has no 'at'.
+            Default: :func:`prm_mmdet.comparison.placement.place` chooses the place.
 
     Raises:
         ValueError: A text cannot be read, names no registered block, or occurs twice.
@@ -80,7 +83,7 @@ def _read_block(
     own_stages = options.pop('stages', None)
     if own_stages is not None:
         stages = re.split(r'[,+]', str(own_stages))
-    # SAC's paper places it after conv2 of a bottleneck. The user can choose otherwise.
+    # By default, SAC is placed after conv2 of a bottleneck, as in SAC's paper.
     default = 'after_conv2' if name == 'SAC' else 'after_conv3'
     return Block(
         label=' '.join([name, *words]),
@@ -93,7 +96,7 @@ def _read_block(
 
 
 def _value(text: str) -> Any:
-    """The value of a Python literal. If the text is no literal, the text itself."""
+    """The value of a Python literal. A text that is no literal is returned as it is."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

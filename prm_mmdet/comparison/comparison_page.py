@@ -68,8 +68,8 @@ def _curves(axis: Axes, metric: str, drawn: list[tuple[dict, str]]) -> None:
         high = [max(by_step[step]) for step in steps]
         style = '--' if entry['label'] == CONTROL else '-'
         label = entry['label']
-        # One evaluation gives a point for each block, not a curve. The points are drawn
-        # side by side, because they would hide each other.
+        # If there is only one evaluation, each block is drawn as a point, not as a
+        # curve. The points are side by side, because they would hide each other.
         if len(steps) == 1:
             axis.set_xlim(steps[0] - 0.5, steps[0] + 0.5)
             axis.set_xticks(steps)
@@ -110,7 +110,8 @@ def _differences(axis: Axes, metric: str, drawn: list[tuple[dict, str]]) -> None
 
 
 def as_page(found: dict) -> str:
-    """A result of ``collect`` as an HTML page that needs no other file."""
+    """The results of a comparison, as ``collect`` returns them, as one HTML page. The
+    page needs no other file."""
     parts, title = [], ''
     for kind, content in sections(found):
         if kind == 'title':
@@ -147,8 +148,8 @@ def _table(rows: list[list[str]]) -> str:
 
 
 def write_pictures(found: dict, folder: Path) -> None:
-    """Write a PNG file for each learning rate of a result of ``collect``. The Markdown
-    report links to the files."""
+    """Draw the results of a comparison, as ``collect`` returns them. Each learning rate
+    gets a PNG file. The Markdown report links to the files."""
     for kind, content in sections(found):
         if kind == 'picture':
             write_file(folder / picture_name(content), png(draw(found, content)))

@@ -13,10 +13,12 @@ from .blocks import CONTROL
 from .intervals import paired_difference, sign, summary
 from .plan import Comparison, Variant, main_metric
 
-_PERCENT = ('AP', 'AR')  # Metrics with these name parts are shown in percent.
+# If a metric's name contains one of these texts, the metric is shown in percent.
+_PERCENT = ('AP', 'AR')
 _LOWER_IS_BETTER = ('loss', 'error', 'MR')
 _SHORT = {'bbox_mAP': 'AP', 'segm_mAP': 'mask AP', 'mAP': 'AP'}
-#: Keys of a run's record (see :mod:`prm_mmdet.experiments.records`) in the report.
+#: A report contains these entries of a run's record (see
+#: :mod:`prm_mmdet.experiments.records`).
 _KEPT = ('metrics', 'evaluations', 'unit', 'step', 'seconds', 'measured')
 
 
@@ -67,7 +69,8 @@ def collect(comparison: Comparison, cost: dict | None = None) -> dict:
                 seed for seed in own if _other_data(own[seed], control[seed])
             ]
             entry['verdict'] = verdict(variant.label, metric, entry['metrics'])
-            # The cost is measured at one learning rate, because the rate has no effect.
+            # The cost is measured at one learning rate only, because the learning rate
+            # does not change the cost.
             if cost and variant.label in cost['blocks']:
                 entry['cost'] = cost['blocks'][variant.label]
         entries.append(entry)
@@ -100,8 +103,8 @@ def _described(variant: Variant) -> dict:
 
 
 def _values(runs: Mapping[int, dict], metric: str) -> dict[int, float]:
-    """The values of a metric, by seed. COCO's -1 is left out: it means that the data
-    set has no such objects."""
+    """The values of a metric, by seed. COCO's value -1 is left out, because it means
+    that the data set has no such objects."""
     found = {seed: run.get('metrics', {}).get(metric, -1) for seed, run in runs.items()}
     return {seed: v for seed, v in found.items() if math.isfinite(v) and v != -1}
 
@@ -178,9 +181,13 @@ def sections(found: dict) -> Iterator[tuple[str, Any]]:
         found: Result of :func:`collect`.
 
     Yields:
-        'title' and a text; 'heading' and a text; 'sentences' and a list of texts;
-        'picture' and a learning rate, or None for the rate in the config; 'table' and
-        rows of texts, the header first.
+        A pair of one of these forms.
+
+        - 'title' and a text;
+        - 'heading' and a text;
+        - 'sentences' and a list of texts;
+        - 'picture' and a learning rate, or None for the rate in the config;
+        - 'table' and rows of texts, with the header as the first row.
     """
     yield 'title', f'Blocks compared on {Path(found["config"]).name}'
     for lr in dict.fromkeys(entry['lr'] for entry in found['entries']):
@@ -213,8 +220,8 @@ def _main_rows(metric: str, entries: list[dict]) -> list[list[str]]:
 
 
 def _metric_rows(found: dict, entries: list[dict]) -> list[list[str]]:
-    """Rows of a table of all metrics but the main one, with a column for each block. An
-    entry has the mean, the difference to the control and its 95% interval."""
+    """Rows of a table of all metrics but the main one. A block's column shows the mean,
+    the difference to the control, and the 95% interval of the difference."""
     rows = [['metric', *(entry['label'] for entry in entries)]]
     for name in found['metrics']:
         measured = [entry['metrics'][name] for entry in entries]
@@ -347,8 +354,8 @@ def picture_name(lr: float | None) -> str:
 
 
 def as_markdown(found: dict, pictures: bool = True) -> str:
-    """A result of :func:`collect` as Markdown with aligned tables. It links to the
-    pictures, unless ``pictures`` is false."""
+    """A result of :func:`collect` as Markdown with aligned tables. Unless ``pictures``
+    is false, the Markdown text links to the pictures."""
     parts = []
     for kind, content in sections(found):
         if kind == 'table':

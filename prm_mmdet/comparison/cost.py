@@ -25,25 +25,27 @@ def costs_of(comparison: Comparison, rounds: int) -> dict | None:
     """The costs of a comparison's blocks, measured once and kept in ``cost.json``.
 
     The control and one block take turns within each round, so that other load on the
-    machine slows both. They get batches of the config's images. Networks run with the
-    weights of the first seed's last checkpoint, because the cost of the heads depends
-    on the number of objects that the network finds.
+    machine slows both. Both networks get batches of the config's images. Networks run
+    with the weights of the first seed's last checkpoint, because the cost of the heads
+    depends on the number of objects that the network finds.
 
     Args:
         comparison: The comparison.
-        rounds: How often each network is timed. If 0, nothing is measured, and the
-            content of ``cost.json`` is returned.
+        rounds: How often each network is timed. If 0, nothing is measured.
 
     Returns:
         A dict with ``device``, ``rounds``, ``batches`` (the number of images in a
-        training batch and in a test batch) and ``blocks``. ``blocks`` has three ratios
-        to the control for each label. ``step`` and ``inference`` are the median and the
-        quartiles of the ratio of times. ``memory`` is the ratio of the peak memory of a
-        training step. None if nothing was measured, or if runs are missing.
+        training batch and in a test batch) and ``blocks``. For each block's name,
+        ``blocks`` has three ratios to the control. ``step`` and ``inference`` are the
+        median and the quartiles of the ratio of times. ``memory`` is the ratio of the
+        peak memory of a training step. If a run has no checkpoint, nothing is measured.
+        If nothing is measured, the result is the content of ``cost.json``, or None if
+        there is no such file.
     """
     path = comparison.work_dir / 'cost.json'
     known = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else None
-    # The cost is measured at one learning rate, because the rate has no effect.
+    # The cost is measured at one learning rate only, because the learning rate does not
+    # change the cost.
     first = comparison.variants[0].lr
     variants = [v for v in comparison.variants if v.lr == first]
     if known and {v.label for v in variants} <= {CONTROL, *known['blocks']}:
@@ -88,14 +90,15 @@ def costs_of(comparison: Comparison, rounds: int) -> dict | None:
 
 
 def _functions(cfg: Any, model: Any, train: dict, test: dict) -> dict[str, Callable]:
-    """The functions to measure, without arguments: a training step and inference."""
+    """A training step and inference of a model, as functions without arguments."""
     wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     for group in wrapper.param_groups:
-        group['lr'] = 0.0  # Rate 0 keeps the weights, at the same cost.
+        # With rate 0, a step does not change the weights. Its cost is the same.
+        group['lr'] = 0.0
 
     def step() -> None:
-        # The random numbers choose the boxes that a step samples, and the size of the
-        # images if the training varies it. With a fixed seed, both are always the same.
+        # A step samples boxes at random. It also draws the size of the images, if the
+        # training varies the size. With a fixed seed, all steps draw the same values.
         set_random_states(0)
         model.train()
         model.train_step(copy.deepcopy(train), wrapper)

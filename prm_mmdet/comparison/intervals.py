@@ -15,8 +15,8 @@ def summary(values: Sequence[float]) -> dict:
     """Mean, standard deviation and count of at least one value.
 
     Returns:
-        ``mean``; ``deviation``, with n - 1 in the denominator, or None for one value;
-        ``count``.
+        A dict with ``mean``, ``deviation`` and ``count``. The deviation of n values has
+        n - 1 in the denominator. The deviation of one value is None.
     """
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return dict(mean=statistics.fmean(values), deviation=deviation, count=len(values))
@@ -37,12 +37,13 @@ def paired_difference(
         The :func:`summary` of the differences (one for each seed), with two more
         entries. ``interval`` is the 95% interval of the mean by Student's t, as
         [low, high]. ``corrected`` is the wider interval that holds for all comparisons
-        at once with 95%. Both are None if there is one seed. The result is None if no
-        seed is in both arguments.
+        at once with 95%. ``interval`` and ``corrected`` are None if there is one seed.
+        The result is None if no seed is in both arguments.
 
-    Evaluators round their values: CocoMetric rounds to 0.001. Two equal rounded
-    differences would give an interval without width. Therefore the variance of the
-    differences is increased by the variance of rounding two numbers, step**2 / 6.
+    Evaluators round their values. For example, CocoMetric rounds to the step 0.001. Two
+    equal rounded differences would give an interval without width. Therefore the
+    variance of the differences is increased by step**2 / 6. This is the variance that
+    the rounding of two numbers adds to their difference.
     """
     seeds = sorted(block.keys() & control.keys())
     if not seeds:
@@ -64,7 +65,7 @@ def _rounding(values: Sequence[float]) -> float:
     """The step to which all values were rounded, such as 0.001. It is 0 if a value has
     more than four decimals."""
     # Evaluators round values from 0 to 1 to at least three decimals, and percentages to
-    # at least two.
+    # at least two. So the largest possible step is 0.001 or 0.01.
     fewest = 3 if max(map(abs, values)) <= 1 else 2
     for digits in range(fewest, 5):
         if all(math.isclose(v, round(v, digits), abs_tol=1e-9) for v in values):
@@ -73,6 +74,7 @@ def _rounding(values: Sequence[float]) -> float:
 
 
 def sign(interval: Sequence[float]) -> int:
-    """1 if a whole interval is above zero, -1 if it is below, else 0."""
+    """1 if the whole interval is above zero, -1 if the whole interval is below zero,
+    else 0."""
     low, high = interval
     return (low > 0) - (high < 0)

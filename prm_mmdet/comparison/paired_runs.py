@@ -26,8 +26,10 @@ from ..files.atomic import write_file
 from ..insertion import preserve
 from ..registry import HOOKS
 
-_SEEN = 'prm_mmdet_data_seen'  # key of the checksum in checkpoints
-_PIXELS = 16  # The checksum uses every 16th row and column.
+# Checkpoints store a checksum of all images and boxes of the training under this key.
+_SEEN = 'prm_mmdet_data_seen'
+# The checksum includes every 16th row and every 16th column of an image's pixels.
+_PIXELS = 16
 
 
 @HOOKS.register_module()
@@ -37,7 +39,7 @@ class PairedRun(Hook):
     - Layers that the control also has start with the control's values. Otherwise the
       random values of a block would change all values that are drawn after them.
     - If the runs start from a checkpoint, :func:`prm_mmdet.preserve` makes the network
-      compute the same as without a block, where it can.
+      compute the same as without a block. For some blocks, this is not possible.
     - Before each iteration, the random numbers of Python, NumPy and PyTorch are seeded
       from the seed, the rank and the iteration. At the start of an epoch, each data
       worker's random numbers are seeded from the seed, the rank, the epoch and the
@@ -52,7 +54,8 @@ class PairedRun(Hook):
         control: Config of the model without a block.
     """
 
-    # This hook runs after hooks that restore random states, so that its seeds hold.
+    # This hook runs last. Otherwise a hook that restores random states would overwrite
+    # the random states that this hook sets.
     priority = 'LOWEST'
 
     def __init__(self, control: dict):
@@ -71,9 +74,9 @@ class PairedRun(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._seed(runner, runner.iter)
-        # If the loop counts iterations, the epoch is always 0. If such a loop is
-        # continued, MMEngine first loads all earlier batches again. So the data
-        # workers draw the same numbers as in an uninterrupted run.
+        # If the training loop counts iterations, the epoch is always 0. If such a
+        # training is interrupted and continued, MMEngine first loads all earlier
+        # batches again. So the data workers draw the same numbers as without a break.
         numbers = [runner.seed, get_rank(), runner.epoch]
         runner.train_dataloader.worker_init_fn = partial(_seed_worker, numbers)
 
@@ -87,7 +90,7 @@ class PairedRun(Hook):
         hub.update_info(_SEEN, seen)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        # Seed already here for the next iteration. Without data workers, this process
+        # The next iteration needs its seed now. Without data workers, this process
         # loads the next batch before it calls another hook.
         self._seed(runner, runner.iter + 1)
 
@@ -131,7 +134,8 @@ def set_random_states(seed: int) -> None:
 
 
 def _parts(batch: Any) -> Iterator[bytes]:
-    """The contents of a batch for the checksum, as bytes in a fixed order."""
+    """The contents of a batch as bytes, in a fixed order. The checksum of the data is
+    computed from these bytes."""
     if isinstance(batch, dict):
         for key in sorted(batch):
             yield from _parts(batch[key])
@@ -150,5 +154,6 @@ def _parts(batch: Any) -> Iterator[bytes]:
         for name in ('gt_instances', 'gt_label'):
             if name in batch:
                 yield from _parts(dict(batch.get(name).items()))
-    elif hasattr(batch, 'tensor'):  # MMDetection's BaseBoxes, as HorizontalBoxes
+    elif hasattr(batch, 'tensor'):
+        # MMDetection's boxes, such as HorizontalBoxes, have their numbers in a tensor.
         yield from _parts(batch.tensor)

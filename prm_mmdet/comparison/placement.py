@@ -19,19 +19,22 @@ from ..insertion.specs import check_plugin
 from ..plugins import SAC
 from .blocks import Block
 
-# In a config, ``type`` is the registered name or the object itself.
+# In a config, the ``type`` of a Plugged wrapper is its registered name or its class.
 _PLUGGED = ('prm_mmdet.Plugged', Plugged)
-#: Places of blocks in backbones that have no ``plugins`` argument. A place is a regular
-#: expression of module names, and which matching modules of a stage get the block. The
-#: chosen stages' numbers (1 for c2 to 4 for c5) replace ``{}``. For c3, c4 and c5, the
-#: expression begins with ``stage[234]``. This package's configs use the same places.
+#: Places of blocks in backbones that have no ``plugins`` argument. A place is a pair.
+#: The first part is a regular expression of module names. The second part says which of
+#: the matching modules in a stage get the block. The digits of the chosen stages (1 for
+#: c2 to 4 for c5) replace ``{}``. For c3, c4 and c5, the expression begins with
+#: ``stage[234]``. This package's configs use the same places.
 _KNOWN_PLACES = {
     'CSPNeXt': (r'stage[{}]\.\d+', 'last'),
     'CSPDarknet': (r'stage[{}]\.\d+', 'last'),
 }
-_BEFORE_ADDITION = (r'layer[{}]\.\d+\.bn2', None)  # for a ResNet of BasicBlocks
-#: For each block, the option that must divide the number of channels: its name, its
-#: default, and the smallest allowed value of channels / option.
+# In a ResNet of BasicBlocks, the block is placed behind ``bn2``, before the addition.
+_BEFORE_ADDITION = (r'layer[{}]\.\d+\.bn2', None)
+#: Options that must divide the number of channels. For each block, this dict has the
+#: option's name, its default, and the smallest allowed quotient. The quotient is the
+#: number of channels, divided by the option's value.
 _DIVISORS = {
     'prm_mmdet.PRM': ('groups', 64, 1),
     'prm_mmdet.LCT': ('groups', 64, 2),
@@ -43,7 +46,8 @@ _DIVISORS = {
 }
 #: GC is MMCV's ContextBlock, whose ``ratio`` has no default. The papers use 1 / 16.
 _REQUIRED = {'prm_mmdet.GC': dict(ratio=1 / 16)}
-# To read the number of channels, ``place`` inserts a temporary SAC with this postfix.
+# To read the number of channels, ``place`` inserts a temporary SAC block. The name of
+# the block's module has this postfix.
 _POSTFIX = '_channels'
 
 
@@ -62,8 +66,8 @@ def place(model: dict, block: Block) -> Placed:
 
     A backbone that takes ``plugins`` gets the block at ``block.position`` in c3 and all
     deeper stages. A ResNet of basic blocks gets the block behind ``bn2``, before the
-    addition. CSPNeXt and CSPDarknet get the block at the end of each stage. Any other
-    backbone gets the block behind its output maps.
+    addition. CSPNeXt and CSPDarknet get the block at the end of each stage. In any
+    other backbone, the block is applied to the output maps.
 
     Raises:
         ValueError: The detector has no backbone, or the block cannot be placed there.
@@ -79,8 +83,8 @@ def place(model: dict, block: Block) -> Placed:
         )
     backbone = holder['backbone']
     entry, where = _place_in(holder, block)
-    # The block's options depend on the channels. To read the channels, SAC is inserted
-    # first, because it accepts any number.
+    # The block's options depend on the number of channels. To read this number, SAC is
+    # inserted first, because SAC fits any number of channels.
     reader = dict(type='prm_mmdet.SAC', postfix=_POSTFIX)
     channels = [
         module.in_channels
@@ -92,25 +96,27 @@ def place(model: dict, block: Block) -> Placed:
     cfg = dict(type=block.type, **options, **chosen)
     check_plugin(cfg, MODELS)
     holder['backbone'] = _with(backbone, cfg, entry)
-    _build(holder['backbone'])  # raises ValueError if the options do not fit
+    # If the options do not fit, this raises ValueError.
+    _build(holder['backbone'])
     return Placed(whole, where, len(channels), chosen)
 
 
 def _build(backbone: dict) -> Any:
-    """Build a backbone without trained weights, and keep PyTorch's random state."""
+    """Build a backbone without trained weights. PyTorch's random state does not
+    change."""
     cfg = ConfigDict(copy.deepcopy(dict(backbone)))
     with torch.random.fork_rng([]):
         try:
             return MODELS.build(cfg)
-        # A backbone may raise any error if plugins do not fit.
+        # If plugins do not fit, a backbone may raise any error. So catch all errors.
         except Exception as error:
             raise ValueError(str(error) or type(error).__name__) from error
 
 
 def _with(backbone: dict, cfg: dict, entry: dict) -> dict:
-    """A backbone's config with the block ``cfg`` at the place ``entry``. If the entry
-    has a position, the block is in the ``plugins`` of the backbone. Otherwise it is in
-    the ``plugins`` of Plugged."""
+    """A backbone's config with a block. ``cfg`` is the config of the block, and
+    ``entry`` is its place. If ``entry`` has a position, the block is in the ``plugins``
+    of the backbone. Otherwise it is in the ``plugins`` of the wrapper Plugged."""
     changed = holder = copy.deepcopy(dict(backbone))
     plugged = changed['type'] in _PLUGGED
     if 'position' in entry and plugged:
@@ -122,8 +128,8 @@ def _with(backbone: dict, cfg: dict, entry: dict) -> dict:
 
 
 def _place_in(detector: dict, block: Block) -> tuple[dict, str]:
-    """The place of a block in a backbone: an entry of ``plugins`` without its ``cfg``,
-    and the place in words."""
+    """The place of a block in a backbone, in two forms. The first is an entry of
+    ``plugins`` without its ``cfg``. The second is a text for the user."""
     plain = _build(detector['backbone'])
     name = type(plain).__name__
     if block.at is not None:
@@ -154,7 +160,7 @@ def _behind_output_maps(detector: dict, plain: Any, block: Block) -> tuple[dict,
     try:
         with torch.no_grad():
             output = run_as_in_inference(plain, torch.rand(1, 3, size, size))
-    # A model may raise any error on an input that does not fit.
+    # If the input does not fit, a model may raise any error. So catch all errors.
     except Exception as error:
         raise ValueError(
             f'{name} cannot be run on an image of {size} x {size} pixels ({error}), so '
@@ -188,8 +194,10 @@ def _chosen(
 
 
 def _fitted(block: Block, options: dict, channels: Sequence[int]) -> dict:
-    """A value for the option that has to divide all channels, if the block's default
-    does not divide them: {name: value}. Otherwise {}."""
+    """A value for the option that must divide the number of channels, as {name: value}.
+
+    The result is empty if the block's default value fits, or if the user chose a value.
+    """
     if block.type not in _DIVISORS or not channels:
         return {}
     name, default, quotient = _DIVISORS[block.type]

@@ -24,11 +24,14 @@ from .blocks import CONTROL, Block
 from .placement import Placed, place
 from .rehearsal import Rehearsal, Rehearsed, write_start
 
-_EVALUATION = ('val_dataloader', 'val_evaluator')  # without them, nothing is measured
-_REHEARSAL = 'rehearsal.json'  # in the comparison's folder, see save_rehearsal
-#: Keys of param_scheduler that count epochs, or iterations if by_epoch is False.
+# A config must have these keys, because without an evaluation there is no result.
+_EVALUATION = ('val_dataloader', 'val_evaluator')
+# Name of the file that ``save_rehearsal`` writes into the comparison's folder.
+_REHEARSAL = 'rehearsal.json'
+#: Keys of a scheduler's config whose values are numbers of epochs. If ``by_epoch`` is
+#: False, the values are numbers of iterations.
 _STEPS = ('begin', 'end', 'T_max', 'milestones', 'step_size', 'total_steps')
-# If a scheduler's config has no 'end', MMEngine uses 10**9, which is above this number.
+# A scheduler with a larger ``end`` never ends. MMEngine's default ``end`` is 10**9.
 _ENDLESS = 10**8
 
 
@@ -36,11 +39,12 @@ _ENDLESS = 10**8
 class Variant:
     """The control or a block, at one learning rate, trained with every seed."""
 
-    lr: float | None  # None stands for the rate in the config
+    lr: float | None  # None stands for the learning rate in the config
     label: str  # name of the block, or 'none' for the control
     model: dict  # config of the detector
-    placed: Placed | None = None  # None for the control
-    rehearsed: Rehearsed | None = None  # None if there was no rehearsal
+    placed: Placed | None = None  # the place of the block. None for the control
+    # Results of one step that was run to find mistakes. None if no such step was run.
+    rehearsed: Rehearsed | None = None
 
     @property
     def name(self) -> str:
@@ -58,20 +62,24 @@ class Comparison:
     """All runs of a comparison, with the settings that they share.
 
     If ``partial``, the checkpoint ``load_from`` may lack weights or contain others.
-    Then the runs of one seed start from a new file. The file has the weights that fit,
+    Then the runs of one seed start from a new checkpoint. It has the weights that fit,
     and initial values for the missing weights.
     """
 
     config: str  # the user's config file
-    cfg: Config  # the config in the file, with the user's options
-    changes: dict  # what all runs change in the file, as ``write_config`` takes it
+    cfg: Config  # the content of this config file, with the user's options
+    # Changes to the config that all runs get, as an argument for ``write_config``.
+    changes: dict
     work_dir: Path  # folder of all runs
-    variants: list[Variant]  # in the order of the rates; at each, the control is first
+    # Grouped by learning rate. In each group, the control comes first.
+    variants: list[Variant]
     seeds: list[int]
-    metric: str | None = None  # decides the verdicts; None: ``main_metric`` chooses
+    # The metric that decides the verdicts. If it is None, ``main_metric`` chooses one.
+    metric: str | None = None
     load_from: str | None = None
     partial: bool = False
-    warnings: list[str] = field(default_factory=list)  # to be read before the first run
+    # Texts that the user should read before the first run.
+    warnings: list[str] = field(default_factory=list)
 
     def cell_dir(self, variant: Variant, seed: int) -> Path:
         """Work dir of one run."""
@@ -85,7 +93,8 @@ class Comparison:
         ]
 
     def cell(self, variant: Variant, seed: int, config: Path | None = None) -> Cell:
-        """One run. ``config`` is its config file, by default beside its work dir."""
+        """One run. ``config`` is the path of its config file. By default, the config
+        file is in the folder that also contains the run's work dir."""
         work_dir = self.cell_dir(variant, seed)
         path = config or work_dir.with_suffix('.py')
         changes = dict(self.changes)
@@ -137,13 +146,14 @@ def make_comparison(
         epochs: Length of the training in epochs, or in iterations if the config counts
             iterations. The schedule is shortened, too. Default: as in the config.
         rates: Learning rates. Default: only the rate in the config.
-        metric: The metric that decides the verdicts. Default: see :func:`main_metric`.
+        metric: The metric that decides the verdicts. Default: :func:`main_metric`
+            chooses the metric.
         options: Changes to the config, by dotted key.
-        keep_checkpoints: Whether runs keep checkpoints as the config says, instead of
-            the last checkpoint only.
-        partial: Whether ``load_from`` may lack or add weights.
-        ranks: Processes of each run.
-        rehearse: Whether one step of each network is run first.
+        keep_checkpoints: Whether runs keep checkpoints as the config says. Otherwise
+            they keep only the last checkpoint.
+        partial: Whether ``load_from`` may lack weights or contain others.
+        ranks: Number of processes of each run.
+        rehearse: Whether to run one step of each network first, to find mistakes.
 
     Raises:
         ValueError: A setting does not fit. The message names it, and says what to do.
@@ -182,7 +192,8 @@ def make_comparison(
         found.append((block.label, placed.model, placed, shown))
     learning_rates: list[float | None] = [*rates] or [None]
     for lr in rates:
-        _at_rate(cfg, changes, lr)  # Raises ValueError if the config has no rate.
+        # If the config has no learning rate, this raises ValueError.
+        _at_rate(cfg, changes, lr)
     variants = [Variant(lr, *each) for lr in learning_rates for each in found]
     comparison = Comparison(
         config=config,
@@ -215,7 +226,7 @@ def check_settings(comparison: Comparison, ranks: int) -> None:
             cell = comparison.cell(variant, seed, Path(folder, 'config.py'))
             if cell.prepare:
                 cell.prepare()
-            # Until the first checkpoint exists, the settings may change.
+            # Before the first checkpoint, the user is free to change the settings.
             found = progress(cell)
             if found.steps:
                 own = record['settings']['--ranks']
@@ -245,7 +256,7 @@ def main_metric(chosen: str | None, metrics: Sequence[str]) -> str:
 
     Args:
         chosen: The metric that the user chose, or None.
-        metrics: Names of the metrics that the evaluator reports. May be empty.
+        metrics: Names of the metrics that the evaluator reports. The list can be empty.
 
     Raises:
         ValueError: The evaluator does not report the chosen metric.
@@ -263,8 +274,9 @@ def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
     """Changes to the config that every run gets, the control included."""
     hooks = [*(cfg.get('custom_hooks') or [])]
     hooks.append(dict(type='prm_mmdet.PairedRun', control=cfg.model))
-    # A continued run must draw the same random numbers. Persistent data workers would
-    # keep a random state that cannot be restored.
+    # A run that was interrupted and continued must draw the same random numbers as an
+    # uninterrupted run. Persistent data workers would prevent this, because their
+    # random state cannot be restored.
     changes: dict = {
         'custom_hooks': hooks,
         'train_dataloader.persistent_workers': False,
@@ -283,8 +295,8 @@ def _for_all_runs(cfg: Config, keep_checkpoints: bool) -> dict:
 
 
 def _shortened(cfg: Config, steps: int) -> dict:
-    """Changes to the config, with its schedules, for a training of ``steps`` epochs or
-    iterations."""
+    """Changes to the config that make the training ``steps`` epochs or iterations long.
+    The schedules of the config are scaled, too."""
     if steps < 1:
         raise ValueError(f'--epochs must be at least 1, got {steps}')
     key = 'max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters'
@@ -300,7 +312,8 @@ def _shortened(cfg: Config, steps: int) -> dict:
         _scaled(s, factor) if s.get('by_epoch', True) == by_epoch else dict(s)
         for s in _schedulers(cfg, {})
     ]
-    if scaled:  # If rounding made a scheduler's begin and end equal, it is left out.
+    # Rounding can make a scheduler's begin and end equal. Leave such a scheduler out.
+    if scaled:
         changes['param_scheduler'] = [
             s for s in scaled if s.get('begin', 0) < s.get('end', _ENDLESS)
         ]
@@ -314,13 +327,15 @@ def _shortened(cfg: Config, steps: int) -> dict:
 
 
 def _schedulers(cfg: Config, changes: dict) -> list[dict]:
-    """The schedulers of a config with changes. MMEngine also takes a single one."""
+    """The list of schedulers in ``changes``, or else in the config. In a config, a
+    single scheduler can be without a list."""
     found = changes.get('param_scheduler', cfg.get('param_scheduler')) or []
     return [found] if isinstance(found, dict) else [*found]
 
 
 def _scaled(scheduler: dict, factor: float) -> dict:
-    """A scheduler with its numbers of steps multiplied by a factor."""
+    """A scheduler's config with all numbers of epochs or iterations multiplied by a
+    factor."""
 
     def scale(value: object) -> object:
         if isinstance(value, (list, tuple)):
@@ -352,8 +367,8 @@ def _at_rate(cfg: Config, changes: dict, lr: float) -> dict:
 
 
 def _warnings(cfg: Config, changes: dict, images: int, ranks: int) -> list[str]:
-    """A warning for each scheduler that counts iterations and is too long for the
-    training."""
+    """A warning for each scheduler that counts iterations, if its end is too late for
+    the length of the training."""
     epochs = changes.get('train_cfg.max_epochs', cfg.train_cfg.get('max_epochs'))
     batch = cfg.train_dataloader.get('batch_size')
     if not epochs or not batch:

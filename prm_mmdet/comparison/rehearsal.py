@@ -28,7 +28,8 @@ from ..files.checkpoints import compare_keys, read_state_dict, write_checkpoint
 from ..insertion import preserve
 from .placement import Placed
 
-# These samplers work with any batch size, so a rehearsal can use a smaller batch.
+# These samplers work with any batch size, so a rehearsal can use a smaller batch. With
+# other samplers, a rehearsal uses the config's batch size.
 _SAMPLERS = ('DefaultSampler', 'InfiniteSampler')
 
 
@@ -36,9 +37,12 @@ _SAMPLERS = ('DefaultSampler', 'InfiniteSampler')
 class Rehearsed:
     """Results of one step of a network."""
 
-    parameters: int  # of the whole network
-    multiply_adds: int  # of inference on one image of the evaluation set
-    start: str = ''  # effect of the blocks before the first training step, in words
+    parameters: int  # number of parameters of the whole network
+    # Number of multiply-adds of inference on one image of the evaluation set.
+    multiply_adds: int
+    # A text for the user about the blocks before the first training step, such as
+    # 'keeps what the network computes'.
+    start: str = ''
     # A sentence for each block that changes the loaded network's outputs.
     changed: list[str] = field(default_factory=list)
 
@@ -112,7 +116,8 @@ class Rehearsal:
         """The inserted blocks by name: modules that the control lacks. Lists of
         modules, and modules inside a block, are left out."""
         found: dict[str, nn.Module] = {}
-        for name, module in model.named_modules():  # a block before what is in it
+        # ``named_modules`` yields a block before the modules inside the block.
+        for name, module in model.named_modules():
             new = name not in self._modules and not name.startswith(
                 tuple(f'{block}.' for block in found)
             )
@@ -144,10 +149,11 @@ def build_model(model: dict, device: torch.device) -> Any:
 
 
 def write_start(path: Path, model: dict, load_from: str, seed: int) -> None:
-    """Write a checkpoint with all weights of a model, from one that fits in part.
+    """Write a checkpoint with all weights of a model, even if ``load_from`` lacks some.
 
-    Weights that ``load_from`` lacks, or has in another shape, get initial values drawn
-    with the seed. All runs of one seed then start from the same numbers.
+    If ``load_from`` lacks a weight, or has it in another shape, the weight gets an
+    initial value drawn with the seed. All runs of one seed then start from the same
+    weights.
     """
     set_random_seed(seed)
     built = build_model(model, torch.device('cpu'))
@@ -201,7 +207,7 @@ def _count(model: Any) -> int:
 
 
 def _fitting(weights: dict, model: Any) -> dict:
-    """The weights whose names and shapes are the same in the model."""
+    """The weights of a checkpoint that have the same name and shape in the model."""
     own = model.state_dict()
     return {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
 
@@ -226,8 +232,8 @@ def _metric_names(cfg: Config, model: Any, batch: dict, dataset: Any) -> list[st
     metrics = cfg.val_evaluator
     metrics = [dict(m) for m in (metrics if isinstance(metrics, list) else [metrics])]
     for metric in metrics:
-        # ``outfile_prefix`` is the path of result files. Without it, the metric cannot
-        # overwrite files of the user.
+        # ``outfile_prefix`` is the path of the metric's result files. It is removed, so
+        # that the metric cannot overwrite files of the user.
         metric.pop('outfile_prefix', None)
     evaluator = Evaluator(metrics)
     evaluator.dataset_meta = getattr(dataset, 'metainfo', None)
@@ -246,7 +252,8 @@ def _metric_names(cfg: Config, model: Any, batch: dict, dataset: Any) -> list[st
 
 
 def _made_up(sample: Any) -> InstanceData:
-    """One invented detection in an image: an untrained network may find none."""
+    """One invented detection in an image, because an untrained network may not find any
+    object."""
     height, width = sample.ori_shape[:2]
     found = sample.pred_instances
     made = InstanceData(
@@ -269,6 +276,7 @@ def _explained(what: str) -> Iterator[None]:
             yield
     except (URLError, FileNotFoundError) as error:
         raise ValueError(f'{what} cannot be read: {error}') from error
-    except Exception as error:  # Code of other packages may raise any error.
+    except Exception as error:
+        # Code of other packages may raise any error, so all errors are caught.
         reason = str(error) or type(error).__name__
         raise ValueError(f'{what} failed: {reason}') from error

@@ -19,16 +19,18 @@ from .generated_coco import Instance, write_coco
 #: Names of the classes. The ``category_id`` is the position in this tuple plus one.
 CLASSES = SHAPES
 
-#: Raise this by one whenever the drawing changes. Older data then raise an error.
+#: Raise this by one whenever the drawing changes. A data set of an older version then
+#: raises an error.
 VERSION = 1
 
-MIN_IMAGE_SIZE = 32  # pixels. A smaller image has no room for shapes of MIN_SIDE.
-MAX_OBJECTS = 5  # shapes in an image, not counting a crowd
+# In pixels. A smaller image has no room for shapes with the side MIN_SIDE.
+MIN_IMAGE_SIZE = 32
+MAX_OBJECTS = 5  # largest number of shapes in an image, without those in a crowd
 # The "side" of a shape is the square root of its area.
-MIN_SIDE = 16  # in pixels
-MAX_SIDE = 0.5  # as a fraction of the image size
-# As a fraction of the image size. In images of 128 pixels, the shape's area is above
-# 96**2 pixels, so COCO counts the shape as large.
+MIN_SIDE = 16  # smallest side of a shape, in pixels
+MAX_SIDE = 0.5  # largest side of most shapes, as a fraction of the image size
+# Side of a large shape, as a fraction of the image size. In images of 128 x 128 pixels,
+# its area is above 96**2 pixels, so COCO counts the shape as large.
 LARGE_SIDE = 0.85
 MIN_VISIBLE = 0.85  # smallest visible fraction of a shape's area
 CROWD_SIDE = (7, 9)  # side of the shapes in a crowd, in pixels
@@ -98,7 +100,7 @@ def _draw_scene(rng, index, size):
         count = rng.integers(2, MAX_OBJECTS + 1)
         limits = math.log(MIN_SIDE), math.log(MAX_SIDE * size)
         sides = np.exp(rng.uniform(*limits, count))
-        # The largest shape is drawn first, because it would hide the others.
+        # Later shapes cover earlier shapes. So draw the largest shape first.
         largest = sides.argmax()
         sides[[0, largest]] = sides[[largest, 0]]
         if index % PERIOD == LARGE_AT:

@@ -18,7 +18,8 @@ from ..files.atomic import write_file
 from .drawing import coverage_of, paint, random_colours, random_polygon, texture
 from .generated import MAX_SEED, check_integers, check_recorded, is_there
 
-#: Raise this by one whenever the drawing changes. Older data then raise an error.
+#: Raise this by one whenever the drawing changes. A data set of an older version then
+#: raises an error.
 VERSION = 1
 
 SIDE = (0.3, 0.6)  # square root of the shape's area, as a fraction of the image size

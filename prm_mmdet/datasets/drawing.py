@@ -17,9 +17,9 @@ SHAPES = ('circle', 'rectangle', 'triangle', 'star')
 
 # A shape is rotated by at most this angle to the left or right, in radians.
 MAX_TURN = math.radians(20)
-# The hues of a class reach HUE_SPREAD / num_classes degrees to either side of their
-# centre, so no two classes share a hue. Both colour and shape show the class, so a
-# small network learns the classes in minutes.
+# The hues of a class lie at most HUE_SPREAD / num_classes degrees from their centre.
+# The centres are 360 / num_classes degrees apart, so no two classes share a hue. Both
+# colour and shape show the class, so a small network learns the classes in minutes.
 HUE_SPREAD = 120
 # Shapes are drawn this many times larger and then averaged, for smooth edges.
 SUPERSAMPLING = 4
@@ -41,7 +41,7 @@ def random_polygon(
     """
     shape = SHAPES[label % len(SHAPES)]
     corners = {'circle': 72, 'rectangle': 4, 'triangle': 3, 'star': 10}[shape]
-    # The first corner is on top, or to the upper left in a rectangle.
+    # The first corner is at the top. In a rectangle, it is at the upper left.
     first = -math.pi / 2 - (math.pi / 4 if shape == 'rectangle' else 0)
     angles = 2 * math.pi / corners * np.arange(corners) + first
     polygon = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -59,7 +59,8 @@ def random_polygon(
 def coverage_of(polygon: np.ndarray, size: int) -> np.ndarray:
     """How much of each pixel a polygon covers, (size, size) floats from 0 to 1."""
     large = np.zeros((size * SUPERSAMPLING,) * 2, np.uint8)
-    # In OpenCV, (0, 0) is the centre of the first pixel. In polygons, it is the corner.
+    # In the polygons, (0, 0) is the corner of the first pixel. In OpenCV, (0, 0) is the
+    # centre of the first pixel. So subtract 0.5.
     corners = np.rint(polygon * SUPERSAMPLING - 0.5).astype(np.int32)
     cv2.fillPoly(large, [corners], 255)
     return cv2.resize(large, (size, size), interpolation=cv2.INTER_AREA) / 255
@@ -141,5 +142,6 @@ def texture(
         cells = rng.uniform(size=(int(rng.integers(5, 12)),) * 2)
         blend = cv2.resize(cells, (size, size), interpolation=cv2.INTER_CUBIC)
     blend = np.clip(blend, 0, 1)[..., None]
-    shade = 1 + 0.3 * (across / size)[..., None]  # Light comes from one side.
+    # One side of the picture is lighter, as if light came from there.
+    shade = 1 + 0.3 * (across / size)[..., None]
     return np.clip((first + blend * (second - first)) * shade, 0, 255)

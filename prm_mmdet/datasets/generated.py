@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-#: A larger seed fills two words of numpy's seed sequence. Two different triples
-#: (seed, split, index) could then give the same random numbers.
+#: The largest seed. A larger number fills two words of numpy's seed sequence. Two
+#: different triples (seed, split, index) could then give the same random numbers.
 MAX_SEED = 2**32 - 1
 
 _CURE = 'remove the folder or choose another one'
@@ -19,8 +19,8 @@ def check_integers(**limits: tuple[Any, int, int | None]) -> dict[str, int]:
     """Arguments as plain ints, which JSON can record.
 
     Args:
-        limits: A tuple (value, smallest, largest) for each argument's name. If
-            ``largest`` is None, the value has no upper limit.
+        limits: For each argument, a tuple (value, smallest, largest). If ``largest`` is
+            None, the value has no upper limit.
 
     Raises:
         ValueError: An argument is no integer, or is outside of its limits.
@@ -44,7 +44,7 @@ def is_there(folder: str, names: set[str]) -> bool:
         ValueError: The folder holds other files.
     """
     present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-    # An interrupted run may leave files under temporary names.
+    # An interrupted run may leave files under temporary names. They are no error.
     strangers = present - names - {f'{name}.tmp' for name in names}
     if strangers:
         raise ValueError(

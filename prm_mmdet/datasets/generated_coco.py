@@ -153,7 +153,8 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _run_lengths(mask):
-    """COCO's uncompressed RLE: lengths of runs, column by column, zeros first."""
+    """COCO's uncompressed RLE of a mask. Its ``counts`` are the lengths of runs of
+    equal pixels, column by column. The first run has zeros."""
     flat = np.concatenate([[False], mask.ravel(order='F')])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff(np.concatenate([[0], changes, [mask.size]]))
@@ -164,9 +165,11 @@ def _polygons(mask):
     """Polygons along the pixel edges of a mask, as flat [x, y, x, y, ...] lists.
 
     OpenCV returns the centres of the border pixels, not the edges. Therefore the mask
-    is first enlarged to twice its size. There, the pixels on both sides of the mask's
-    edge at x have the centres 2x - 1 and 2x, and (centre + 1) // 2 is x for both.
-    COCO's polygons have no holes: a mask with a hole is cut in two through the hole.
+    is first enlarged to twice its size. If the mask has an edge at x, the two pixels
+    beside this edge in the enlarged mask have the centres 2x - 1 and 2x. For both
+    centres, (centre + 1) // 2 is x.
+
+    COCO's polygons have no holes. So a mask with a hole is cut in two through the hole.
     """
     double = mask.repeat(2, axis=0).repeat(2, axis=1).astype(np.uint8)
     contours, hierarchy = cv2.findContours(

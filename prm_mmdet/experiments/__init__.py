@@ -1,4 +1,5 @@
-"""Experiments: many trainings. Each can be resumed, and has a file with its results."""
+"""Run experiments of many trainings. Each training can be resumed, and has a file with
+its results."""
 
 from .cells import Cell, state, write_config
 from .launchers import Launch

@@ -22,14 +22,17 @@ class Cell:
     config: str  # path of the config file
     # Folder of the run's logs, checkpoints and record file, and of no other run.
     work_dir: Path
-    auto_scale_lr: bool = False  # whether train.py scales the rate to the batch
-    after: tuple[str, ...] = ()  # names of runs that must be finished before
-    # Commands (lists of arguments) after the evaluation, in the same Slurm job.
+    # Whether train.py scales the learning rate to the batch size.
+    auto_scale_lr: bool = False
+    after: tuple[str, ...] = ()  # names of the runs whose results this run needs
+    # Commands (lists of arguments) to run after the evaluation, in the same Slurm job.
     then: tuple[tuple[str, ...], ...] = ()
-    makes: tuple[Path, ...] = ()  # files of a finished run, from ``then`` or a hook
-    # Called before the config file is read, to write the config file.
+    # Files that a finished run has. A command of ``then`` or a hook writes them.
+    makes: tuple[Path, ...] = ()
+    # Writes the config file. It is called before the config file is read.
     prepare: Callable[[], None] | None = None
-    env: Mapping[str, str] = field(default_factory=dict)  # of the run's processes
+    # Environment variables of the run's processes.
+    env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def log(self) -> Path:
@@ -40,10 +43,10 @@ class Cell:
 def write_config(
     path: str | Path, base: str | Path, changes: Mapping, seed: int | None = None
 ) -> None:
-    """Write a config file that holds another config, all that it inherits, and changes.
+    """Write a config file that has the content of another config, with changes.
 
-    The new file has no ``_base_``. So a later change of the file ``base`` has no effect
-    on runs that have begun.
+    The new file also has all that the other config inherits, and no ``_base_``. So a
+    later change of the file ``base`` has no effect on runs that have begun.
 
     Args:
         path: The file to write.
@@ -64,10 +67,11 @@ def write_config(
 class Progress:
     """Progress of a cell (one run of an experiment)."""
 
-    unit: str = 'epoch'  # or 'iteration'
-    # Length of the whole training. 0 before the first checkpoint or evaluation.
+    unit: str = 'epoch'  # the unit of all steps, 'epoch' or 'iteration'
+    # Number of steps of the whole training. It is 0 before the first checkpoint or
+    # evaluation.
     steps: int = 0
-    reached: int = 0  # step of the newest checkpoint, 0 if there is none
+    reached: int = 0  # step of the newest checkpoint. 0 if there is no checkpoint
     evaluated: bool = False  # whether the trained model was evaluated
     missing: tuple[Path, ...] = ()  # files of ``Cell.makes`` that do not exist
     begun: bool = False  # whether there is a record, a checkpoint or an evaluation
@@ -101,10 +105,11 @@ def progress(cell: Cell) -> Progress:
     steps = train_cfg['max_epochs' if by_epoch else 'max_iters']
     reached = checkpoint.step if checkpoint else 0
     evaluated = False
-    # If the newest checkpoint is not the last one, the newest training has not ended.
-    # An evaluation in the folder is then the result of an earlier training.
+    # If the newest checkpoint is from before the last step, the newest training has not
+    # ended. An evaluation in the folder is then the result of an earlier training.
     if evaluations and (reached >= steps or not checkpoint):
-        # The step of a test is None if the name of its checkpoint does not contain it.
+        # The step of an evaluation by test.py is read from the checkpoint's name. If
+        # the name does not contain the step, the step is None.
         last = evaluations[-1].step
         evaluated = last == steps or (last is None and reached == steps)
     return Progress(unit, steps, reached, evaluated, missing, begun=True)

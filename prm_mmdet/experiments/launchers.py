@@ -24,10 +24,13 @@ class Launch:
     """How an experiment is run. Its runs, each a training and its evaluation, are
     called cells."""
 
-    launcher: str = 'none'  # or 'torchrun' or 'slurm'
-    ranks: int = 1  # processes of each cell, each with one GPU
-    partition: str | None = None  # Slurm's. None: the cluster's default
-    jobs: int = 1  # cells at the same time on this machine; Slurm decides by itself
+    launcher: str = 'none'  # 'none', 'torchrun' or 'slurm'
+    ranks: int = 1  # number of processes of each cell, each with one GPU
+    # Partition for Slurm's jobs. If it is None, Slurm uses the cluster's default.
+    partition: str | None = None
+    # Number of cells that run at the same time on this machine. Under Slurm, Slurm
+    # decides when its jobs run.
+    jobs: int = 1
 
 
 def tool_path(name: str) -> str:
@@ -37,8 +40,8 @@ def tool_path(name: str) -> str:
 
 
 def commands(cell: Cell, progress: Progress, launch: Launch) -> list[list[str]]:
-    """The commands that finish a cell (one run of an experiment), in order, without
-    Slurm."""
+    """The commands that finish a cell (one run of an experiment) if Slurm is not used.
+    They are in the order in which they must run."""
     follow_up = [list(command) for command in cell.then]
     if progress.evaluated:
         return follow_up
@@ -54,7 +57,8 @@ def commands(cell: Cell, progress: Progress, launch: Launch) -> list[list[str]]:
 
 def _task(cell: Cell, progress: Progress) -> list[str]:
     if progress.reached and progress.reached == progress.steps:
-        # The training has ended, so train.py would do nothing. test.py evaluates.
+        # The training has ended, so train.py would do nothing. Therefore test.py
+        # evaluates the last checkpoint.
         name = f'{"epoch" if progress.unit == "epoch" else "iter"}_{progress.reached}'
         checkpoint = str(Path(cell.work_dir, f'{name}.pth'))
         task = [tool_path('test.py'), cell.config, checkpoint]
@@ -99,7 +103,8 @@ def sbatch(
     script = [shlex.join(command) for command in cell.then]
     if not progress.evaluated:
         task = [sys.executable, '-u', *_task(cell, progress), '--launcher', 'slurm']
-        # Jobs that share a node must not use the same port.
+        # Jobs that share a node must not use the same port. So the port depends on the
+        # id of the job.
         port = 'MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))'
         srun = shlex.join(['srun', cpus, '--kill-on-bad-exit=1', *task])
         script.insert(0, f'{port} {srun}')
@@ -116,8 +121,8 @@ def sbatch(
 
 
 def queued_jobs(launch: Launch) -> dict[str, str]:
-    """Ids of the user's waiting and running Slurm jobs, by name. Empty if Slurm is not
-    the launcher.
+    """Ids of the user's waiting and running Slurm jobs, by name. If Slurm is not the
+    launcher, the dict is empty.
 
     Raises:
         OSError: ``squeue`` is missing or fails.

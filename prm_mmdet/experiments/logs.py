@@ -16,12 +16,13 @@ _NO_METRICS = {'step', 'time', 'data_time', 'memory'}
 class Evaluation:
     """One evaluation of a model, during a training or by test.py."""
 
-    when: str  # MMEngine's name of the run: the time at which it began, as digits
-    # Epoch or iteration after which the model was evaluated. None for a test if the
-    # name of its checkpoint does not contain the step.
+    # MMEngine's name of the run. It is the time of the start, as 20250131_120000.
+    when: str
+    # The model was evaluated after this epoch or iteration. The step is None if test.py
+    # evaluated a checkpoint whose name does not contain a step.
     step: int | None
-    unit: str  # 'epoch' or 'iteration'
-    metrics: dict[str, float]  # finite numbers by the evaluator's names
+    unit: str  # unit of the step, 'epoch' or 'iteration'
+    metrics: dict[str, float]  # finite values, by the evaluator's names of the metrics
     test: bool  # whether test.py made the evaluation
 
 
@@ -30,15 +31,15 @@ class Checkpoint:
     """The newest checkpoint of a training."""
 
     path: Path
-    unit: str  # 'epoch' or 'iteration'
-    step: int  # epoch or iteration after which it was saved
+    unit: str  # unit of the step, 'epoch' or 'iteration'
+    step: int  # the epoch or iteration after which the checkpoint was saved
 
 
 def read_evaluations(work_dir: str | Path) -> list[Evaluation]:
     """The evaluations in MMEngine's logs, in the order in which their runs began.
 
-    Incomplete lines, and values that are not finite numbers, are left out. The folder
-    may be missing.
+    Incomplete lines, and values that are not finite numbers, are left out. If the
+    folder is missing, the list is empty.
     """
     work_dir = Path(work_dir)
     found = []
@@ -60,7 +61,8 @@ def read_evaluations(work_dir: str | Path) -> list[Evaluation]:
 
 
 def _lines(log: Path) -> Iterator[tuple[dict, dict]]:
-    """For each line of a log: its finite numbers, and the metrics among them."""
+    """For each line of a log, two dicts. The first has the finite numbers of the line.
+    The second has only the metrics of the line."""
     for line in log.read_text(encoding='utf-8', errors='replace').splitlines():
         try:
             items = json.loads(line).items()
@@ -100,13 +102,15 @@ _UNITS = {'epoch': 'epoch', 'iter': 'iteration'}
 
 def last_checkpoint(work_dir: str | Path) -> Checkpoint | None:
     """The checkpoint from which ``--resume`` continues, or None if there is none."""
-    # MMEngine writes this file when the checkpoint is complete. It holds the path.
+    # MMEngine writes the file ``last_checkpoint`` when a checkpoint is complete. The
+    # file holds the path of this checkpoint.
     pointer = Path(work_dir, 'last_checkpoint')
     text = pointer.read_text(encoding='utf-8') if pointer.is_file() else ''
     found = re.search(r'(epoch|iter)_(\d+)\.pth$', text.strip())
     if not found:
         return None
-    # The folder may have been moved, and the path is absolute. So use the name only.
+    # The path is absolute. If the folder was moved, the path is wrong. So use only the
+    # name of the checkpoint.
     path = Path(work_dir, found.group())
     return Checkpoint(path, _UNITS[found.group(1)], int(found.group(2)))
 
@@ -114,8 +118,9 @@ def last_checkpoint(work_dir: str | Path) -> Checkpoint | None:
 def reason_of_failure(text: str) -> str:
     """The lines of a failed process's output that say why it failed, indented.
 
-    These are the error message of this package's tools, else the traceback of the first
-    rank that failed, else the last lines.
+    If the output has an error message of this package's tools, the result is this
+    message. Otherwise it is the traceback of the first rank that failed. If there is no
+    such traceback, the result is the last lines.
 
     Args:
         text: The output of the process and of its ranks.
@@ -126,7 +131,9 @@ def reason_of_failure(text: str) -> str:
     first_to_fail = re.search(r'^(\[rank\d+\]: )Traceback', text, re.M)
     if own_message:
         lines = own_message.group().rstrip().splitlines()[:15]
-    elif first_to_fail:  # Later tracebacks report only that the first rank ended.
+    elif first_to_fail:
+        # Take the traceback of the rank that failed first. Tracebacks of other ranks
+        # report only that this rank ended.
         rank = first_to_fail.group(1)
         lines = [s for s in text.splitlines() if s.startswith(rank)][-15:]
     else:

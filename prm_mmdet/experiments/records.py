@@ -18,7 +18,7 @@ from ..version import __version__
 from .cells import RECORD, Cell
 from .logs import read_evaluations
 
-_SHOWN = 5  # number of changed settings that a message lists
+_SHOWN = 5  # largest number of changed settings that an error message lists
 
 
 def read_record(work_dir: str | Path) -> dict | None:
@@ -93,8 +93,8 @@ def finish_record(record: dict, work_dir: str | Path) -> dict:
     experiment) has finished, and write it into the cell's work dir."""
     evaluations = read_evaluations(work_dir)
     last = evaluations[-1]
-    # Runs of test.py before the last one may have evaluated other checkpoints. So they
-    # are left out.
+    # Earlier runs of test.py may have evaluated other checkpoints. So use only the
+    # evaluations during the training, and the last evaluation.
     during = [e for e in evaluations if not e.test or e is last]
     by_step = {e.step: e.metrics for e in during if e.step is not None}
     record = dict(record, ended=_now(), unit=last.unit, step=last.step)

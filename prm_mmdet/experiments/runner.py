@@ -28,7 +28,7 @@ from .records import begin_record, finish_record, read_record, write_record
 # A process is killed if it has not ended this many seconds after SIGTERM. torchrun
 # waits half as long for its ranks.
 _GRACE = 60
-#: If a run has one of these outcomes, the runs that need its result may start.
+#: If a run has one of these outcomes, other runs that need its result can start.
 WELL = ('ok', 'finished before', 'submitted', 'in the queue')
 
 
@@ -36,7 +36,9 @@ WELL = ('ok', 'finished before', 'submitted', 'in the queue')
 class Outcome:
     """The outcome of a cell (a run of an experiment) in a call of :func:`run_cells`."""
 
-    word: str  # one of WELL, or 'failed', 'left out', 'run by another process'
+    # A member of ``WELL``, 'failed', 'run by another process' or 'left out'. A cell is
+    # left out if a cell that it needs has an outcome that is not in ``WELL``.
+    word: str
     reason: str = ''  # why the cell failed or was left out
 
 
@@ -91,7 +93,8 @@ def plan(cells: Sequence[Cell], launch: Launch | None = None) -> str:
     lines, jobs = [], {}
     try:
         jobs = queued_jobs(launch)
-    except OSError as error:  # If squeue fails, no run counts as queued.
+    except OSError as error:
+        # If squeue fails, the plan assumes that no run is in Slurm's queue.
         lines.append(f'# {error}')
     for cell in cells:
         found = progress(cell)
@@ -126,7 +129,8 @@ def _check(cells: Sequence[Cell]) -> None:
 def _interruptible() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does."""
     before = {}
-    # Python can set signal handlers in the main thread only.
+    # Python can set signal handlers in the main thread only. In other threads, the
+    # handlers do not change.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             # nohup lets a process ignore SIGHUP, so that it survives a logout. Such a
@@ -147,20 +151,22 @@ _Steps = Generator[None, None, Outcome]
 class _Experiment:
     """The state of :func:`run_cells`.
 
-    Each running cell (run of the experiment) has a generator. It yields while it waits
-    for a process, and returns the cell's outcome. Closing the generator ends the
-    process and releases the lock.
+    Each running cell (run of the experiment) has a generator. The generator yields
+    while it waits for a process, and returns the cell's outcome. If the generator is
+    closed, it ends the process and releases the lock of the cell's work dir.
     """
 
     cells: Sequence[Cell]
     launch: Launch
     on_record: Callable[[Cell, dict], None]
-    queue: dict[str, str]  # from ``queued_jobs``
+    # Ids of the user's waiting and running Slurm jobs, by name of the job.
+    queue: dict[str, str]
     outcomes: dict[str, Outcome] = field(default_factory=dict)
-    jobs: dict[str, str] = field(default_factory=dict)  # ids of Slurm jobs, by run
-    # The processes of the active runs, by slot (see ``launchers.environment``).
+    # Ids of the Slurm jobs that run the cells, by name of the cell.
+    jobs: dict[str, str] = field(default_factory=dict)
+    # The processes that run now. The key is a number from 0. It selects the GPUs.
     processes: dict[int, subprocess.Popen] = field(default_factory=dict)
-    # Durations of the runs that this call finished.
+    # Durations, in seconds, of the runs that this call finished.
     seconds: list[float] = field(default_factory=list)
 
     def run(self) -> None:
@@ -169,7 +175,8 @@ class _Experiment:
         try:
             while waiting or running:
                 for cell in list(waiting):
-                    # All runs that this run needs have ended, in success or failure.
+                    # A run can start when all runs that it needs have an outcome, be it
+                    # success or failure.
                     ready = self.outcomes.keys() >= {*cell.after}
                     if ready and len(running) < self.launch.jobs:
                         waiting.remove(cell)
@@ -199,7 +206,8 @@ class _Experiment:
         _say(f'[{number}/{len(self.cells)}] {cell.name}: {text}')
 
     def _settle(self, cell: Cell, steps: _Steps) -> bool:
-        """Continue a run's generator until it waits again. Return whether it ended."""
+        """Continue a run's generator until the generator waits again or ends. Return
+        whether it has ended."""
         try:
             next(steps)
             return False
@@ -211,7 +219,8 @@ class _Experiment:
             text = ''.join(traceback.format_exception_only(type(error), error))
             outcome = Outcome('failed', text.rstrip())
         self.outcomes[cell.name] = outcome
-        if outcome.word != 'ok':  # _run_here prints 'ok' itself, with the metric.
+        # ``_run_here`` has already printed the outcome 'ok', together with the metric.
+        if outcome.word != 'ok':
             self._tell(cell, outcome.word + (outcome.reason and f': {outcome.reason}'))
         return True
 
@@ -226,8 +235,8 @@ class _Experiment:
             if cell.prepare:
                 cell.prepare()
             found = progress(cell)
-            # ``steps`` is 0 before the first checkpoint. The settings may change then,
-            # so an existing record is not compared with them.
+            # Before the first checkpoint, ``found.steps`` is 0. Until then, the user is
+            # free to change the settings. So no earlier record is compared with them.
             earlier = read_record(cell.work_dir) if found.steps else None
             if not earlier and found.reached and not found.finished:
                 raise ValueError(
@@ -242,7 +251,7 @@ class _Experiment:
             record = begin_record(cell, ranks, earlier)
             if found.finished:
                 # If a Slurm job or another command finished the run, its record has no
-                # results yet.
+                # results yet. So the results are added now.
                 if not earlier or 'ended' not in earlier:
                     earlier = finish_record(record, cell.work_dir)
                 self.on_record(cell, earlier)
@@ -313,7 +322,8 @@ class _Experiment:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment(cell, self.launch, slot),
-            # Without a new session, Ctrl-C would reach all processes at once.
+            # In a session of its own, the process does not get Ctrl-C. This program
+            # gets Ctrl-C, and then ends the processes of all runs.
             start_new_session=True,
             preexec_fn=functools.partial(end_with_parent, os.getpid(), signal.SIGTERM),
         )
@@ -330,7 +340,8 @@ class _Experiment:
             except subprocess.TimeoutExpired:
                 pass
             finally:
-                # If the process crashed, its child processes may still run.
+                # If the process crashed, its child processes may still run. So kill
+                # all processes of its group.
                 _signal_group(process, signal.SIGKILL)
 
 
@@ -344,4 +355,5 @@ def _duration(seconds: float) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # Without flush, a pipe gets the text late.
+    # Without flush, the text would arrive late if the output goes into a pipe.
+    print(text, flush=True)

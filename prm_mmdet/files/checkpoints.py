@@ -1,4 +1,4 @@
-"""Checkpoint files: read weights-only, written whole or not at all."""
+"""Read checkpoint files weights-only, and write them whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ _load_with_mmengine = CheckpointLoader.load_checkpoint
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used. The message names the file, reason and cure."""
+    """A checkpoint cannot be used. The message gives the file, the reason and a fix."""
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     """Read a checkpoint onto the CPU. Nothing in the file is executed.
 
     Args:
-        path: A file, an address, or a name such as ``torchvision://resnet50``. MMEngine
-            downloads addresses and names; call
-            :func:`prm_mmdet.compat.load_weights_only` before.
+        path: A file, an address, or a name such as ``torchvision://resnet50``. Before
+            you pass an address or a name, call
+            :func:`prm_mmdet.compat.load_weights_only`. Otherwise, MMEngine may load
+            the downloaded file in full, which can run code in the file.
 
     Returns:
         What the file holds.
@@ -42,8 +43,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
     Raises:
         OSError: The file is missing or cannot be opened, or the address cannot be
             reached.
-        CheckpointError: The file is no checkpoint, is damaged (a checksum in it is
-            wrong), or holds more than numbers and plain objects.
+        CheckpointError: The file is no checkpoint, is damaged (for example, a checksum
+            stored in the file is wrong), or holds more than numbers and plain objects.
     """
     source: Any
     cached: Any
@@ -65,7 +66,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
             checkpoint = load(source, map_location='cpu')
         except (URLError, FileNotFoundError):
             raise
-        except Exception as error:  # a damaged file may raise any exception
+        except Exception as error:  # Reading a damaged file may raise any exception.
             raise CheckpointError(
                 f'{path} is damaged, or holds more than weights: {_reason(error)}. If '
                 f'the file is damaged, {cure}; if you trust the file, save its state '
@@ -81,41 +82,42 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _damage(path: str, mtime: int, size: int) -> str:
-    """A message if a checksum in a file is wrong, else ''. A file is checked again only
-    if its time or its size changed."""
+    """A message if a checksum stored in a checkpoint file is wrong, else ''. The result
+    is cached: a file is checked again only if its modification time or size changed."""
     if not zipfile.is_zipfile(path):
-        return ''  # the format before torch 1.6 has no checksums
+        # PyTorch before 1.6 wrote another format, which has no checksums.
+        return ''
     try:
         with zipfile.ZipFile(path) as file:
             name = file.testzip()
-    except Exception as error:  # damaged headers of the archive
+    except Exception as error:  # Damaged headers of a zip file may raise anything.
         return f'{error}'
     return f'the checksum of {name} in it is wrong' if name else ''
 
 
 def _download(name: str) -> str:
-    """Path of PyTorch's downloaded file, for an address or a name of weights."""
+    """Where PyTorch stores the file that it downloads for an address or a name."""
     url = compat.weights_url(name) or name
     folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
     return os.path.join(folder, url.rpartition('/')[2])
 
 
 def _reason(error: Exception) -> str:
-    """The reason in PyTorch's error message, without PyTorch's advice."""
+    """Why a file cannot be loaded: PyTorch's error message without its advice."""
     reason = re.sub(
         r'(?s).*(WeightsUnpickler error:|trusted source\.)\s*', '', str(error)
     )
     reason = re.split(r'\. |\n', reason)[0].rstrip('.')
-    # If torch.save did not write the file, PyTorch reports an unknown byte only, or no
-    # reason.
+    # For a file that torch.save did not write, PyTorch's message gives no reason, or
+    # only the number of an unknown byte. Replace such a message by a helpful one.
     if re.fullmatch(r'(Unsupported operand )?\d*', reason):
         return 'its content is not what torch.save writes'
     return reason
 
 
 def read_for_mmengine() -> None:
-    """Let MMEngine load every checkpoint of this process with :func:`read_checkpoint`,
-    including checkpoints that ``Pretrained`` names."""
+    """Let MMEngine use :func:`read_checkpoint` for every checkpoint that this process
+    loads, also for the checkpoints of ``Pretrained`` in ``init_cfg``."""
 
     def load(
         cls: type, filename: str, map_location: Any = None, logger: Any = 'current'
@@ -130,8 +132,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """Read the weights in a checkpoint file.
 
     Args:
-        path: A state dict, or a dict with one under ``state_dict``. If all keys begin
-            with ``module.``, as DataParallel writes them, this prefix is removed.
+        path: As for :func:`read_checkpoint`. The file holds a state dict, or a dict
+            with a state dict under the key ``state_dict``. If all keys of the weights
+            begin with ``module.``, as DataParallel writes them, this prefix is removed.
 
     Returns:
         The weights by name.
@@ -147,8 +150,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
 def weights_of(
     checkpoint: Any, path: str | os.PathLike[str]
 ) -> dict[str, torch.Tensor]:
-    """Find the weights in what :func:`read_checkpoint` returned, as
-    :func:`read_state_dict` does."""
+    """The weights in ``checkpoint``, which :func:`read_checkpoint` read from ``path``.
+    The result and the errors are those of :func:`read_state_dict`."""
     state = checkpoint
     if isinstance(checkpoint, dict):
         state = checkpoint.get('state_dict', checkpoint)
@@ -191,14 +194,15 @@ def not_finite(state: Mapping[str, torch.Tensor]) -> list[str]:
         key
         for key, value in state.items()
         if value.is_floating_point()
-        and value.element_size() > 1  # isfinite does not support 8-bit floats
+        # Skip 8-bit floats, which isfinite does not support.
+        and value.element_size() > 1
         and not value.isfinite().all()
     ]
 
 
 @dataclass(frozen=True)
 class KeyDifferences:
-    """How the names and shapes of weights differ from those of a model.
+    """How weights differ from a model's weights in their names and shapes.
 
     Attributes:
         missing: Names that the model has and the weights lack.
@@ -236,8 +240,9 @@ def compare_keys(
         model: The model's own ``state_dict()``.
 
     Returns:
-        The differences. The object is false if there are none. A missing
-        ``num_batches_tracked`` of a batch norm does not count: old files lack it.
+        The differences, as an object that is false if there are none. If
+        ``num_batches_tracked`` of a batch norm is missing, this is no difference,
+        because old files lack it.
     """
     return KeyDifferences(
         missing=[
@@ -256,10 +261,11 @@ def compare_keys(
 
 @contextlib.contextmanager
 def noting_differences(model: nn.Module) -> Iterator[KeyDifferences]:
-    """Record which weights do not fit while MMEngine loads them into a model.
+    """While MMEngine loads weights into a model, record which weights do not fit.
 
     Models may rename keys while they load, so the keys cannot be compared earlier.
-    MMEngine does not list weights that it leaves out because of their shape.
+    MMEngine's lists of missing and unexpected keys do not contain weights whose shape
+    is wrong, so this function records these weights, too.
 
     Yields:
         The differences between weights and model, empty until the weights are loaded.
@@ -312,8 +318,8 @@ def write_checkpoint(
         with replacing(path) as file:
             torch.save(checkpoint, file)
     except RuntimeError as error:
-        # If the disk is full, PyTorch raises a RuntimeError 'unexpected pos' after the
-        # OSError. The OSError tells the user more.
+        # If the disk is full, writing raises an OSError. PyTorch then raises a
+        # RuntimeError 'unexpected pos'. Raise the OSError, which tells the user more.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise

@@ -16,23 +16,25 @@ def lock_folder(
 ) -> filelock.AcquireReturnProxy:
     """Lock a folder, so that no second run writes to it.
 
-    The operating system releases the lock when the process ends, however it ends::
+    The lock is released at the end of the ``with`` block. If the process is killed
+    earlier, the operating system releases the lock::
 
         with lock_folder(work_dir):
             ...
 
     Args:
         folder: The folder to lock. A missing folder is made.
-        name: Name of the lock's file. Locks of different names do not conflict: the
-            runner of experiments and the training that it starts lock the same folder.
+        name: Name of the lock's file. Locks of different names do not conflict. So the
+            runner of experiments and the training that it starts can lock the same
+            folder.
 
     Returns:
         The lock, which is already acquired. It is released at the end of a ``with``
         block, and when the object is deleted.
 
     Raises:
-        FolderInUseError: Another lock of this name holds the folder, here or in another
-            process.
+        FolderInUseError: This process or another one has locked the folder already,
+            with a lock of the same name.
         OSError: The folder cannot be written.
     """
     os.makedirs(folder, exist_ok=True)

@@ -32,7 +32,7 @@ def load_plain_pickle(file: BinaryIO) -> Any:
         return _PlainUnpickler(file).load()
     except pickle.UnpicklingError:
         raise
-    except Exception as error:  # a damaged file may raise any exception
+    except Exception as error:  # Reading a damaged file may raise any exception.
         raise pickle.UnpicklingError(f'it is no pickle file: {error}') from error
 
 
@@ -42,10 +42,10 @@ def _load_storage(content: bytes) -> Any:
 
 
 class PlainDtype:
-    """Replaces ``np.dtype`` while a file is unpickled.
+    """Replaces ``np.dtype`` while a file is unpickled. Only plain types are accepted.
 
-    NumPy does not check a pickled dtype. If a dtype of floats claims to hold objects,
-    or the reverse, NumPy uses numbers in the file as addresses in memory.
+    NumPy does not check a pickled dtype. If a file declares that an array of floats
+    holds objects, NumPy uses the floats as addresses in memory.
     """
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
@@ -62,7 +62,7 @@ class PlainDtype:
 
 class PlainArray(np.ndarray):
     """Replaces ``np.ndarray`` while a file is unpickled, and rejects arrays of objects.
-    It is pickled as an ``np.ndarray``."""
+    If you pickle this array again, the new pickle holds an ``np.ndarray``."""
 
     def __new__(cls, *args: Any) -> PlainArray:
         return super().__new__(cls, (0,), 'b')
@@ -87,8 +87,9 @@ def _scalar(dtype: PlainDtype, content: bytes) -> np.generic:
     return np.frombuffer(content, dtype.dtype)[0]
 
 
-#: Replacements for the functions and classes that a pickle of NumPy objects names. Some
-#: are listed twice, because NumPy 2 moved them and files of both versions exist.
+#: Replacements for the functions and classes of NumPy that a pickle may name. NumPy 2
+#: moved two functions to another module. They are listed under both names, because
+#: files of both versions exist.
 NUMPY = {
     ('numpy._core.multiarray', '_reconstruct'): _array,
     ('numpy.core.multiarray', '_reconstruct'): _array,
@@ -105,7 +106,7 @@ _ALLOWED = {
     ('collections', 'OrderedDict'): collections.OrderedDict,
     # Pickle's protocol 2 stores bytes as a call of ``_codecs.encode``.
     ('_codecs', 'encode'): _codecs.encode,
-    # Protocol 2 uses Python 2's name of the module ``builtins``.
+    # Pickle's protocol 2 uses ``__builtin__``, the old name of ``builtins``.
     **{(m, t.__name__): t for m in ('builtins', '__builtin__') for t in (set, bytes)},
     # MMDetection's DumpProposals writes proposals as InstanceData.
     ('mmengine.structures.instance_data', 'InstanceData'): InstanceData,
@@ -128,12 +129,13 @@ class _PlainPickleHandler(PickleHandler):
 
 class _PlainYamlHandler(YamlHandler):
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
-        # MMEngine reads long lists of MMDetection's models. The loader in C is faster.
+        # MMEngine reads MMDetection's long lists of models, which are YAML files. The
+        # loader that is written in C saves time.
         return yaml.load(file, getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
 
 
 def read_for_mmengine() -> None:
-    """Let ``mmengine.load`` read annotations, proposals and results in this process as
-    data. MMEngine would execute what a pickle or YAML file asks for."""
+    """In this process, let ``mmengine.load`` read pickle and YAML files as data only.
+    By itself, MMEngine would execute code that such a file names."""
     register_handler(['pkl', 'pickle'])(_PlainPickleHandler)
     register_handler(['yaml', 'yml'])(_PlainYamlHandler)

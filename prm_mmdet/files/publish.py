@@ -1,7 +1,7 @@
 """Write checkpoints to publish: the weights, and nothing that only a training needs.
 
-MMDetection's publish_model.py and MMEngine's ``published_keys`` do this, too. But
-weights-only loading may refuse their files, and the hash in a file's name may be wrong.
+MMDetection's publish_model.py and MMEngine's ``published_keys`` also write such files.
+But weights-only loading may refuse those files. Their names may contain a wrong hash.
 """
 
 import hashlib
@@ -29,8 +29,9 @@ def publish_checkpoint(
         hashed: Whether the file's name contains its hash. Default: True.
 
     Returns:
-        The file, and what was left out. The file is PREFIX-HASH.pth, with the first 8
-        digits of its SHA-256, or PREFIX.pth.
+        The path of the file, and the keys of the entries that were left out. The path
+        is PREFIX-HASH.pth, where HASH is the first 8 digits of the file's SHA-256. If
+        ``hashed`` is false, the path is PREFIX.pth.
 
     Raises:
         OSError: ``source`` cannot be read, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""Put plugins anywhere in a network, and into weights trained without plugins."""
+"""Insert plugins into a network, also after it was trained without plugins."""
 
 from .attach import Plugged, attach_plugins
 from .preservation import preserve

@@ -1,8 +1,8 @@
 """Plugins behind any submodule of a model that is already built.
 
 A plugin becomes a submodule of the module that it follows. A forward hook of that
-module runs the plugin, so the model's classes and names do not change. Whatever copies,
-pickles, traces, compiles or distributes the model takes the plugin along.
+module runs the plugin, so the model's classes and names do not change. If the model is
+copied, pickled, traced, compiled or distributed, the plugin is included.
 """
 
 from __future__ import annotations
@@ -30,45 +30,48 @@ from .channels import (
 )
 from .specs import Spec, chosen_levels, chosen_names, hint, read_specs, where
 
-# These classes run or count all of their submodules, so a plugin must not become one.
+# These classes run or count all of their submodules. So a plugin must not become a
+# submodule of an object of these classes.
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def attach_plugins(
     module: nn.Module, specs: Sequence[dict], input_shape: Sequence | None = None
 ) -> nn.Module:
-    """The same model, with plugins behind some of its submodules.
+    """Attach plugins to a model. A plugin runs on the output of a submodule.
 
-    Each of these submodules then returns the plugin's output. Attach plugins before you
-    build an optimizer, a moving average or a distributed wrapper.
+    The submodule then returns the plugin's output instead of its own output. Attach
+    plugins before you build an optimizer, a moving average or a distributed wrapper,
+    which would otherwise miss the plugins' parameters.
 
     Args:
         module: Any model, backbone or neck.
-        specs: One dict for each plugin and its places. Plugins behind the same module
-            run in this order. Keys:
+        specs: Dicts, each with a plugin and the submodules that get this plugin. If a
+            submodule gets several plugins, they run in the order of the dicts. Keys:
 
             - cfg (dict): The plugin's ``type`` and arguments without ``in_channels``,
               and ``postfix`` for its name, as in MMDetection's ``plugins``.
-            - at (str): Regular expression that matches the whole name of each submodule
-              to follow, as ``named_modules()`` has it; '' is the model itself.
+            - at (str): Regular expression. Submodules match if their whole name in
+              ``named_modules()`` matches. The name of the model itself is ''.
             - blocks (str | Sequence[int]): Which matches in each stage get a plugin:
               'last', or indices. Names that differ only in their last number form a
               stage. Names without a number form a stage if they have the same parent.
               Default: all.
             - levels (Sequence[int]): Indices of the maps that get a plugin, if the
-              submodule returns several maps. A plugin on a map that nothing uses is not
-              trained, and stops distributed training. Default: all.
-        input_shape: Shape of the input on which the model is run to learn the channels:
-            (C, H, W), or a list of shapes if the model takes several maps. Default:
-            None, an image, or maps with the channels that a neck's ``in_channels``
-            lists. The model is run a second time, on a larger input.
+              submodule returns several maps. If the model does not use a map, its
+              plugin is not trained, and distributed training fails. Default: all.
+        input_shape: The model is run on an input of this shape, and then on a larger
+            input, to find the channels of its maps. (C, H, W), or a list of shapes if
+            the model takes several maps. Default: None. A neck gets maps with the
+            channels in its list ``in_channels``, any other model gets an image.
 
     Returns:
-        ``module``. The plugin behind ``layer3.1`` is its submodule, named as in
-        MMDetection: ``layer3.1.sac_block``. A Sequential runs all of its submodules, so
-        the plugin behind it is placed beside it: ``layer3_sac_block``. A module that
-        returns a tuple or list of maps gets one plugin for each map. Plugins see maps
-        (B, C, H, W). Axes of maps (B, H, W, C), as in Swin, are permuted.
+        ``module`` itself. A SAC behind ``layer3.1`` becomes a submodule of ``layer3.1``
+        and gets the name that MMDetection would give, ``layer3.1.sac_block``. But a
+        Sequential runs all of its submodules. So a SAC behind a Sequential ``layer3``
+        is placed beside ``layer3``, under the name ``layer3_sac_block``. A module that
+        returns a tuple or list of maps gets one plugin for each map. Plugins get maps
+        (B, C, H, W). Maps (B, H, W, C), as in Swin, are permuted for the plugin.
 
     ``init_weights`` leaves the plugins' initial values as their classes set them, and
     loads the plugins' weights that a ``Pretrained`` checkpoint contains. If the model's
@@ -119,17 +122,18 @@ def Plugged(
 
     Args:
         model: Config of the model.
-        plugins: As the ``specs`` of :func:`attach_plugins`.
-        input_shape: As in :func:`attach_plugins`. Default: None.
+        plugins: The plugins and their places, see ``specs`` of :func:`attach_plugins`.
+        input_shape: Shape of an example input, see :func:`attach_plugins`.
+            Default: None.
         settings: Defaults for settings that ``model`` does not have. A detector passes
             ``train_cfg`` and ``test_cfg`` to its heads in this way.
 
     Returns:
-        The model itself.
+        The built model, not a wrapper around the model.
 
     Raises:
-        ValueError: As :func:`attach_plugins`, or both ``settings`` and ``model`` have
-            an ``init_cfg``.
+        ValueError: The plugins cannot be attached, see :func:`attach_plugins`. Or both
+            ``settings`` and ``model`` have an ``init_cfg``.
     """
     if settings.get('init_cfg') and model.get('init_cfg'):
         raise ValueError(
@@ -148,7 +152,7 @@ class _Planned:
     holder: nn.Module  # the module that gets the plugin as a submodule
     name: str
     plugin: nn.Module
-    channels_last: tuple[bool, ...]  # for each map: whether it is (B, H, W, C)
+    channels_last: tuple[bool, ...]  # for each map: whether channels are its last axis
 
 
 def _planned(model: nn.Module, probe: Probe, spec: Spec) -> Iterator[_Planned]:
@@ -187,8 +191,12 @@ def _listed(levels: Levels) -> tuple:
 def _holder(
     modules: dict[str, nn.Module], name: str, probe: Probe
 ) -> tuple[nn.Module, list[str]]:
-    """The module that gets the plugin: the named one, or the nearest around it that is
-    no container. And a prefix for the plugin's name, which is then the container's."""
+    """The module that gets a plugin as a submodule, and prefixes of the plugin's name.
+
+    This is the module ``name``. If it is a container, such as Sequential, the nearest
+    module around it that is no container gets the plugin. The names of the containers
+    are then the prefixes.
+    """
     prefix: list[str] = []
     outer, around = name, f'{name}.' if name else ''
     while isinstance(modules[outer], _CONTAINERS):
@@ -210,8 +218,9 @@ def _holder(
 
 
 def _last_in_containers(modules: dict[str, nn.Module], name: str) -> Iterator[str]:
-    """Names of a container's submodules. A Sequential among them is replaced by its
-    last submodule, which returns the same output. Other containers are left out."""
+    """Names of a container's submodules. If a submodule is a Sequential, its own last
+    submodule is named instead, which returns the same output. Other containers are
+    left out."""
     for child, _ in modules[name].named_children():
         inner = f'{name}.{child}' if name else child
         if not isinstance(modules.get(inner), _CONTAINERS):
@@ -248,7 +257,8 @@ def _build_one(spec: Spec, level: Level) -> tuple[str, nn.Module]:
             )
     except GroupsError:
         raise
-    except Exception as error:  # A plugin may raise anything on unfit options.
+    except Exception as error:
+        # If options do not fit, a plugin may raise any exception.
         reason = str(error)
         if spec.plugin.__name__ not in reason:
             reason = f'{spec.plugin.__name__}: {reason or type(error).__name__}'
@@ -294,13 +304,15 @@ def _attach(model: nn.Module, plan: list[_Planned]) -> None:
 class _RunPlugin:
     """A forward hook that runs a plugin on a module's output.
 
-    It is an object and not a function so that it can be pickled, and so that a copy of
-    the model runs the copy's plugin.
+    This is an object, because a nested function could not be pickled. In a copy of the
+    model, a function would also run the original plugin instead of the copied one.
     """
 
-    name: str  # of the plugin in the module
-    beside: nn.Module | None  # the plugin, if it is not a submodule of the module
-    channels_last: tuple[bool, ...]  # for each map: whether it is (B, H, W, C)
+    name: str  # name of the plugin as a submodule
+    # The plugin, if the module that it follows does not hold it as a submodule.
+    beside: nn.Module | None
+    # For each map: whether channels are its last axis.
+    channels_last: tuple[bool, ...]
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         plugin: Any = self.beside
@@ -346,12 +358,13 @@ class _InitWeights:
 
     A model's ``init_cfg`` is for its own layers. For example, Kaiming initialisation of
     all convolutions would overwrite the zeros with which a plugin starts. MMEngine
-    calls a plugin's ``init_weights`` only if the module around it is MMEngine's.
+    calls a plugin's ``init_weights`` only inside an MMEngine module, so this class
+    calls the plugin's ``init_weights`` itself.
     """
 
     def __init__(self, module: Any):
         self.module = module
-        # The module that each plugin follows.
+        # Maps each plugin to the module that it follows.
         self.plugins: dict[nn.Module, nn.Module] = {}
 
     def __call__(self) -> None:
@@ -376,11 +389,13 @@ class _InitWeights:
             plugin.load_state_dict(state)
             if hasattr(plugin, 'init_weights'):
                 for m in plugin.modules():
-                    m._is_init = False  # else MMEngine would skip init_weights
+                    # If this flag is true, MMEngine skips init_weights.
+                    m._is_init = False
                 plugin.init_weights()
 
-        # A plugin's values are restored just before a Pretrained checkpoint is loaded.
-        # Without a checkpoint, they are restored at the end.
+        # Restore a plugin's values just before a Pretrained checkpoint is loaded, so
+        # that the checkpoint can overwrite these values. Without a checkpoint, restore
+        # the values at the end.
         handles = [
             plugin._register_load_state_dict_pre_hook(
                 lambda *_, plugin=plugin: restore(plugin)

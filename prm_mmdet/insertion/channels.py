@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# All of MMDetection's backbones can run on this image. At stride 32, its map is 4 x 4.
+# All of MMDetection's backbones can run on an image of this size. At stride 32, the
+# image's feature map has 4 x 4 positions.
 _IMAGE = (3, 128, 128)
 _SMALLEST_MAP = 4
 
@@ -28,13 +29,14 @@ Inputs = Union[torch.Tensor, tuple]
 
 @dataclass(frozen=True)
 class Level:
-    """One map that a module returns."""
+    """Channels, device, type and size of one map that a module returns."""
 
     channels: int
     device: torch.device
     dtype: torch.dtype
-    axis: int = 1  # of the channels: 1 for (B, C, H, W), 3 for (B, H, W, C)
-    # (H, W) when the model was run.
+    # The axis of the channels: 1 for maps (B, C, H, W), 3 for maps (B, H, W, C).
+    axis: int = 1
+    # (H, W) of the map when the model was run on the first, smaller input.
     size: tuple[int, int] = field(default=(_SMALLEST_MAP, _SMALLEST_MAP), compare=False)
 
 
@@ -44,15 +46,15 @@ Levels = Union[Level, tuple]
 class Probe:
     """What every submodule of a model returns, from two runs in inference mode.
 
-    The second input is larger, by another factor in height than in width. An axis that
-    keeps its size in both runs holds the channels. The model stays as it was, see
-    :func:`run_as_in_inference`.
+    The second input is larger, and its height grows by another factor than its width.
+    An axis that keeps its size in both runs holds the channels. The model does not
+    change, see :func:`run_as_in_inference`.
 
     Args:
         module: The model.
         input_shape: Shape of the first input: (C, H, W), or a sequence of such shapes
-            for a model that takes a sequence of maps. Default: None, an image of
-            (3, 128, 128), or one map for each entry of the model's ``in_channels``.
+            for a model that takes a sequence of maps. Default: None. If the model has a
+            list ``in_channels``, one map for each entry, else an image (3, 128, 128).
 
     Raises:
         ValueError: ``input_shape`` is no shape and no sequence of shapes.
@@ -65,7 +67,8 @@ class Probe:
         self._calls_on_larger, _ = self._run(module, _larger(shapes))
 
     def _run(self, module: nn.Module, shapes: Sequence) -> tuple[dict, str | None]:
-        """The outputs of each submodule's calls by its name, and why the run failed."""
+        """The outputs of each submodule's calls, by the submodule's name. And why the
+        model failed on this input, or None."""
         calls: dict[str, list] = {name: [] for name, _ in module.named_modules()}
         failure = None
         handles = [
@@ -77,9 +80,10 @@ class Probe:
         try:
             with torch.no_grad():
                 run_as_in_inference(module, example_inputs(module, shapes))
-        except Exception as error:  # A model may raise anything on an unfit input.
+        except Exception as error:
+            # If the input does not fit, a model may raise any exception.
             lines = str(error).strip().splitlines()
-            # An assertion may have no message. The source line is used then.
+            # An assertion may have no message. Then show the source line that failed.
             lines.append(traceback.extract_tb(error.__traceback__)[-1].line or '')
             failure = f'{self.name} on {shapes}: {type(error).__name__}: {lines[0]}'
         finally:
@@ -99,11 +103,12 @@ class Probe:
         return True
 
     def levels(self, name: str, submodule: nn.Module) -> Levels:
-        """The map that a submodule returns, or a tuple if it returns several.
+        """The :class:`Level` of a submodule's map. If it returns several maps, a tuple.
 
         Raises:
-            ValueError: The submodule returns no maps, returns maps of other channels at
-                each call, or is never called. Or the axis of the channels is uncertain.
+            ValueError: The submodule returns no maps, is never called, or is called
+                several times with different channels. Or the axis of the channels is
+                uncertain.
         """
         if name not in self._calls:
             return self._certain(submodule)
@@ -139,7 +144,7 @@ class Probe:
 
 @contextlib.contextmanager
 def training_flags_kept(module: nn.Module) -> Iterator[None]:
-    """Restore every submodule's ``training`` at the end."""
+    """At the end of a ``with`` block, restore ``training`` of every submodule."""
     flags = [(m, m.training) for m in module.modules()]
     try:
         yield
@@ -151,9 +156,9 @@ def training_flags_kept(module: nn.Module) -> Iterator[None]:
 def run_as_in_inference(module: nn.Module, inputs: Inputs) -> Any:
     """What a model returns for an input, in evaluation mode and without compiled code.
 
-    The model stays as it was: training flags, buffers, attributes (sizes or positions
-    that a model remembers), and the states of Python's, NumPy's and PyTorch's random
-    numbers.
+    After the run, the model's training flags, buffers and attributes (such as sizes
+    that a model remembers) are as before. The states of Python's, NumPy's and PyTorch's
+    random numbers are restored, too.
     """
     first = inputs if isinstance(inputs, torch.Tensor) else inputs[0]
     cuda = [first.device] if first.device.type == 'cuda' else []
@@ -166,7 +171,8 @@ def run_as_in_inference(module: nn.Module, inputs: Inputs) -> Any:
 
 @contextlib.contextmanager
 def _state_kept(module: nn.Module) -> Iterator[None]:
-    """Restore random states, buffers, and the attributes of every submodule."""
+    """At the end of a ``with`` block, restore random states, buffers, and all
+    attributes of every submodule."""
     python, arrays = random.getstate(), np.random.get_state()
     values = {buffer: buffer.clone() for buffer in module.buffers()}
     attributes = [(m.__dict__, dict(m.__dict__)) for m in module.modules()]
@@ -193,7 +199,8 @@ def _state_kept(module: nn.Module) -> Iterator[None]:
 
 
 def _without_compiled_code() -> contextlib.AbstractContextManager:
-    """Run a compiled model as Python code, because compiled code ignores new hooks."""
+    """In a ``with`` block, run compiled models uncompiled, because compiled code
+    ignores new hooks."""
     compiler: Any = getattr(torch, 'compiler', None)
     if 'torch._dynamo' in sys.modules and hasattr(compiler, 'set_stance'):
         return compiler.set_stance('force_eager')
@@ -223,8 +230,9 @@ def input_shapes(module: nn.Module, input_shape: Sequence | None = None) -> Sequ
 
 
 def example_inputs(module: nn.Module, shapes: Sequence) -> Inputs:
-    """Normal random numbers for a model, equal at every call: a tensor (1, C, H, W) of
-    the model's type, or a tuple of tensors if ``shapes`` is a list of shapes."""
+    """An example input for a model: normal random numbers, the same at every call. It
+    is a tensor (1, C, H, W) of the model's type. If ``shapes`` is a list of shapes, it
+    is a tuple of such tensors."""
     parameters = (p.detach() for p in module.parameters() if p.is_floating_point())
     like = next(parameters, torch.empty(0))
     generator = torch.Generator('cpu').manual_seed(0)
@@ -236,9 +244,9 @@ def example_inputs(module: nn.Module, shapes: Sequence) -> Inputs:
 
 
 def _larger(shapes: Sequence) -> Sequence:
-    """Larger shapes, with another ratio of height to width. Ratios between maps do not
-    change. If a power of two up to 32 divides a size, it divides the larger size, too.
-    """
+    """Larger shapes, with another ratio of height to width. If one map is twice as high
+    as another, it stays twice as high. A height or width that can be divided by 2, 4,
+    8, 16 or 32 can still be divided by this number."""
     if _is_shape(shapes):
         return _larger([shapes])[0]
     channels, heights, widths = zip(*shapes)
@@ -287,7 +295,7 @@ class _Map:
 
 
 def _described(output: Any) -> Any:
-    """A _Map for each map in an output, or a text if the output is something else."""
+    """A _Map for each map in an output, or a text that describes any other output."""
     if _is_map(output):
         return _Map(tuple(output.shape), output.device, output.dtype)
     if type(output) in (list, tuple) and output and all(map(_is_map, output)):
@@ -299,7 +307,8 @@ def _is_map(output: Any) -> bool:
     return (
         isinstance(output, torch.Tensor)
         and output.dim() == 4
-        and output.shape[0] == 1  # Attention windows have a larger batch axis.
+        # Leave out attention windows, which make the batch axis longer than 1.
+        and output.shape[0] == 1
         and output.is_floating_point()
     )
 
@@ -339,8 +348,8 @@ def _channel_axis(shape: tuple[int, ...], larger: tuple[int, ...] | None) -> int
                 f'it returns {shape}, and {larger} for a larger input: neither axis 1 '
                 'nor axis 3 holds the channels alone'
             )
-    # The shape for a larger input is unknown, or several axes kept their size. The map
-    # is then expected to be square: its two equal sizes are height and width.
+    # The shape for a larger input is unknown, or several axes kept their size. Then
+    # assume a square map, whose two equal sizes are height and width.
     _, first, second, third = shape
     if first != second == third:
         return 1

@@ -1,10 +1,11 @@
 """Add blocks to a trained network so that its outputs do not change.
 
-A fresh PRM or LCT multiplies its input by a constant, sigmoid(bias) = 0.73. Therefore
-the last norm or convolution before the block is multiplied by the inverse, channel by
-channel. A ReLU or a pooling between layer and block passes positive factors on. A run
-of the network with the scaled layer shows whether the factors reach the block, and
-whether anything else uses the layer.
+A fresh PRM or LCT multiplies its input by a constant, sigmoid(bias) = 0.73. To cancel
+this constant, the weight and bias of the last norm or convolution before the block are
+divided by it, channel by channel. A ReLU or a pooling between this layer and the block
+does not matter, because the factors are positive. A run of the network with the scaled
+layer shows whether the factors reach the block, and whether anything else uses this
+layer.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Outcome:
         block: The block's name in the module; '' is the module itself.
         text: What was done, or why nothing was done.
         scaled: Name of the layer that was scaled, or None.
-        left: Whether the block changes the network, and nothing was done about it.
+        left: Whether the block was left as it is, although it may change what the
+            network computes.
     """
 
     block: str
@@ -59,28 +61,34 @@ def preserve(
             print(outcome)
 
     For blocks with a ``constant_gate()`` (PRM and LCT), the last norm or convolution
-    before the block is scaled. Every change is verified by runs on random numbers
-    before and after. If the outputs differ in the first half of their type's digits,
-    the change is undone. If the network cannot be run, or if no layer before a block
-    can be scaled, the block is left as it is. A layer cannot be scaled if an addition,
-    or an activation other than ReLU or LeakyReLU, is between the layer and the block.
-    A layer cannot be scaled either if something else uses the layer. Blocks that start
-    as the identity (SAC, GC) need no change. Blocks whose gate depends on the input
-    (SE, CBAM, BAM) cannot be preserved. If no outcome is ``left``, the network computes
-    the same as before.
+    before the block is scaled. The network is run on random numbers before and after
+    each change. If an output then differs by more than a small tolerance, the change is
+    undone. The tolerance is the output's largest absolute value times sqrt(eps), which
+    is 0.00035 in float32.
 
-    A second call finds nothing to do, unless weights were loaded again in between.
+    If the network cannot be run, or if no layer before a block can be scaled, the block
+    is left as it is. A layer cannot be scaled if an addition, or an activation other
+    than ReLU or LeakyReLU, is between the layer and the block. A layer cannot be scaled
+    either if something else uses the layer, too. Blocks that start as the identity
+    (SAC, GC) need no change. Blocks whose gate depends on the input (SE, CBAM, BAM)
+    cannot be preserved.
+
+    If you call it again, nothing changes, unless you loaded weights after the first
+    call.
 
     Args:
         module: A detector, backbone, neck or any other module that can be run. If a
             detector cannot be run whole, its parts are run one by one.
         missing_keys: Names in ``module.state_dict()`` that the loaded weights did not
-            contain, as ``load_state_dict`` returns them. Blocks without missing names
-            came with the weights and are left as they are.
-        input_shape: As in :func:`attach_plugins`. Default: None.
+            contain, as ``load_state_dict`` returns them. If no name of a block is
+            missing, the block's own weights were loaded, and the block does not change.
+        input_shape: Shape of the input for these runs, see :func:`attach_plugins`.
+            Default: None.
 
     Returns:
         One outcome for each block, and for each other submodule with missing weights.
+        If the attribute ``left`` of every outcome is false, the network computes the
+        same as without the blocks.
 
     Raises:
         ValueError: ``missing_keys`` is a string, or has names that the module lacks.
@@ -127,15 +135,18 @@ def _check_keys(name: str, state: dict, missing_keys: Sequence[str]) -> None:
 
 
 class _CannotRunError(Exception):
-    """The model cannot be run on the input that was made up for it."""
+    """The model cannot be run on the example input."""
 
 
 def _fresh_blocks(
     module: nn.Module, keys: list[str], missing: set[str]
 ) -> tuple[dict[str, nn.Module], list[Outcome]]:
-    """Fresh blocks by name, and the outcomes of other blocks. Fresh blocks are the
-    outermost submodules without loaded weights, the gated blocks inside them, and
-    plugins that have no weights at all."""
+    """Fresh blocks by name, and an outcome for each other block. Fresh blocks are:
+
+    - outermost submodules none of whose weights were loaded,
+    - blocks with a ``constant_gate()`` inside such submodules,
+    - plugins that have no weights at all.
+    """
     loaded: set[str] = set()
     touched: set[str] = set()
     lacking: dict[str, list[str]] = {}
@@ -151,7 +162,8 @@ def _fresh_blocks(
         inside = outer is not None and name.startswith(outer)
         if inside and not gated:
             continue
-        if name in touched:  # A list or a module with plugins is no block itself.
+        if name in touched:
+            # A ModuleList or ModuleDict is no block, nor is a module that has plugins.
             is_list = isinstance(submodule, (nn.ModuleList, nn.ModuleDict))
             whole = not is_list and not has_plugins(submodule)
         else:
@@ -174,23 +186,23 @@ def _fresh_blocks(
 
 @dataclass
 class _Run:
-    """One run of a model."""
+    """What is recorded while a model runs once."""
 
-    # Names of layers and blocks in the order in which their calls begin. The plugin
-    # behind a layer comes after it, because the layer's hook calls it.
+    # Names of layers and blocks in the order in which their calls begin. A plugin is
+    # listed after the layer that it follows, because the layer's hook calls the plugin.
     called: list[str] = field(default_factory=list)
-    # The input of each gated block at each call.
+    # For each block with a constant gate: its input at each call.
     inputs: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     outputs: list[torch.Tensor] = field(default_factory=list)
 
 
 @dataclass
 class _Step:
-    """One change to a layer."""
+    """How to scale one layer so that the gates of blocks behind it are cancelled."""
 
     layer: str
-    factor: torch.Tensor  # for each output channel of the layer, (C,)
-    blocks: list[str]  # whose gates the factors cancel
+    factor: torch.Tensor  # one factor for each output channel of the layer, (C,)
+    blocks: list[str]  # names of the blocks whose gates the factors cancel
 
 
 class _Preservation:
@@ -203,7 +215,7 @@ class _Preservation:
         self,
         module: nn.Module,
         missing: set[str],  # names of the module's weights that were not loaded
-        prefix: str,  # of the part's names, such as 'backbone.'
+        prefix: str,  # prefix of the part's names in the module, such as 'backbone.'
         part: nn.Module,
         blocks: dict[str, nn.Module],  # the part's fresh blocks, by name
     ):
@@ -223,7 +235,8 @@ class _Preservation:
         for name, p in module.named_parameters(remove_duplicate=False):
             self.owners.setdefault(p, []).append(name)
         self.inputs: Inputs = ()
-        self.plain = _Run()  # a run with the identity in place of gated blocks
+        # A run in which the identity replaces the blocks with a constant gate.
+        self.plain = _Run()
         self.done: list[str] = []  # blocks whose gates are cancelled
         self._reached: dict[str, dict[str, bool | None]] = {}
 
@@ -235,7 +248,8 @@ class _Preservation:
         try:
             with _identities_noted(others) as identities:
                 self.plain = self._run()
-        except Exception as error:  # A model may raise anything on an unfit input.
+        except Exception as error:
+            # If the input does not fit, a model may raise any exception.
             raise _CannotRunError(
                 f'{type(self.part).__name__} cannot be run on {shapes} '
                 f'({type(error).__name__}: {error})'
@@ -273,8 +287,8 @@ class _Preservation:
         return outcomes
 
     def _run(self, active: Sequence[str] = ()) -> _Run:
-        """Run the part. The identity replaces each gated block whose name is not in
-        ``active``."""
+        """Run the part. The identity replaces each block with a constant gate, unless
+        the block's name is in ``active``."""
         run = _Run()
         gated = {name: self.blocks[name] for name in self.gates}
 
@@ -304,7 +318,7 @@ class _Preservation:
         return run
 
     def _layer_before(self, block: str) -> tuple[str | None, str]:
-        """The layer whose factors reach a block's input, or None and the reason."""
+        """Name of the layer to scale for a block. If there is none: None and why."""
         if block not in self.plain.inputs:
             return None, _NOT_CALLED
         width = len(self.gates[block])
@@ -347,7 +361,8 @@ class _Preservation:
         return found if fit else []
 
     def _names(self, layer: str) -> list[str]:
-        """All names of a layer's parameters in the module."""
+        """Names of a layer's parameters in the module. If layers share a parameter, it
+        has several names."""
         return [name for p in self._parameters(layer) for name in self.owners[p]]
 
     def _reached_by(
@@ -355,8 +370,8 @@ class _Preservation:
     ) -> dict[str, bool | None]:
         """How each block's input changes if a layer is scaled: by the same factors
         (True), not at all (False), or in another way (None)."""
-        # The factors are powers of two, which floating-point numbers multiply exactly.
-        # They are so large that a ReLU6 would clip the scaled values.
+        # Multiplying by powers of two is exact. Some factors are so large that a ReLU6
+        # would clip the values. So a ReLU6 behind the layer is noticed.
         width = _width(self.layers[layer])
         limit = 5 if parameters[0].dtype == torch.float16 else 16
         generator = torch.Generator().manual_seed(0)
@@ -391,8 +406,9 @@ class _Preservation:
                     yield _outcome(name, self.blocks[name], text, step.layer)
 
     def _ways(self, step: _Step) -> Iterator[list[_Step]]:
-        """Ways to scale one layer. Blocks in sequence need the factors of all gates.
-        Blocks side by side with equal gates need the factor of one gate."""
+        """Ways to scale one layer for several blocks. If the blocks run one after the
+        other, the factors of all gates are multiplied. If the blocks run side by side
+        and their gates are equal, the factor of one gate is enough."""
         yield [step]
         gates = [self.gates[name] for name in step.blocks]
         if len(gates) > 1 and all(torch.equal(gate, gates[0]) for gate in gates):
@@ -429,9 +445,9 @@ class _Preservation:
 
 
 class _Forget:
-    """Hook of a layer that was scaled for a block. If new weights are loaded into the
-    layer, these weights are not scaled. The hook then sets the block's
-    ``_preserved_in`` to None, so that a later ``preserve`` scales the layer again."""
+    """Hook of a layer that was scaled for a block. It runs when new weights are loaded
+    into the layer. The new weights are not scaled. So the hook sets the block's
+    ``_preserved_in`` to None, and a later ``preserve`` scales the layer again."""
 
     def __init__(self, block: nn.Module):
         self.block = block
@@ -481,7 +497,8 @@ def _scales(
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors agree to half of the digits of their type."""
+    """Whether two tensors differ by at most a tolerance. The tolerance is the largest
+    absolute value of ``a`` times sqrt(eps) of its type."""
     if a.shape != b.shape or not a.numel():
         return a.shape == b.shape
     tolerance = torch.finfo(a.dtype).eps ** 0.5 * a.abs().max()
@@ -494,8 +511,9 @@ def _hooks_on(
     before: Callable | None = None,
     after: Callable | None = None,
 ) -> Iterator[None]:
-    """Add forward hooks inside a ``with`` statement. ``before`` and ``after`` make the
-    hook of a module from its name."""
+    """Add forward hooks inside a ``with`` statement. The functions ``before`` and
+    ``after`` take a module's name. They return the hook that runs before or after the
+    module."""
     handles = []
     for name, module in modules.items():
         if before is not None:
@@ -511,7 +529,8 @@ def _hooks_on(
 
 @contextlib.contextmanager
 def _identities_noted(blocks: dict[str, nn.Module]) -> Iterator[dict[str, list[bool]]]:
-    """For each block, whether each of its calls returned its input."""
+    """In a ``with`` block, record for each block whether its calls return the input
+    unchanged. Yields for each block's name a list with one bool for each call."""
     inputs: dict[str, Any] = {}
     found: dict[str, list[bool]] = {name: [] for name in blocks}
 

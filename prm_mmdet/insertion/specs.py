@@ -21,19 +21,21 @@ _KEYS = ('cfg', 'at', 'blocks', 'levels')
 
 @dataclass(frozen=True)
 class Spec:
-    """One entry of ``plugins``, checked."""
+    """One dict of a config's ``plugins``, after its keys and values were checked."""
 
     label: str  # name in messages, such as 'plugins[0]'
     plugin: type
     options: dict  # arguments of the plugin, without ``in_channels``
-    postfix: str  # end of the plugin's name, after the abbreviation of its class
+    postfix: str  # end of the plugin's name, such as '_2' in 'sac_block_2'
     at: str  # regular expression for names of submodules
-    blocks: Sequence[int] | None  # indices among the matches of a stage; None: all
-    levels: Sequence[int] | None  # indices among the maps of a module; None: all
+    # Indices of the matching submodules in each stage that get a plugin. None: all.
+    blocks: Sequence[int] | None
+    # Indices of a submodule's maps that get a plugin. None: all.
+    levels: Sequence[int] | None
 
 
 def read_specs(specs: Sequence[dict]) -> list[Spec]:
-    """The entries of ``plugins``, checked as far as possible without a model.
+    """Read the dicts in ``plugins``, and check what can be checked without a model.
 
     Raises:
         ValueError: An entry is wrong. The message names the entry and the key.
@@ -122,7 +124,8 @@ def _check_options(plugin: type, options: dict) -> None:
     try:
         signature.bind(in_channels=0, **options)
     except TypeError as error:
-        unexpected = 'got an unexpected keyword argument'  # Python's words
+        # This text is a part of Python's error message.
+        unexpected = 'got an unexpected keyword argument'
         reason = str(error).replace(unexpected, 'has no option')
         accepted = [n for n in signature.parameters if n not in ('self', 'in_channels')]
         raise ValueError(
@@ -150,11 +153,11 @@ def _plugin_class(kind: Any) -> type:
 
 
 def chosen_names(spec: Spec, modules: dict[str, nn.Module], probe: Probe) -> list[str]:
-    """Names of the submodules that a spec matches and picks.
+    """Names of the submodules that get a plugin, by ``at`` and ``blocks`` of a spec.
 
     Raises:
-        ValueError: No name matches, or one match is inside another, or ``blocks`` is
-            out of range.
+        ValueError: No name matches ``at``, or one matching submodule is inside another,
+            or ``blocks`` is out of range.
     """
     label, at, blocks = spec.label, spec.at, spec.blocks
     names = [name for name in modules if re.fullmatch(at, name)]

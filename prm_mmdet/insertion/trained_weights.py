@@ -39,13 +39,14 @@ class PreservedPretrainedInit(PretrainedInit):
     A line is logged for each block, as a warning if the block changes the network. If
     the checkpoint has the blocks' weights, it is loaded without scaling. A later
     ``load_from``, or a ``Pretrained`` of an outer model, overwrites these weights. Swin
-    and PVT load their checkpoint themselves, whatever the type in ``init_cfg``: use
-    :func:`adapt_checkpoint` for such networks.
+    and PVT ignore the type in ``init_cfg`` and load their checkpoint themselves. For
+    such networks, use :func:`adapt_checkpoint`.
 
     Args:
         checkpoint (str): File or address, as in ``Pretrained``.
-        prefix (str | None): The part of the checkpoint to load. Default: None, all.
-        map_location (str): Where to load it to. Default: 'cpu'.
+        prefix (str | None): Load only the weights whose names begin with this prefix.
+            Default: None, all weights.
+        map_location (str): Device to load the weights to. Default: 'cpu'.
 
     Raises:
         ValueError: Another entry of ``init_cfg`` would overwrite the weights.
@@ -85,9 +86,10 @@ class Adapted:
     Attributes:
         outcomes (list[Outcome]): What was done about each block, see :func:`preserve`.
         part (str): What the checkpoint holds, 'network' or 'backbone'.
-        others (list[str]): Keys that are not of this part. They are copied unchecked.
-        rounding (str): The checkpoint's type, such as 'float16', if scaled weights were
-            rounded to this type. Else ''.
+        others (list[str]): Keys of weights outside of this part. Such weights are
+            copied unchecked.
+        rounding (str): The type of the checkpoint's weights, such as 'float16', if
+            scaled weights were rounded to this type. Else ''.
     """
 
     outcomes: list
@@ -111,14 +113,15 @@ class Adapted:
 
 
 def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
-    """Rewrite a checkpoint for a model with blocks, which then computes the same as the
-    model without blocks. ``load_from`` and ``Pretrained`` take the result.
+    """Rewrite a checkpoint for a model with blocks. With the new weights, the model
+    computes the same as without blocks. ``load_from`` and ``Pretrained`` take the file.
 
     Args:
         cfg (Config): A complete config, whose model has the blocks.
         source (str): The checkpoint: a file, address or name, as in ``init_cfg``. It
             holds the weights of the whole detector, or of the backbone alone. Keys of a
-            backbone may begin with ``backbone.``. Keys of a classifier's head are kept.
+            backbone may begin with ``backbone.``. Weights of a classifier's head are
+            copied unchanged.
         out (str): File to write, with the weights alone.
 
     Returns:
@@ -135,7 +138,8 @@ def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
     weights = read_state_dict(source)
     register_all_modules()
     with torch.random.fork_rng([]):
-        # PRM's theta is random. With a fixed seed, the file is the same each time.
+        # PRM starts with a random theta. With a fixed seed, the file is the same each
+        # time.
         torch.manual_seed(0)
         # Build from a copy, because DETR's constructor changes the config that it gets.
         model = MODELS.build(copy.deepcopy(cfg.model))
@@ -184,7 +188,7 @@ def _backbone_prefix(weights, plain):
 
 
 def _without_plugins(cfg):
-    """The same config of a model, without the blocks."""
+    """A copy of a model's config, without the blocks."""
     if isinstance(cfg, dict):
         if cfg.get('type') in ('prm_mmdet.Plugged', Plugged):
             return _without_plugins(cfg['model'])

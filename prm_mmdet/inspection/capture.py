@@ -17,9 +17,10 @@ from ..ops.common import without_autocast
 from .geometry import Grid, Grids, first
 from .quantities import adds, check, kind, quantities
 
-# Outside this range of a sigmoid, its gradient is below a fifth of the largest one.
+# If the value of a sigmoid is outside this range, the sigmoid's gradient is less than a
+# fifth of its largest gradient.
 SATURATED = (0.05, 0.95)
-# Similarities are computed between at most this many positions of an image.
+# The weights of contexts are compared at no more than this many positions of an image.
 _POSITIONS = 512
 COSINE_BINS = np.linspace(-1, 1, 81)
 # Type of a quantity: an array, or None if the block does not have the quantity.
@@ -33,12 +34,12 @@ def capture(model: nn.Module, images: int = 0) -> Iterator[list[Record]]:
         with capture(model, images=2) as records:
             for data in loader:
                 model.test_step(data)
-        records[0].gates['']
+        records[0].gates['']  # statistics of the first block's gate
 
     Blocks are PRM, LCT, SAC, SE, GE, SGE, SK, CBAM, BAM, DoubleAttention and MMCV's
-    ContextBlock. Forward hooks compute each block's quantities again from its input,
-    in float32 and without gradients. The model's outputs, gradients and running
-    statistics do not change by a bit. All hooks are removed at the end, also after an
+    ContextBlock. Forward hooks compute each block's gates and maps again from its
+    input, in float32 and without gradients. The model's outputs, gradients and running
+    statistics stay exactly the same. All hooks are removed at the end, also after an
     error. Do not copy or pickle the model inside the ``with`` statement: a copy keeps
     the hooks, and pickling fails. You can save its state dict.
 
@@ -46,8 +47,8 @@ def capture(model: nn.Module, images: int = 0) -> Iterator[list[Record]]:
         model: The model. Call it as a whole, directly or by ``test_step`` or
             ``train_step``, because the size of the images is read from that call. If
             it is wrapped for distributed training, the wrapped model is recorded.
-            Compiled code runs uncompiled inside the ``with`` statement. This requires
-            PyTorch 2.6.
+            With PyTorch 2.6 or later, compiled code runs uncompiled inside the ``with``
+            statement. With earlier versions, do not compile the model.
         images: Number of images whose maps are kept, beginning with the first image.
             Default: 0.
 
@@ -56,7 +57,7 @@ def capture(model: nn.Module, images: int = 0) -> Iterator[list[Record]]:
         list is empty before the first pass. A record holds sums, a histogram and the
         maps (h, w) of the images kept, so its memory is bounded. If a block runs
         several times in a pass, the maps of its first run are kept. If a block runs on
-        regions of interest, no maps are kept, and ``images`` counts regions.
+        regions of interest, no maps are kept, and ``record.images`` counts regions.
 
     Raises:
         ValueError: The model has no block, or a block cannot be captured.
@@ -83,14 +84,16 @@ def capture(model: nn.Module, images: int = 0) -> Iterator[list[Record]]:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model without its wrapper for distributed training or compilation."""
     inner: Any = model.module if is_model_wrapper(model) else model
-    return getattr(inner, '_orig_mod', inner)  # A compiled model has _orig_mod.
+    # torch.compile keeps the original model in _orig_mod.
+    return getattr(inner, '_orig_mod', inner)
 
 
 def _uncompiled():
     """Run compiled models uncompiled. Compiled code ignores hooks added later."""
     if hasattr(getattr(torch, 'compiler', None), 'set_stance'):
         return torch.compiler.set_stance('force_eager')
-    return contextlib.nullcontext()  # PyTorch before 2.6 has no set_stance.
+    # PyTorch before 2.6 cannot switch compiled code off, so nothing is changed.
+    return contextlib.nullcontext()
 
 
 @dataclass
@@ -102,22 +105,22 @@ class Record:
     """
 
     name: str
-    block: Any  # the nn.Module
+    block: Any  # the block itself, an nn.Module
     images: int = 0
-    stage: str | None = None  # named by its stride: 'c4' at stride 16
+    stage: str | None = None  # name of the stage by its stride: 'c4' at stride 16
     context_in: MaybeArray = None
     context_out: MaybeArray = None
     channel_gate: MaybeArray = None  # gate of each channel, (C,), averaged over images
     gates: dict[str, Moments] = field(default_factory=dict)
     contexts: int = 0  # number of contexts K, 0 for a block without contexts
     # For a block that adds to its input X and returns Z: sqrt(sum |Z - X|^2 / sum
-    # |X|^2). For a block that multiplies its input by a gate: 0.
+    # |X|^2), with sums over all images and positions. For other blocks: 0.
     added: float = 0.0
-    # Histograms over COSINE_BINS. Each position has one weight per context. Counted are
-    # the cosines between the weights at two positions. The key says whether a softmax
-    # over the contexts was applied to the weights.
+    # Histograms over COSINE_BINS. At each position, the weights of all contexts form a
+    # vector. A histogram counts the cosines between the vectors of two positions. Its
+    # key says whether a softmax over the contexts was applied to the weights.
     cosines: dict[bool, np.ndarray] = field(default_factory=dict)
-    # One entry for each image kept. The argument ``images`` of capture is the limit.
+    # Maps of the first images. Their largest number is ``images`` of :func:`capture`.
     maps: list[Maps] = field(default_factory=list)
 
     @property
@@ -135,12 +138,13 @@ class Maps:
     encoding: MaybeArray = None  # position encoding D, averaged over groups, (h, w)
     attention: MaybeArray = None  # attention maps of the K contexts, (K, h, w)
     # Norms over channels, (h, w), for a block that adds to its input X and returns Z.
-    norm_in: MaybeArray = None  # |X|
-    norm_added: MaybeArray = None  # |Z - X|
+    norm_in: MaybeArray = None  # |X|, the norm of the block's input
+    norm_added: MaybeArray = None  # |Z - X|, the norm of what the block adds
 
 
 class Moments:
-    """Count, mean, ``std`` and ``saturated`` of all values given to :meth:`update`."""
+    """Statistics of all values that :meth:`update` got: count, mean, standard
+    deviation, and the fraction of saturated values (below 0.05 or above 0.95)."""
 
     def __init__(self) -> None:
         self.count, self.mean, self._squares = 0, 0.0, 0.0
@@ -154,7 +158,8 @@ class Moments:
         squares = (deviations * deviations).sum(dtype=torch.float64).item()
         low, high = SATURATED
         self._saturated += ((values < low) | (values > high)).sum().item()
-        # This update (Chan, Golub and LeVeque, 1983) avoids cancellation.
+        # The formula of Chan, Golub and LeVeque (1983) has smaller rounding errors than
+        # a difference of sums.
         shift, total = mean - self.mean, self.count + count
         self._squares += squares + shift**2 * self.count * count / total
         self.mean += shift * count / total
@@ -162,12 +167,12 @@ class Moments:
 
     @property
     def std(self) -> float:
-        """Biased standard deviation."""
+        """Standard deviation: the sum of squares is divided by the count."""
         return math.sqrt(self._squares / self.count)
 
     @property
     def saturated(self) -> float:
-        """Fraction of the values below or above both numbers in ``SATURATED``."""
+        """Fraction of the values below 0.05 or above 0.95, see ``SATURATED``."""
         return self._saturated / self.count
 
 
@@ -210,8 +215,9 @@ class _Observer:
             record.added = math.sqrt(self._energy[1] / max(self._energy[0], 1e-300))
         if found.weights is not None:
             self._compare(found.weights)
-        # Keep maps only of the block's first run in a pass. A batch of another size has
-        # regions of interest, whose places in the image are not known.
+        # Keep maps only of the block's first run in a pass. If a batch is not as
+        # large as the batch of images, it holds regions of interest. Their places in
+        # the image are not known, so their maps are not kept.
         if self._pass != self.grids.passes and len(x) == self.grids.batch:
             self._keep(grid, {k: v for k, v in maps.items() if v is not None})
         self._pass = self.grids.passes

@@ -10,12 +10,14 @@ from matplotlib.ticker import MaxNLocator
 from ..experiments.logs import read_evaluations
 from .figure_files import COLOURS, check_png, save_png
 
-# Styles and markers distinguish curves without colour. Yellow is too light for a line.
+# Styles and markers distinguish curves without colour. Yellow is left out, because it
+# is too light for a line.
 _LINES = tuple(COLOURS[i] for i in (4, 5, 2, 6, 0, 1))
 _STYLES = ('-', '--', '-.', ':')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X')
 
-_TWO_COLUMNS = 36  # If a label has more letters, the legend has one column.
+# The legend has two columns if no label has more letters than this, else one column.
+_TWO_COLUMNS = 36
 
 
 def read_curve(work_dir: Union[str, Path], metric: str) -> tuple[dict[int, float], str]:
@@ -68,7 +70,7 @@ def draw_curves(
     """Write one picture: a line for each run, a marker at each evaluation.
 
     Args:
-        curves: Curves, from :func:`read_curve`, by the labels of their runs.
+        curves: For the label of each run: values by step, from :func:`read_curve`.
         metric: Name for the vertical axis.
         out: PNG file to write.
         unit: What a step of the curves is: 'epoch' or 'iteration'.

@@ -47,19 +47,19 @@ def figures(
 ) -> list[Entry]:
     """Run a model on images, and draw the figures of its blocks and its predictions.
 
-    Images of a classifier are drawn after the crop of its test pipeline.
+    For a classifier, the figures show images as its test pipeline crops them.
 
     Args:
         model: A detector or classifier with blocks, in evaluation mode.
         images: Images for the figures.
-        other: A second model, with the same images. If it is given, predictions are
-            drawn for the images on which the models differ most. If one model has SAC
-            with softmax and the other has SAC without, the figure that shows how
-            positions weight the contexts compares both models. Default: None.
+        other: A second model and its images, which must be the same images. If it is
+            given, predictions are drawn for the images on which the models differ most.
+            If one model has SAC with softmax and the other has SAC without, both models
+            are compared in the figure of the contexts' weights. Default: None.
         titles: Titles of the models above their predictions.
         score_thr: Lowest score of the detections drawn. Default: 0.3.
-        rank: Which detection or class of each image Grad-CAM explains, counted from 0
-            in the model's order. Default: 0.
+        rank: Which detection or class of each image Grad-CAM explains. 0 is the first
+            detection that the model returns, or the most probable class. Default: 0.
 
     Returns:
         The figures. Their selection depends on the model's blocks.
@@ -127,8 +127,8 @@ def _predictions(model, images, score_thr):
 
 
 def _compact(sample, score_thr):
-    """The instances with a score of at least ``score_thr``. Masks are run-length
-    encoded, which saves memory."""
+    """The predicted objects with a score of at least ``score_thr``. To save memory,
+    their masks are run-length encoded."""
     instances = sample.pred_instances.cpu()
     instances = instances[instances.scores >= score_thr]
     result = {key: instances[key] for key in ('bboxes', 'labels', 'scores')}

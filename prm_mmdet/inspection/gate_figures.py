@@ -13,12 +13,13 @@ from .style import layer_axis, legend_above
 
 
 def gate_statistics(records: Sequence[Record]) -> Figure:
-    """Mean, standard deviation and fraction of saturated values of every gate.
+    """Draw mean, standard deviation and fraction of saturated values of every gate.
 
-    A value below or above both numbers in ``capture.SATURATED`` is saturated.
+    A value is saturated if it is below 0.05 or above 0.95, where the sigmoid's gradient
+    is small (see ``capture.SATURATED``).
 
     Args:
-        records: Records of blocks with gates.
+        records: Records of blocks that have gates.
     """
     width = max(4.5, 0.32 * len(records) + 1.5)
     figure, axes = new_figure(width, 4.4, nrows=2, sharex=True)

@@ -40,7 +40,7 @@ class Grids:
     strided layers before it. For example, a 3x3 convolution with padding 1 and stride 2
     is centred on pixels 0, 2, 4, ... A patch embedding without padding is centred on
     the centres of its patches. If a map's size comes from another operation (slicing,
-    patch merging), its positions are assumed to be equal boxes that cover the input.
+    patch merging), the input is assumed to be divided into one equal box per position.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -65,7 +65,7 @@ class Grids:
         self._hooks.close()
 
     def of(self, size: Iterable[int]) -> Grid:
-        """The :class:`Grid` of maps of a size (H, W) in the last pass.
+        """The :class:`Grid` of maps of a size (H, W) in the model's last call.
 
         Raises:
             RuntimeError: The model has not been called.
@@ -94,8 +94,8 @@ class Grids:
             return
         grid, size = self.of(first(inputs, keywords).shape[2:]), tuple(output.shape[2:])
         if size in self._known:
-            # Keep the first grid of each size. A later layer with an output of the same
-            # size, such as a residual shortcut, has the same grid.
+            # Two layers may have outputs of the same size, for example a convolution
+            # and the residual shortcut beside it. Their grids are the same.
             return
         axes = zip(*(_pair(getattr(layer, name)) for name in _ATTRIBUTES))
         dilations = _pair(getattr(layer, 'dilation', 1))
@@ -130,7 +130,7 @@ def _is_strided(layer):
 
 
 class Frame:
-    """Maps positions in the network's input to pixels of the original image.
+    """Converts positions in the network's input to pixels of the original image.
 
     The pipeline may resize the image, and pad it at the right and the bottom, which
     does not move positions.

@@ -36,9 +36,10 @@ class ClassCAM:
 
     label: int
     score: float  # probability, 0 to 1
-    # The grid and the map (h, w) of each stage. The maximum of a map is 1 or 0.
+    # The grid and the map (h, w) of each stage. A map is divided by its maximum, so the
+    # maximum is 1. If a map is 0 everywhere, its maximum is 0.
     maps: list[tuple[Grid, np.ndarray]]
-    # (4,), x1, y1, x2, y2 in pixels. None for a classifier.
+    # Box of the detection: x1, y1, x2, y2 in pixels, (4,). None for a classifier.
     box: np.ndarray | None = None
 
 
@@ -48,25 +49,25 @@ def class_cam(
     """Grad-CAM of a class score, at each map that the backbone returns.
 
     The model runs as in inference, but with gradients. For a detector, the score
-    belongs to a box that the detector returns. Some heads detach scores, so
-    ``Tensor.detach`` does nothing during the run. MMDetection's one-stage and two-stage
-    heads and the DETR family then give gradients. For a classifier, the score is a
-    logit, and all stages are used.
+    belongs to a box that the detector returns. Some heads detach scores, which would
+    remove their gradients. So ``Tensor.detach`` does nothing during the run. This works
+    for MMDetection's one-stage and two-stage heads and the DETR family. For a
+    classifier, the score is a logit, and the backbone returns its earlier stages, too.
 
     Args:
         model: A detector of MMDetection or an ImageClassifier, in evaluation mode.
         data: Input of ``test_step`` for one image.
-        rank: Number of the detection in the detector's order, or of the class in the
-            order of probabilities, from 0. Default: 0.
+        rank: Which detection or class to explain. 0 is the first detection that the
+            model returns, or the most probable class. Default: 0.
 
     Returns:
-        The maps. None if the detection or class does not exist, or if the gradient of
-        its score is zero or not finite.
+        The maps, with class, score and box. None if the detection or class does not
+        exist, or if the gradient of its score is zero or not finite.
     """
     maps, grids = [], []
 
     def start(backbone, inputs):
-        # If the input has a gradient, maps of frozen stages have a gradient, too.
+        # Let the input require a gradient. Then maps of frozen stages get one, too.
         return (inputs[0].clone().requires_grad_(), *inputs[1:])
 
     def keep(backbone, inputs, output):
@@ -95,7 +96,7 @@ def class_cam(
             gradient = torch.zeros_like(features)
         weights = gradient.mean((2, 3), keepdim=True)
         raw = (weights * features.detach()).sum(1)[0].relu().double().cpu().numpy()
-        # Maps of the same size have the same grid, so only the last map is kept.
+        # Maps of the same size have the same grid. Only the last of these maps is kept.
         by_stage[grid] = raw / raw.max() if raw.max() > 0 else raw
     cam.maps = list(by_stage.items())
     tops = [raw.max() for _, raw in cam.maps]
@@ -122,7 +123,7 @@ def _ranked(found, rank):
 def draw_cam(
     cam: ClassCAM, image: np.ndarray, frame: Frame, classes: Sequence[str]
 ) -> Figure:
-    """Figure 5, bottom, of the PRM paper: Grad-CAM at each stage beside the image.
+    """Draw Grad-CAM at each stage beside the image, as in Figure 5 of the PRM paper.
 
     Args:
         cam: Result of :func:`class_cam`.
@@ -149,7 +150,8 @@ def draw_cam(
 class _Attached(TorchFunctionMode):
     """Makes ``Tensor.detach`` do nothing inside a ``with`` statement.
 
-    One-stage heads detach scores before they select the best boxes.
+    One-stage heads detach scores before they select the best boxes. The scores of the
+    boxes would then have no gradient.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):

@@ -48,7 +48,8 @@ class BlockStatisticsHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         with capture(runner.model):
-            pass  # A model without blocks raises here, before the first iteration.
+            # If the model has no block, capture raises now, not in an iteration.
+            pass
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None

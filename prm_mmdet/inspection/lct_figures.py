@@ -22,7 +22,8 @@ def attention_by_context(records: Sequence[Record]) -> Figure:
     Args:
         records: Records of blocks of one kind, which have a gate for each channel.
     """
-    stages = last_of_stages(records[::-1])  # the first block of each stage
+    # Reverse the records to get the first block of each stage.
+    stages = last_of_stages(records[::-1])
     figure, axes = _columns(stages, 2, 4.6)
     for (top, bottom), (stage, record) in zip(axes.T, stages.items()):
         order = np.argsort(record.context_in)
@@ -46,7 +47,7 @@ def context_change(records: Sequence[Record]) -> Figure:
     """Figure 4 of the LCT paper, for the first block of each stage.
 
     The figure shows how much the block changes each channel's global context (its mean
-    over positions). Channels have the order of :func:`attention_by_context`.
+    positions). Channels are sorted by their context before the block.
 
     Args:
         records: Records of blocks of one kind, which have a gate for each channel.

@@ -1,4 +1,4 @@
-"""Load a model with its weights, and the images for its figures."""
+"""Load a model with its weights, and the images that the figures show."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def load_model(
                 f'{checkpoint} does not fit the model of the config: {problems}. Use '
                 'the config that the checkpoint was trained with'
             )
-        # Do not be strict: num_batches_tracked may be missing.
+        # Strict loading would fail, because old checkpoints lack num_batches_tracked.
         model.load_state_dict(state, strict=False)
     return model.to(device).eval()
 
@@ -76,14 +76,15 @@ class Images:
     """Images from files or from a data set. The images to be drawn come first.
 
     Args:
-        cfg: A complete config, whose test pipeline prepares files.
+        cfg: A complete config. Its test pipeline prepares the images in ``paths``.
         paths: Image files, and folders of image files.
-        split: 'val' or 'test', to use the images of this data set instead.
+        split: 'val' or 'test'. If it is given, the images come from this data set of
+            the config, and ``paths`` is ignored. Default: None.
         num: Number of images to use, evenly spaced. Default: None, all.
         drawn: Number of images to draw, evenly spaced. Default: 3.
 
     Raises:
-        ValueError: There are no images, or the config has no such data set.
+        ValueError: There are no images, or the config does not have the data set.
     """
 
     def __init__(
@@ -111,7 +112,8 @@ class Images:
         if not self._sources:
             where = ', '.join(map(str, paths)) if split is None else f'the {split} set'
             raise ValueError(f'there are no images in {where}')
-        # A data set may read class names from its folder, which may be missing.
+        # A data set may read class names from its folder. If the folder is missing, the
+        # classes are named by their numbers.
         numbers = range(cfg.model.get('num_classes', 0))
         named = dataset.metainfo.get('classes')
         self.classes = named or [f'class {i}' for i in numbers]
@@ -126,7 +128,8 @@ class Images:
     def data(self, index: int) -> dict:
         """The input of ``test_step`` for one image."""
         source = self._sources[self._order[index]]
-        self.pixels(index)  # Raises ValueError if the file is not an image.
+        # Read the image first: if the file is not an image, this raises ValueError.
+        self.pixels(index)
         with reported(f'the test pipeline fails on {self.path(index)}'):
             if self.dataset is not None:
                 data = self.dataset[source]

@@ -78,7 +78,7 @@ def write_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'
         f'<h1>{title}</h1>\n<dl>\n{items}</dl>\n{"".join(parts)}</body>\n</html>\n'
-    ).encode(errors='replace')  # A file name may be invalid UTF-8.
+    ).encode(errors='replace')  # Some file names cannot be encoded as UTF-8.
     before = _shown(f'{folder}/index.html')
     write_file(f'{folder}/index.html', page)
     for name in before - {entry.name for entry in entries}:

@@ -31,9 +31,9 @@ class Instance(NamedTuple):
     """An object in an image, annotated or predicted."""
 
     box: Sequence[float]  # x1, y1, x2, y2 in pixels
-    mask: np.ndarray | None  # (H, W)
+    mask: np.ndarray | None  # mask of the object, (H, W)
     label: int
-    text: str  # text at the box: the class, and the score or a remark
+    text: str  # text at the box: the class, and the score or '(crowd)'
 
 
 def draw_predictions(
@@ -85,7 +85,7 @@ def draw_predictions(
             f'{cfg.filename}. Use the config that made them'
         )
     picks = spread(len(infos), num_images)
-    # A row has two images, each with a panel for truth and one for predictions.
+    # A row shows two images. Each image has two panels: ground truth and predictions.
     rows = (len(picks) + 1) // 2
     figure, axes = new_figure(4 * PANEL, rows * (PANEL + 0.3), nrows=rows, ncols=4)
     for pair, pick in zip(axes.reshape(-1, 2), picks):
@@ -117,8 +117,9 @@ def compare_predictions(
 
     Args:
         images: RGB, (H, W, 3).
-        truths: Annotated objects of each image, or None for each image.
-        found: Predicted objects, by model and image.
+        truths: Annotated objects of each image. None for each image if the images have
+            no annotations.
+        found: For each model, the predicted objects of each image.
         titles: Titles of the models.
         names: Names of the images, which are drawn at the left of the rows.
     """
@@ -188,8 +189,8 @@ def _fitted(title):
 def unmatched(instances: Sequence[Instance], others: Sequence[Instance]) -> set[int]:
     """Indices of the instances without a match in ``others``.
 
-    A match has the same label and an IoU of 0.5 or more. Instances are matched in their
-    order. A match cannot be used again.
+    A match has the same label and an IoU of 0.5 or more. Instances are matched one
+    after the other. Each of ``others`` can match only one instance.
     """
     free, alone = list(others), set()
     for i, instance in enumerate(instances):

@@ -53,7 +53,7 @@ def contribution_rates(records: Sequence[Record]) -> Figure:
 def query_points(
     records: Sequence[Record], index: int, image: np.ndarray, frame: Frame
 ) -> Figure:
-    """Figure 5, top and middle, of the PRM paper, for the last PRM of each stage.
+    """Draw Figure 5 (top and middle) of the PRM paper, for the last PRM of each stage.
 
     The upper row shows the query points of all groups. The lower row shows the
     position encoding D, averaged over groups.

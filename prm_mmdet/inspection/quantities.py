@@ -25,15 +25,17 @@ from ..plugins.sac import is_plain
 
 @dataclass
 class Quantities:
-    """Quantities of a block for a batch. If the block does not have a quantity, the
+    """What a block computes for a batch. If the block does not compute a quantity, the
     attribute is None or empty."""
 
-    # Gates by name, (B, ...), values from 0 to 1.
+    # Gates by name, (B, ...), values from 0 to 1. Most names are ''.
     gates: dict[str, Tensor] = field(default_factory=dict)
     # Gate of each channel, (B, C), if all positions have the same gate.
     channel_gate: Tensor | None = None
-    query: Tensor | None = None  # (B, g, 2), row and column of PRM's query points
-    encoding: Tensor | None = None  # (B, H, W), mean of PRM's D over the groups
+    # Row and column of PRM's query point in each of g groups, (B, g, 2).
+    query: Tensor | None = None
+    # PRM's position encoding D, averaged over groups, (B, H, W).
+    encoding: Tensor | None = None
     attention: Tensor | None = None  # attention maps, (B, K, H, W), each with sum 1
     # Weights of the K contexts at each position, (B, K, N), before softmax.
     weights: Tensor | None = None
@@ -63,7 +65,7 @@ def kind(module: nn.Module) -> str | None:
 
 
 def adds(block: nn.Module) -> bool:
-    """Whether a block adds to its input. Other blocks multiply it by a gate."""
+    """Whether a block adds to its input. Other blocks multiply the input by a gate."""
     if isinstance(block, ContextBlock):
         return block.channel_add_conv is not None
     return isinstance(block, (SAC, DoubleAttention))
@@ -92,12 +94,13 @@ def check(name: str, block: nn.Module) -> None:
 
 
 def _cast(block, x):
-    """The input in the type of the block's parameters, of which GE has none."""
+    """The input, converted to the type of the block's parameters. If the block has no
+    parameters, such as GE, the input keeps its type."""
     return x.to(next(block.parameters(), x).dtype)
 
 
 def _floats(block, *names):
-    """Parameters of a block in float32. A block sets a missing parameter to None."""
+    """Parameters of a block in float32. None for a parameter that an option removed."""
     found = (getattr(block, name) for name in names)
     return [p if p is None else p.float() for p in found]
 
@@ -197,11 +200,13 @@ _RULES: dict[str | None, tuple[type[nn.Module], Callable[..., Quantities]]] = {
 
 @contextlib.contextmanager
 def _local_statistics(block):
-    """Let batch normalisation use this rank's batch. Running statistics do not change.
+    """In a ``with`` block, batch normalisation uses only the batch of this rank.
 
-    Other ranks may not run this computation, so ranks cannot exchange statistics.
+    Often, only one rank records its blocks. Synchronised batch normalisation would then
+    wait for the other ranks. Running statistics do not change.
     """
-    # Find layers by an attribute: MMCV's SyncBatchNorm has another base class.
+    # Find norm layers by an attribute and not by a class, because MMCV's SyncBatchNorm
+    # is derived from another class.
     norms = [m for m in block.modules() if hasattr(m, 'running_mean') and m.training]
     before = [vars(norm).get('forward') for norm in norms]
     try:

@@ -25,7 +25,8 @@ from .style import (
 
 
 def shown_block(records: Sequence[Record]) -> Record:
-    """The last block of c4, which the paper shows, or else of the deepest stage."""
+    """The last block of c4 (stride 16), which the paper shows. If c4 has no block, the
+    last block of the deepest stage."""
     stages = last_of_stages(records)
     return stages.get('c4') or list(stages.values())[-1]
 
@@ -51,7 +52,7 @@ def attention_maps(
     chosen = _different([m.attention for m in record.maps], contexts)
     figure, axes = image_grid(images, 1 + len(chosen), panel=2.2)
     # A value is attention divided by uniform attention, so 1 is uniform. The colour
-    # scale ends at ``top``. It is at least 2, so that the scale always contains 1.
+    # scale ends at ``top``, which is at least 2, so that the scale always contains 1.
     drawn, top = [], 2.0
     for row, image, frame, maps in zip(axes, images, frames, record.maps):
         show_image(row[0], image)
@@ -69,7 +70,8 @@ def attention_maps(
 
 
 def _different(maps, count):
-    """Indices of contexts whose maps differ, from (K, h, w) maps of some images."""
+    """Indices of at most ``count`` contexts whose attention maps differ from each
+    other. ``maps`` has an array (K, h, w) for each image."""
     flat = np.concatenate([m.reshape(len(m), -1) for m in maps], 1).astype(float)
     unit = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
     chosen = [int(np.argmax((flat**2).sum(1)))]
@@ -105,7 +107,8 @@ def feature_norms(
             top = max(top, float(values.max()))
             drawn.append(show_map(row[column], image, values))
         for picture in drawn:
-            picture.set_clim(0, top or 1)  # A fresh block may add 0 everywhere.
+            # If a fresh block adds 0 everywhere, the scale ends at 1 instead of 0.
+            picture.set_clim(0, top or 1)
         axes[0, column].set_title(label, fontsize=9)
         label = 'length of the feature vector'
         colour_bar(figure, drawn[0], axes[:, column], label, location='bottom')
@@ -115,13 +118,15 @@ def feature_norms(
 def weight_similarity(
     records: Sequence[Record], others: Sequence[Record] = ()
 ) -> Figure:
-    """Figure 3 of the SAC paper: how similarly two positions weight the contexts.
+    """Figure 3 of the SAC paper: how similar the weights at two positions are.
 
-    The figure shows the distribution of the cosine between the weights of the contexts
-    at two positions of an image, with and without softmax over the contexts.
+    A block has a weight for each context at each position. The cosine
+    between the weights at two positions of an image shows how similar they are. The
+    figure shows how often each cosine occurs, with and without a softmax over the
+    contexts.
 
     Args:
-        records: Records of blocks of one kind, which weight contexts at each position.
+        records: Records of blocks of one kind, which have such weights.
         others: Records of a second network, trained with the other setting of
             ``softmax``. Default: none. Without a second network, the weights of the
             first network are drawn before and after a softmax.
@@ -135,7 +140,7 @@ def weight_similarity(
     for axis, (stage, record) in zip(axes[0], stages.items()):
         drawn = dict.fromkeys(looks, record)
         if others:
-            # Draw each network with the setting with which it was trained.
+            # Draw each network with the softmax setting of its own training.
             drawn = {r.block.softmax: r for r in (record, second.get(stage)) if r}
         for softmax, shown in drawn.items():
             counts = shown.cosines[softmax]

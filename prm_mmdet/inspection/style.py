@@ -16,7 +16,7 @@ from .figure_files import COLOURS, image_rows
 
 # Colours of stages. c6 and c7 are extra levels of a neck, not stages.
 STAGES = {f'c{i + 2}': COLOURS[k] for i, k in enumerate((4, 0, 2, 6, 5, 1))}
-MAP = 'viridis'  # readable with any colour vision
+MAP = 'viridis'  # a colour map that is readable with any colour vision
 LONGER_SIDE = 480  # largest side of an image in a panel, in pixels
 
 
@@ -107,7 +107,8 @@ def colour_bar(
 
 
 def short_names(records: Sequence[Record]) -> list[str]:
-    """Short names of blocks ('layer2.0'), without common prefix and last component."""
+    """Short names of blocks, such as 'layer2.0' for 'backbone.layer2.0.prm_block'. The
+    prefix that all names share and the last component are left out."""
     names = [record.name.split('.') for record in records]
     common = 0
     while len({tuple(name[: common + 1]) for name in names}) == 1 < len(names):

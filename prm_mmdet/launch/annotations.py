@@ -24,11 +24,12 @@ from ..files.atomic import write_file
 from .data_files import class_of, datasets_of, evaluators_of, is_local
 from .run_errors import RunError
 
-#: Images with more pixels take minutes and gigabytes to process.
+#: Images with more pixels than this take minutes and gigabytes to process.
 LARGE = 50_000_000
 
-# Faults that make a run useless or let it crash later, with their texts in messages.
-# "{}" becomes the number of cases. A text without "{}" is about the whole file.
+# Faults that make a run useless or let it crash later. Keys are the faults' names, and
+# values are their texts in messages. "{}" in a text becomes the number of cases. A text
+# without "{}" is about the whole file.
 _REFUSED = {
     'not readable': 'the file cannot be read as annotations',
     'classes are a text': 'metainfo.classes must be a tuple of names, not the text',
@@ -118,12 +119,13 @@ class _Source:
     """An annotation file, and what a config uses it for."""
 
     path: str
-    folder: str | None  # of Pascal VOC's XML files. None: the file is COCO's JSON.
+    folder: str | None  # folder of Pascal VOC's XML files, None for a COCO file
     classes: tuple[str, ...] | str
     trained: bool  # whether a training uses the file
     scored: bool  # whether an evaluation compares predictions with the file
     masks: bool  # whether masks are used
-    by_name: bool  # LVIS and Objects365 keep classes that the config does not name
+    # Whether CocoDataset's own code reads the file. It picks classes by their names.
+    by_name: bool
 
 
 def check_annotations(cfg: Config, *phases: str) -> None:
@@ -199,7 +201,8 @@ def _source(dataset: dict, trained: bool, scored: bool, masks: bool) -> _Source 
     name, root = dataset.get('ann_file'), dataset.get('data_root') or ''
     kind = class_of(dataset, DATASETS)
     coco, voc = (
-        # A class with its own parse_data_info may accept more than MMDetection does.
+        # A class with its own parse_data_info is not checked, because it may accept
+        # more than MMDetection's classes do.
         getattr(kind, 'parse_data_info', None) is known.parse_data_info
         for known in (CocoDataset, XMLDataset)
     )
@@ -224,22 +227,23 @@ def _source(dataset: dict, trained: bool, scored: bool, masks: bool) -> _Source 
 
 
 def image_files(cfg: Config, *phases: str) -> dict[str, tuple[int | None, int | None]]:
-    """Find the images that a config's data sets use. ``indices`` and ``filter_cfg`` of
-    a data set leave images out.
+    """Find the images that a config's data sets use. Images that a data set leaves out
+    because of ``indices`` or ``filter_cfg`` are not listed.
 
     Args:
         cfg: A complete config, whose annotations have no errors.
         phases: One or more of 'train', 'val' and 'test'.
 
     Returns:
-        (width, height) by the path of the image. The size is the annotations', or
-        (None, None) if they have none.
+        For each image's path, its (width, height) in the annotations. If the
+        annotations have no size, (None, None).
     """
     found: dict[str, tuple[int | None, int | None]] = {}
     for phase in phases:
         for _, data in datasets_of(phase, cfg.get(f'{phase}_dataloader') or {}):
             if is_local('', data):
-                with contextlib.redirect_stdout(None):  # pycocotools prints progress.
+                # Hide the progress messages that pycocotools prints.
+                with contextlib.redirect_stdout(None):
                     dataset = DATASETS.build(dict(data, pipeline=[], _scope_='mmdet'))
                 for info in map(dataset.get_data_info, range(len(dataset))):
                     size = info.get('width'), info.get('height')
@@ -251,7 +255,8 @@ def _cached(source: _Source) -> Faults:
     """The faults of a COCO file, from the cache if the file did not change."""
     status = os.stat(source.path)
     key = [os.path.abspath(source.path), status.st_mtime_ns, status.st_size]
-    # The cache's key contains this module's source: a new version may have other rules.
+    # The cache's key contains the source of this module. After an update of the module,
+    # whose rules may be new, the file is checked again.
     key += [source, Path(__file__).read_bytes()]
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
@@ -273,7 +278,7 @@ def _coco(source: _Source) -> Faults:
         content = json.loads(Path(source.path).read_text(encoding='utf-8'))
         for name in ('images', 'categories', 'annotations'):
             if name == 'annotations' and name not in content and not source.trained:
-                # For example, COCO's test-dev has images but no annotations.
+                # Only warn. For example, COCO's test-dev has images but no annotations.
                 faults.add('no annotations')
             elif not isinstance(content[name], list):
                 raise TypeError(f'{name!r} is no list')
@@ -399,7 +404,8 @@ def _fault_of(
     names: dict[Any, str],
     masks: bool,
 ) -> str:
-    """Name of an object's fault, or ''. Malformed entries raise one of ``_WRONG``."""
+    """Name of an object's fault, or ''. If an entry is malformed, one of the errors in
+    ``_WRONG`` is raised."""
     if thing['image_id'] not in images:
         return 'unknown images'
     if thing['category_id'] not in names:
@@ -430,7 +436,7 @@ def _fault_of(
 
 
 def _check_rle(mask: dict, size: tuple[float, float]) -> None:
-    """Raise ValueError unless a run-length encoded mask has its image's (h, w)."""
+    """Raise ValueError unless a run-length encoded mask fits an image of this size."""
     runs = mask['counts']
     if isinstance(runs, str):
         runs = _decoded(runs)
@@ -459,7 +465,7 @@ def _decoded(text: str) -> list[int]:
 
 
 def _voc(source: _Source, folder: str) -> Faults:
-    """The faults of a list of Pascal VOC files in a folder."""
+    """The faults of the Pascal VOC files that an annotation file lists."""
     faults = Faults(source.path)
     try:
         names = Path(source.path).read_text(encoding='utf-8').splitlines()
@@ -501,7 +507,8 @@ def _read_voc(path: str) -> Iterator[tuple[str, list[float]]]:
     """Class and corners (left, top, right, bottom) of each object in an XML file.
 
     Raises:
-        ValueError: The file defines entities, which may expand without limit.
+        ValueError: The file has a DOCTYPE, which could make its text grow without
+            limit.
     """
     content = Path(path).read_bytes()
     scanner = expat.ParserCreate()

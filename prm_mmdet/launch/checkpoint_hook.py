@@ -1,4 +1,4 @@
-"""MMEngine's CheckpointHook, which removes an older checkpoint only after saving."""
+"""MMEngine's CheckpointHook, but old checkpoints are removed only after a new one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ from .run_errors import DivergedError
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """MMEngine's CheckpointHook, as :class:`.TrainRunner` uses it. Same arguments.
+    """MMEngine's CheckpointHook, as :class:`.TrainRunner` uses it.
+
+    The arguments are those of CheckpointHook. The differences are:
 
     - An older checkpoint is removed after the newer one is written. MMEngine removes
-      the older one first. A kill in between would leave no checkpoint.
+      the older one first. If the run is killed between the two steps, no checkpoint is
+      left.
     - Weights that are not finite are not saved.
     - The file holds plain numbers, texts and tensors, which every weights-only loader
       reads, and the state of the random generators of each rank.
@@ -35,8 +38,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         self._step: int | None = None
-        # Entries of a resumed checkpoint may name best checkpoints in other folders.
-        # MMEngine would remove them later. So only this run's folder is allowed.
+        # A resumed checkpoint may name best checkpoints in other folders, and MMEngine
+        # would later remove these files. So replace their folder by this run's folder.
         info = runner.message_hub.runtime_info
         for key in [key for key in info if key.startswith('best_ckpt')]:
             name = os.path.basename(f'{info[key]}')
@@ -106,7 +109,7 @@ class SafeCheckpointHook(CheckpointHook):
 
 
 class _RemovesLater:
-    """A file backend that removes no files, but records which ones to remove."""
+    """A file backend that removes no files, but records which files to remove later."""
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
@@ -125,9 +128,12 @@ class _RemovesLater:
 
 
 def _plain(value: Any) -> Any:
-    """A copy of a value in plain types, which every weights-only loader reads. NumPy's
-    numbers become Python's, and histories become dicts of tensors. Objects of other
-    types are left out of dicts, and become None in lists."""
+    """Copy a value into plain types, which every weights-only loader reads.
+
+    NumPy's numbers become numbers of Python. A history of logged values (MMEngine's
+    HistoryBuffer) becomes a dict of tensors. Objects of other types are left out of
+    dicts. In lists, None replaces these objects.
+    """
     if isinstance(value, HistoryBuffer):
         values, counts = (torch.from_numpy(np.array(part)) for part in value.data)
         return dict(history=values, counts=counts)
@@ -144,7 +150,8 @@ def _plain(value: Any) -> Any:
 
 
 def restore_histories(message_hub: dict) -> None:
-    """Turn the dicts that :class:`SafeCheckpointHook` wrote into MMEngine's histories.
+    """Turn histories of logged values, which :class:`SafeCheckpointHook` wrote as dicts
+    of tensors, into MMEngine's HistoryBuffers again.
 
     Args:
         message_hub: The entry ``message_hub`` of a checkpoint. It is changed in place.
@@ -157,7 +164,7 @@ def restore_histories(message_hub: dict) -> None:
 
 
 def checkpoint_folder(out_dir: str | None, work_dir: str) -> str:
-    """Folder in which a CheckpointHook with this ``out_dir`` writes."""
+    """The folder to which a CheckpointHook writes, from its ``out_dir`` argument."""
     if out_dir is None or out_dir == work_dir:
         return work_dir
     return os.path.join(out_dir, os.path.basename(work_dir.rstrip(os.sep)))

@@ -27,10 +27,10 @@ def check_data(cfg: Config, *phases: str) -> None:
         phases: One or more of 'train', 'val' and 'test'.
 
     Raises:
-        MissingInput: Files are missing. The message names each file, and the settings
-            that change its place.
+        MissingInput: Files are missing. The message names each file, and the config
+            keys that set its path.
     """
-    missing = []  # (path, setting that changes it)
+    missing = []  # (path of a missing file, config key that sets this path)
     classifies = False
 
     def look(path: str, setting: str, node: dict) -> None:
@@ -106,7 +106,8 @@ def how_to_get_weights(cfg: Config, error: Exception) -> str:
     folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
     lines = []
     for key, node in dicts_in('model', cfg.get('model')):
-        # The type is not checked: it may be a name or a class.
+        # Every dict with a ``checkpoint`` counts. Its ``type`` is not checked, because
+        # it can be a name or a class.
         name = node.get('checkpoint')
         if not isinstance(name, str):
             continue
@@ -126,7 +127,7 @@ def how_to_get_weights(cfg: Config, error: Exception) -> str:
 
 
 def class_of(node: dict, registry: Registry) -> Any:
-    """The class that a config's ``type`` names. If the name is unknown, the name."""
+    """Return the class that a config's ``type`` names, or the name if it is unknown."""
     kind = node.get('type')
     if isinstance(kind, str):
         with contextlib.suppress(KeyError, RuntimeError, ImportError):
@@ -135,7 +136,7 @@ def class_of(node: dict, registry: Registry) -> Any:
 
 
 def dicts_in(key: str, node: Any) -> Iterator[tuple[str, dict]]:
-    """Every dict in a part of a config, with its key: (key, dict) pairs."""
+    """Yield each dict in a part of a config as a pair (dotted key, dict)."""
     if isinstance(node, dict):
         yield key, node
         for name, child in node.items():

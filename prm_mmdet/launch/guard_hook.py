@@ -1,4 +1,4 @@
-"""A hook that stops a diverged training, and makes a resumed training exact."""
+"""Stop diverged trainings, and make resumed trainings equal to uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .plugin_blocks import GradientWatch
 from .random_state import calling, random_state, set_random_state, worker_seed
 from .run_errors import DivergedError
 
-#: Mixed precision skips a step whose gradients overflow, and halves the loss scale.
-#: After this many skipped steps in a row, the loss scale is so small that it cannot be
-#: the cause. The training stops.
+#: In mixed precision, a step whose gradients overflow is skipped, and the loss scale is
+#: halved. If this many steps in a row are skipped, the loss scale is too small to be
+#: the cause of the overflow. The training then stops.
 MAX_SKIPPED_STEPS = 50
 
 
 @HOOKS.register_module()
 class TrainingGuard(Hook):
-    """Watch a training. :class:`.TrainRunner` adds this hook by itself.
+    """Watch a training. :class:`.TrainRunner` adds this hook automatically.
 
-    - If the loss is NaN or infinite, the training stops. In mixed precision it stops
-      after 50 such steps in a row, because mixed precision itself corrects a loss scale
-      that is too large.
-    - A resumed training equals an uninterrupted one: the seeds of data workers depend
-      only on the seed, the rank and the epoch. Validation does not change the random
-      state of the training.
-    - If the training was killed after an epoch was saved and before its validation
-      ended, this validation runs first.
+    - If the loss is NaN or infinite, the training stops. In mixed precision, it stops
+      after 50 steps in a row with such a loss, because mixed precision first lowers a
+      loss scale that is too large.
+    - A resumed training equals an uninterrupted one. For this purpose, the seeds of
+      data workers depend only on the run's seed, the rank and the epoch. Validation
+      does not change the random state of the training.
+    - If the training was killed before the validation of the last saved epoch ended,
+      the resumed training runs this validation first.
     - If a plugin block gets no gradient in the first iteration, a warning names it.
     """
 
@@ -125,7 +125,8 @@ class TrainingGuard(Hook):
 
 
 def _steps(runner: Runner) -> int:
-    """Number of finished epochs, or of iterations if the loop counts iterations."""
+    """Number of finished epochs. If the training loop counts iterations, the number of
+    finished iterations."""
     return runner.epoch if _by_epoch(runner) else runner.iter
 
 
@@ -134,7 +135,7 @@ def _by_epoch(runner: Runner) -> bool:
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Whether the config requires a validation after the resumed checkpoint's step."""
+    """Whether a validation is due after the last finished epoch or iteration."""
     loop, steps = runner.train_loop, _steps(runner)
     loop._decide_current_val_interval()
     last = loop.max_epochs if _by_epoch(runner) else loop.max_iters
@@ -142,13 +143,13 @@ def _validation_is_due(runner: Runner) -> bool:
 
 
 def _record(runner: Runner) -> Path:
-    """File that holds the last step whose validation has ended."""
+    """File with the last epoch or iteration whose validation has ended."""
     return Path(runner.work_dir, 'last_validated')
 
 
 def _validated(runner: Runner) -> int | None:
-    """The last step whose validation has ended, or 0 if none has ended. None if it is
-    not known, because the run began without this hook or in another folder."""
+    """Number of the last epoch or iteration whose validation has ended. It is 0 if no
+    validation has ended, and None if the work dir has no readable record of it."""
     try:
         return int(_record(runner).read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Pipelines that name the image on which they fail."""
+"""Data pipelines whose error messages name the image."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class NamingPipeline(Compose):
 def name_images(dataset: Any) -> None:
     """Make the errors of a data set's pipelines name the image.
 
-    If the data set is a wrapper, the data sets inside it are changed.
+    If the data set wraps other data sets, the pipelines of these data sets are changed.
     """
     if isinstance(dataset, BaseDataset):
         if type(dataset.pipeline) is Compose:

@@ -1,4 +1,4 @@
-"""Plugin blocks of a model: their places in a config, and whether they are trained."""
+"""Check a model's plugin blocks: their options in the config, and their gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .run_errors import RunError
 
 
 def plugin_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the plugin blocks in a model by their names."""
+    """Return the plugin blocks in a model, as a dict from module names to blocks."""
     # Plugin classes have the attribute ``_abbr_``. MMCV's ConvModule has it, too, but
     # is no plugin.
     return {
@@ -30,15 +30,17 @@ def plugin_blocks(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def check_stages(cfg: Config) -> None:
-    """Check that a ResNet's ``plugins`` have one entry of ``stages`` for each stage,
-    and options that their classes take.
+    """Check the ``plugins`` of each ResNet in a config.
+
+    If a plugin has ``stages``, it must have one entry for each stage of the ResNet. The
+    plugin's class must take all options of the plugin.
 
     Args:
         cfg: A complete config.
 
     Raises:
-        RunError: ``stages`` of a plugin has another number of entries, or its class has
-            no such option.
+        RunError: The number of entries in ``stages`` is wrong, or a plugin's class does
+            not take the options.
     """
     for name, node in dicts_in('model', cfg.get('model')):
         kind = class_of(node, MODELS)

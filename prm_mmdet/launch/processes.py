@@ -1,4 +1,4 @@
-"""Processes of a run: ranks and data workers, which end with their parent."""
+"""Let the processes of a run (ranks and data workers) end when their parent ends."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
-_PR_SET_PDEATHSIG = 1  # from Linux's <sys/prctl.h>
+_PR_SET_PDEATHSIG = 1  # number of the option in Linux's <sys/prctl.h>
 _prctl = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
 
 
 def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     """Let the kernel end this process when its parent ends or is killed.
 
-    Without this, data workers of a killed training stay alive and wait forever. On
+    Otherwise, data workers of a killed training would stay alive and wait forever. On
     systems other than Linux, this function does nothing.
 
     Args:
-        parent: Process id of the parent. If it has ended already, this process ends.
-        number: The signal that ends this process. Default: SIGKILL.
+        parent: Process id of the parent. If the parent has already ended, this process
+            ends at once.
+        number: Number of the signal that ends this process. Default: SIGKILL.
     """
     if _prctl is None:
         return
@@ -40,11 +41,15 @@ def end_with_torchrun() -> None:
 
 @dataclass
 class StartWorker:
-    """Function that each worker of a data loader calls first.
+    """Function that each worker of a data loader calls when the worker starts.
+
+    The function lets the worker end when the worker's parent process ends.
 
     Args:
-        function: The loader's own ``worker_init_fn``, which is called next, or None.
-        quiet: Whether all workers but the first hide warnings.
+        function: The loader's own ``worker_init_fn``. Each worker calls it afterwards.
+            Default: None, there is no such function.
+        quiet: Whether warnings are hidden in all workers except the first.
+            Default: False.
         parent: Process id of the workers' parent. Default: this process.
     """
 
@@ -53,8 +58,9 @@ class StartWorker:
     parent: int | None = field(default_factory=os.getpid)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Python pickles this object if a worker is not forked from this process. The
-        # worker's parent may then be another process, so no parent is saved.
+        # A worker that is not forked gets a pickled copy of this object. Its parent can
+        # be another process, such as Python's fork server. So the copy contains no
+        # parent, and the worker asks the system for its parent.
         return {**self.__dict__, 'parent': None}
 
     def __call__(self, worker: int) -> None:
@@ -66,7 +72,8 @@ class StartWorker:
 
 
 def rank() -> int:
-    """Return this process's rank, before the process group exists."""
+    """Return this process's rank from the environment, even before a process group
+    exists. The rank is 0 if no launcher has set it."""
     for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
         with contextlib.suppress(KeyError, ValueError):
             return int(os.environ[name])

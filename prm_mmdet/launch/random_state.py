@@ -1,4 +1,5 @@
-"""The random numbers of a training, so that a resumed training draws the same ones."""
+"""Save and restore random states, so that a resumed training draws the same numbers as
+an uninterrupted training."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of all generators of this process, as plain numbers and tensors
-    that weights-only loading reads."""
+    """Return the states of this process's random generators (Python, NumPy and
+    PyTorch). The states are plain values and tensors, so weights-only loading can read
+    them."""
     legacy: Any = np.random.get_state(legacy=True)
     name, keys, *rest = legacy
     state = dict(
@@ -27,7 +29,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Set the state of all generators of this process.
+    """Set the states of this process's random generators (Python, NumPy and PyTorch).
 
     Args:
         state: What :func:`random_state` returned, here or in another process.
@@ -42,17 +44,17 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def worker_seed(seed: int, rank: int, epoch: int) -> int:
-    """Return the seed of a data loader's generator. The generator draws the seeds of
-    the loader's workers. Each rank and each epoch has its own seed."""
+    """Return the seed for the random generator of a data loader, which draws the seeds
+    of the loader's workers. Each rank and each epoch has its own seed."""
     return (seed * 1_000_003 + epoch * 1_009 + rank) % 2**32
 
 
 def calling(items: Iterator, count: int, function: Callable[[], Any]) -> Iterator:
-    """Iterate over items, and call a function before item number ``count`` (from 0).
+    """Yield all items, and call a function after the first ``count`` items.
 
-    If a loop that counts iterations resumes, the loop first skips the batches of the
-    finished iterations. Skipping draws random numbers. So the function sets the saved
-    random state after the last skipped batch.
+    When a training that counts iterations resumes, it first skips the batches of the
+    finished iterations. Skipping draws random numbers. So the training passes a
+    function that restores the saved random state after the last skipped batch.
     """
     yield from itertools.islice(items, count)
     function()

@@ -1,4 +1,4 @@
-"""The checkpoint that a training resumes from: finding it, and whether it fits."""
+"""Find the checkpoint that a training resumes from, and check that it fits."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _RUN_ID = re.compile('[0-9a-f]{32}')
 def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | None:
     """Find the newest undamaged checkpoint of a work dir.
 
-    The file ``last_checkpoint`` contains the path of the newest checkpoint. Only the
-    file name in this path counts. The checkpoint is read from ``folder``, because the
-    work dir may be a copy. If this checkpoint is damaged or missing, the newest
+    The file ``last_checkpoint`` contains the path of the newest checkpoint. Because the
+    work dir may be a copy, only the file name in this path is used, and the checkpoint
+    is read from ``folder``. If the checkpoint is damaged or missing, the newest
     undamaged checkpoint with a lower number is used, and the log reports this.
 
     Args:
@@ -35,8 +35,7 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
             checkpoint is found. Default: True.
 
     Returns:
-        Path of the checkpoint. None if there is no checkpoint, and the training has to
-        start from the beginning.
+        Path of the checkpoint. If there is no checkpoint to resume from, None.
 
     Raises:
         RunError: All checkpoints are damaged, or all belong to an earlier training in
@@ -46,7 +45,7 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
     pointer = os.path.join(work_dir, 'last_checkpoint')
     named, why = _read_pointer(pointer)
     if '://' in named:
-        return named  # A checkpoint that is not on a local disk is not checked.
+        return named  # Only checkpoints on a local disk are checked here.
     own = os.path.join(folder, os.path.basename(named)) if named else ''
     older = _numbered(folder)
     if named and not os.path.exists(own):
@@ -59,7 +58,8 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
     run = read_run_id(work_dir)
     damaged, foreign = [], []
     candidates = [own] if own and os.path.exists(own) else []
-    # Checkpoints with a higher number are from an earlier training.
+    # A checkpoint with a higher number is left out: an earlier training in this folder
+    # wrote it.
     candidates += [p for p in older if p != own and _number(p) < _number(own)]
     for path in candidates:
         try:
@@ -95,8 +95,8 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
 
 
 def read_run_id(work_dir: str) -> str | None:
-    """Return the id of the training that was last started in a work dir. None if no
-    :class:`.TrainRunner` has started one."""
+    """Return the id of the training that was last started in a work dir. None if the
+    work dir has no readable id."""
     try:
         with open(_run_id_file(work_dir), encoding='ascii') as file:
             found = file.read(100).strip()
@@ -111,8 +111,8 @@ def write_run_id(work_dir: str, run_id: str | None) -> None:
 
     Args:
         work_dir: The folder.
-        run_id: Id of the training. If it is None, the id is not known, and all
-            checkpoints in the folder count as this training's.
+        run_id: Id of the training. None means that the id is not known. All checkpoints
+            in the folder then count as checkpoints of this training.
     """
     if run_id is not None:
         write_file(_run_id_file(work_dir), f'{run_id}\n')
@@ -121,7 +121,7 @@ def write_run_id(work_dir: str, run_id: str | None) -> None:
 
 
 def run_id_of(checkpoint: dict) -> str | None:
-    """Return the id of the training that wrote a checkpoint, or None."""
+    """Return the id of the training that wrote a checkpoint. None if there is no id."""
     found = checkpoint['meta'].get('run_id')
     return found if isinstance(found, str) and _RUN_ID.fullmatch(found) else None
 
@@ -131,8 +131,8 @@ def _run_id_file(work_dir: str) -> str:
 
 
 def _read_pointer(path: str) -> tuple[str, str]:
-    """Return the path in ``last_checkpoint``, and why there is no path. If one text is
-    known, the other text is ''."""
+    """Return the path in the file ``last_checkpoint``, and ''. If the file is missing
+    or damaged, return '' and the reason."""
     try:
         with open(path, encoding='utf-8') as file:
             named = file.read(4096).strip()
@@ -146,20 +146,22 @@ def _read_pointer(path: str) -> tuple[str, str]:
 
 
 def _number(path: str) -> float:
-    """Epoch or iteration in the name of a checkpoint, or infinity."""
+    """Number of the epoch or iteration in a checkpoint's file name. Infinity if the
+    name has no such number."""
     match = _NUMBERED.fullmatch(os.path.basename(path))
     return int(match[1]) if match else math.inf
 
 
 def _numbered(folder: str) -> list[str]:
-    """Paths of the numbered checkpoints in a folder, newest first."""
+    """Paths of the ``epoch_<n>.pth`` or ``iter_<n>.pth`` files in a folder. The highest
+    number is first."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     found = sorted(filter(_NUMBERED.fullmatch, names), key=_number, reverse=True)
     return [os.path.join(folder, name) for name in found]
 
 
 def check_training_state(checkpoint: Any, path: str) -> None:
-    """Raise RunError unless a checkpoint has the state that a training resumes from."""
+    """Raise RunError unless a checkpoint contains what a training needs to resume."""
     held = checkpoint if isinstance(checkpoint, dict) else {}
     meta, hub = held.get('meta'), held.get('message_hub')
     counted = isinstance(meta, dict) and all(
@@ -177,12 +179,13 @@ def check_training_state(checkpoint: Any, path: str) -> None:
 
 @contextlib.contextmanager
 def naming_misfits(filename: str) -> Iterator[None]:
-    """Raise RunError if a checkpoint's state does not fit."""
+    """In a ``with`` block, convert an error from a state that does not fit into a
+    RunError that names the checkpoint."""
     try:
         yield
     except RunError:
         raise
-    except Exception as error:  # A state that does not fit may raise any error.
+    except Exception as error:  # A wrong state can raise an error of any type.
         raise RunError(
             f'{filename} cannot be resumed from: {type(error).__name__}: {error}. Use '
             'the config that it was trained with, or start from its weights: '
@@ -191,8 +194,8 @@ def naming_misfits(filename: str) -> Iterator[None]:
 
 
 def check_states(runner: Any, checkpoint: dict) -> None:
-    """Raise ValueError unless the states of the optimizer and of the schedulers fit the
-    training's. MMEngine would copy them unseen."""
+    """Raise ValueError unless the optimizer and scheduler states in a checkpoint fit
+    this training. MMEngine would load the states without a check."""
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     own = runner.optim_wrapper.state_dict()
     _check_form('optimizer', checkpoint['optimizer'], own)
@@ -210,9 +213,9 @@ def check_states(runner: Any, checkpoint: dict) -> None:
 
 
 def _check_form(name: str, found: Any, own: Any) -> None:
-    """Raise ValueError unless a value in a checkpoint can replace this training's own.
-    Numbers replace numbers, and lists replace lists of the same length. In dicts, the
-    entries that both have are compared."""
+    """Raise ValueError unless a value in a checkpoint can replace this training's
+    value. Numbers replace numbers, and lists replace lists of the same length. Of two
+    dicts, only the values of shared keys are compared."""
     alike: tuple = ((int, float, torch.Tensor), (str,), (list, tuple), (dict,))
     kinds = [kind for kind in alike if isinstance(own, kind)]
     if kinds and not isinstance(found, kinds[0]):

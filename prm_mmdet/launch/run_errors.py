@@ -1,4 +1,4 @@
-"""The reasons for which a run stops."""
+"""Errors that stop a run, with messages for the user."""
 
 
 class RunError(Exception):

@@ -56,7 +56,7 @@ from .resuming import (
 )
 from .run_errors import RunError
 
-#: Metrics that a test prints at its end, with their titles.
+#: Metrics that test.py prints at its end, and the title that it prints for each metric.
 HEADLINES = {
     'coco/bbox_mAP': 'box AP',
     'coco/segm_mAP': 'mask AP',
@@ -77,7 +77,7 @@ class Runner(MMEngineRunner):
             dir. If the work dir has no checkpoint, a new training starts. If the config
             has ``load_from``, the new training starts from these weights. The command
             line sets it with ``--resume``. Default: False.
-        phases: Phases whose data sets are checked.
+        phases: Phases ('train', 'val' or 'test') whose data sets are checked.
     """
 
     allow_partial = False
@@ -122,13 +122,14 @@ class Runner(MMEngineRunner):
             raise RunError(f'pre-trained weights cannot be used: {error}') from error
 
     def setup_env(self, env_cfg: dict) -> None:
-        # Without a process group, MMEngine's launcher would select a CUDA device.
+        # MMEngine would select a CUDA device while it creates the process group.
+        # Without CUDA, create the group here.
         if self._launcher == 'pytorch' and not torch.cuda.is_available():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        # MMEngine's default wrapper requires a CUDA device.
+        # MMEngine's default wrapper for distributed training requires a CUDA device.
         if self.distributed and not torch.cuda.is_available():
             model_wrapper_cfg = model_wrapper_cfg or dict(
                 type='MMDistributedDataParallel',
@@ -151,7 +152,7 @@ class Runner(MMEngineRunner):
         name_images(loader.dataset)
         function = loader.worker_init_fn
         if isinstance(function, processes.StartWorker):
-            return loader  # an earlier call prepared this loader
+            return loader  # An earlier call has already changed this loader.
         quiet = False
         if getattr(function, 'func', None) is worker_init_fn:
             quiet = function.keywords.get('disable_subprocess_warning', False)
@@ -173,7 +174,7 @@ class Runner(MMEngineRunner):
 
         Args:
             filename: File, address or name, as for :func:`.read_checkpoint`.
-            map_location: Ignored: weights are read to the CPU and copied to the model.
+            map_location: Ignored. Weights are read to the CPU and copied to the model.
             strict: Ignored. Weights that do not fit raise RunError.
             revise_keys: Pairs of a regular expression for keys and its replacement.
 
@@ -182,9 +183,9 @@ class Runner(MMEngineRunner):
 
         Raises:
             RunError: The file cannot be used, or its weights do not fit the model. If a
-                training starts from weights (``load_from``), plugin blocks may be
-                missing, and layers may be for another number of classes.
-                ``allow_partial`` accepts any difference.
+                training starts from weights (``load_from``), two differences raise no
+                error: missing plugin blocks, and another number of classes. If
+                ``allow_partial`` is True, no difference raises an error.
         """
         try:
             checkpoint = read_checkpoint(filename)
@@ -216,8 +217,8 @@ class Runner(MMEngineRunner):
     def _judge(
         self, filename: str, model: nn.Module, differences: KeyDifferences
     ) -> None:
-        """Raise RunError if a checkpoint must not be used, because the names or shapes
-        of its weights differ from the model's. ``differences`` lists them."""
+        """Raise RunError if the names or shapes of a checkpoint's weights differ from
+        the model's and this is not allowed. ``differences`` lists the weights."""
         if self.allow_partial:
             self.logger.warning(
                 f'--allow-partial: {filename} differs from the model: {differences}. '
@@ -244,15 +245,15 @@ class Runner(MMEngineRunner):
 def _expected_at_start(
     model: nn.Module, differences: KeyDifferences
 ) -> tuple[KeyDifferences, list[str]]:
-    """The unexpected differences between weights and model, and notes about expected
-    ones. If a training starts from weights, new blocks and another number of classes
-    are expected."""
+    """Return the unexpected differences between a checkpoint and a model, and notes
+    about the other differences. If a training starts from weights, two differences are
+    expected: missing plugin blocks, and another number of classes."""
     blocks = tuple(f'{name}.' for name in plugin_blocks(model))
     fresh = [key for key in differences.missing if key.startswith(blocks)]
     heads = tuple(
         f'{name}.'
         for name, module in model.named_modules()
-        # MMEngine's modules raise an error if an attribute is missing.
+        # ``vars`` calls no property and no ``__getattr__``, which could raise an error.
         if isinstance(vars(module).get('num_classes'), int)
     )
     classes = [key for key in differences.misshapen if key.startswith(heads)]
@@ -281,8 +282,8 @@ class TrainRunner(Runner):
     """The Runner of train.py. It locks its work dir until the training ends.
 
     Attributes:
-        run_id: Id of the training, which its checkpoints contain. None if the training
-            continues from a checkpoint without an id.
+        run_id: Id of the training. It is saved in each checkpoint of the training. None
+            if the training continues from a checkpoint without an id.
         resumed_from: Checkpoint from which the training continues, or None.
         resumed_random_state: This rank's random state in that checkpoint, or None.
     """
@@ -315,7 +316,8 @@ class TrainRunner(Runner):
         if cfg.get('resume') and cfg.get('randomness', {}).get('seed') is None:
             seed = _seed_of(cfg.load_from)
             if seed is not None:
-                # MMEngine restores the seed only after it has built the data loaders.
+                # Set the seed here, because MMEngine restores it only after it has
+                # built the data loaders.
                 cfg.randomness = dict(cfg.get('randomness', {}), seed=seed)
         run_id = None if cfg.get('resume') else uuid.uuid4().hex
         if first and run_id:
@@ -332,8 +334,8 @@ class TrainRunner(Runner):
             self._lock = None
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        # Persistent workers keep random states from earlier epochs, which a checkpoint
-        # does not contain. Starting new workers takes a fraction of a second.
+        # New workers start in each epoch. Persistent workers would keep random states
+        # from earlier epochs, which a checkpoint does not contain.
         loader: Any = vars(self)['_train_dataloader']
         if isinstance(loader, dict):
             self._train_dataloader = dict(loader, persistent_workers=False)
@@ -358,10 +360,10 @@ class TrainRunner(Runner):
         self.register_hook(TrainingGuard())
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume as MMEngine does, restore random states, and run no code in the file.
+        """Resume as MMEngine does, and restore random states. No code in the file runs.
 
         Raises:
-            RunError: The file cannot be used, or is of another model or optimizer.
+            RunError: The file cannot be used, or is from another model or optimizer.
         """
         self._resuming = True
         try:
@@ -372,7 +374,8 @@ class TrainRunner(Runner):
         step = self.optim_wrapper.step
 
         def first_step(*args: Any, **kwargs: Any) -> None:
-            # Only here does PyTorch look at the restored state of the parameters.
+            # PyTorch first uses the restored optimizer state in this step. If the state
+            # does not fit the parameters, this step fails.
             self.optim_wrapper.step = step
             with naming_misfits(filename):
                 step(*args, **kwargs)
@@ -406,7 +409,9 @@ class TrainRunner(Runner):
     def save_checkpoint(
         self, out_dir: str, filename: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Save a checkpoint as MMEngine does. A local file is never incomplete.
+        """Save a checkpoint as MMEngine does.
+
+        A local file has a temporary name until it is complete.
 
         Raises:
             RunError: The file cannot be written. The message names the free and the
@@ -436,16 +441,16 @@ class TrainRunner(Runner):
 
 
 def _seed_of(filename: str) -> int | None:
-    """The seed of the training that wrote a checkpoint, or None if it is not known."""
+    """Seed of the training that wrote a checkpoint. None if the seed is not known."""
     try:
         meta = read_checkpoint(filename)['meta']
         return meta['seed'] if type(meta['seed']) is int else None
     except (CheckpointError, OSError, KeyError, TypeError):
-        return None  # Later, resume() reports the error.
+        return None  # If the file cannot be read, resume() reports this later.
 
 
 def _size(state: Any) -> int:
-    """Bytes of the tensors in a state dict."""
+    """Size of all tensors in a state dict, in bytes."""
     if isinstance(state, torch.Tensor):
         return state.nbytes
     if isinstance(state, dict):

@@ -31,14 +31,14 @@ weights (load_from) may lack plugin blocks and layers of another number of class
 
 
 def run_tool(name: str) -> None:
-    """Run one of MMDetection's scripts on the process's own command line.
+    """Run one of MMDetection's scripts with the command line of this process.
 
     Args:
         name: 'train.py' or 'test.py'.
 
     Raises:
         FileNotFoundError: The installed MMDetection does not contain its tools.
-        SystemExit: The run cannot start or go on. The text says why.
+        SystemExit: The run cannot start or go on. The exception's message says why.
     """
     path = Path(mmdet.__file__).parent / '.mim' / 'tools' / name
     if not path.is_file():
@@ -55,7 +55,7 @@ def run_tool(name: str) -> None:
     runner = {'train.py': TrainRunner, 'test.py': TestRunner}[name]
 
     class Parser(argparse.ArgumentParser):
-        """The script's own parser with one more flag, ``--allow-partial``."""
+        """Parser of MMDetection's script, with one more flag: ``--allow-partial``."""
 
         def parse_args(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore
             self.add_argument(
@@ -66,8 +66,9 @@ def run_tool(name: str) -> None:
                 self.error(f'{parsed.config} is not a file; name a config file')
             runner.allow_partial = parsed.allow_partial
             if getattr(parsed, 'resume', None) == 'auto':
-                # If --resume has no path, MMDetection sets load_from to None. Without
-                # a checkpoint, the training would then ignore the config's load_from.
+                # If --resume has no path, MMDetection sets load_from to None. If there
+                # is then no checkpoint, the training would ignore the config's
+                # load_from.
                 runner.auto_resume = True
                 parsed.resume = None
             return parsed
@@ -89,16 +90,16 @@ def run_tool(name: str) -> None:
 
 
 def _stop(message: str) -> NoReturn:
-    """Exit with an error. Every rank exits, and rank 0 prints the message."""
-    # If the error is from a data worker, its message begins with a traceback.
+    """Exit with an error message. Only rank 0 prints the message."""
+    # Remove the traceback with which the message of a data worker's error begins.
     message = message.rpartition('RunError: ')[2].strip()
     raise SystemExit(f'\nerror: {message}' if processes.rank() == 0 else 1) from None
 
 
 def _leave() -> None:
-    """Exit a CPU rank without finalising Python. During finalisation, a thread of gloo
-    may free the tensor of the last collective operation. This aborts the process (seen
-    in torch 2.13)."""
+    """Exit a rank on the CPU without Python's clean-up. During the clean-up, a thread
+    of gloo may free the tensor of the last collective operation and abort the process
+    (seen in torch 2.13)."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

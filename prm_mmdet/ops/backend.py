@@ -1,6 +1,6 @@
 """Choose the backend that runs an operator. An environment variable can force one.
 
-``PRM_MMDET_BACKEND`` in the environment is read at every call:
+The environment variable ``PRM_MMDET_BACKEND`` is read at every call. Its values are:
 
 - unset or empty: the kernels for the tensor's device and dtype (``cpp`` or ``triton``)
   if they are available, else ``torch``;
@@ -30,7 +30,8 @@ BACKENDS = ('cpp', 'triton', 'torch', 'reference')
 _HALF = (torch.float16, torch.bfloat16)
 _DTYPES = {
     'cpp': (torch.float32, torch.float64, *_HALF),
-    # On a GPU, float64 runs in plain PyTorch unless the variable forces Triton.
+    # float64 is left out: on a GPU, it runs in plain PyTorch. Only
+    # PRM_MMDET_BACKEND=triton selects Triton for float64.
     'triton': (torch.float32, *_HALF),
 }
 
@@ -45,7 +46,8 @@ def _has_triton() -> bool:
     except ValueError:  # another package has put a fake triton into sys.modules
         return False
     except importlib.metadata.PackageNotFoundError:
-        return True  # The package that contains Triton has another name.
+        # Triton was installed under another package name, so its version is not known.
+        return True
     return tuple(int(n) for n in re.findall(r'\d+', version)[:2]) >= (3, 3)
 
 
@@ -53,20 +55,20 @@ _HAS_TRITON = _has_triton()
 
 
 def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
-    """Name of the backend that runs an operator for a tensor.
+    """Return the name of the backend that runs an operator for a tensor.
 
     Args:
         x: The operator's input. Only its device and dtype matter.
-        kernels: The backends for which the operator has kernels: all for PRM and LCT,
-            ``('cpp',)`` for SAC. Default: all.
+        kernels: The backends for which the operator has kernels. SAC has only
+            ``('cpp',)``. Default: ``('cpp', 'triton')``, as for PRM and LCT.
 
     Returns:
         'cpp', 'triton', 'torch' or 'reference'.
 
     Raises:
-        ValueError: The variable names no backend.
-        RuntimeError: The variable names kernels that are not available, or that cannot
-            run on the tensor's device.
+        ValueError: ``PRM_MMDET_BACKEND`` is set to a name that is no backend.
+        RuntimeError: ``PRM_MMDET_BACKEND`` forces kernels that are not available, or
+            that cannot run on the tensor's device or in its dtype.
     """
     forced = os.environ.get(VARIABLE, '')
     if forced and forced not in BACKENDS:
@@ -76,7 +78,8 @@ def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
         )
     if forced == 'reference' and not x.is_meta:
         return 'reference'
-    # A meta tensor has a shape, but no values that kernels could read.
+    # A meta tensor has a shape, but no values that kernels could read. So it always
+    # runs in plain PyTorch.
     if forced == 'torch' or x.is_meta:
         return 'torch'
     if forced:
@@ -89,7 +92,8 @@ def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
 
 
 def kernels_for(x: Tensor) -> str:
-    """The kernels for a tensor's device, 'cpp' or 'triton', even if not available."""
+    """Return the kernels for a tensor's device, 'cpp' or 'triton'. PRM_MMDET_BACKEND
+    can force either of them. The kernels are not checked to be available."""
     forced = os.environ.get(VARIABLE, '')
     if forced in _DTYPES:
         return forced
@@ -97,7 +101,7 @@ def kernels_for(x: Tensor) -> str:
 
 
 def _check(form: str, x: Tensor) -> None:
-    """Raise RuntimeError if forced kernels cannot run on the tensor."""
+    """Raise RuntimeError if the kernels that PRM_MMDET_BACKEND forces cannot run."""
     if form == 'cpp':
         if LIBRARY is None:
             raise RuntimeError(f'{VARIABLE}=cpp, but {UNAVAILABLE}')

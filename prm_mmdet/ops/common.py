@@ -7,22 +7,25 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-# PRM's Eq. 5 divides by sigma. A smaller sigma would overflow, and zero would give NaN.
+# Smallest sigma in PRM's Eq. 5, which divides by sigma. Division by a far smaller sigma
+# would overflow, and division by zero would give NaN.
 MIN_SIGMA = 1e-5
-# PRM's Eq. 7 adds EPS to the deviation.
+# PRM's Eq. 7 divides by the score's deviation plus EPS, which avoids division by zero.
 EPS = 1e-5
-# Smallest deviation, far below EPS. It only keeps the gradient of sqrt finite at 0.
+# Smallest deviation of PRM's score. It is far below EPS, and keeps the gradient of sqrt
+# finite at 0.
 MIN_DEVIATION = 1e-15
-# PRM's Eq. 2 divides by at least this product of norms.
+# PRM's Eq. 2 (cosine similarity) divides by the product of two vectors' norms. A
+# product below MIN_NORMS is replaced by MIN_NORMS.
 MIN_NORMS = 1e-8
 
 try:
     from torch.compiler import is_compiling
-except ImportError:  # torch < 2.1 has the function in another module
+except ImportError:  # torch < 2.1 has is_compiling in another module
     from torch._dynamo import is_compiling  # noqa: F401
 try:
     from torch.compiler import is_exporting
-except ImportError:  # torch < 2.7 does not distinguish torch.export from torch.compile
+except ImportError:  # torch < 2.7 has no is_exporting
 
     def is_exporting() -> bool:
         return False
@@ -51,9 +54,9 @@ def memory_format(x: Tensor) -> torch.memory_format:
 def as_gradients(
     x: Tensor, parameters: Iterable[Optional[Tensor]], values: Iterable[Tensor]
 ) -> list[Tensor]:
-    """The parameters' gradients in the parameters' dtypes, and an empty tensor for each
-    parameter that is None. All are copies on the device of ``x``, because the outputs
-    of a PyTorch operator must not share memory."""
+    """The gradients of the parameters, in the dtypes of the parameters. If a parameter
+    is None, its gradient is an empty tensor. The gradients are copies, because the
+    outputs of a PyTorch operator must not share memory."""
     return [
         x.new_empty(0) if p is None else value.to(p.dtype, copy=True)
         for p, value in zip(parameters, values)
@@ -61,5 +64,5 @@ def as_gradients(
 
 
 def exporting() -> bool:
-    """Whether torch traces or exports a model, which then runs without prm_mmdet."""
+    """Whether torch traces or exports a model. The result runs without prm_mmdet."""
     return torch.jit.is_tracing() or is_exporting()

@@ -24,7 +24,7 @@ _REBUILD += 'install the package again where a C++ compiler is available'
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    """The loaded library and '', or None and the reason why it is missing."""
+    """Load the library. Returns it and '', or None and the reason for the failure."""
     for suffix in EXTENSION_SUFFIXES:
         path = _FOLDER / f'_kernels{suffix}'
         if path.is_file():
@@ -32,7 +32,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     else:
         return None, f'the CPU kernels were not compiled: {_REBUILD}'
     try:
-        # The library uses torch's OpenMP. A second OpenMP would keep its own threads.
+        # The library uses the OpenMP that torch has loaded. A second OpenMP would start
+        # threads of its own.
         library = ctypes.CDLL(str(path))
         library.source.restype = ctypes.c_char_p
         for name in ('prm_scratch', 'sac_scratch', 'sac_thread_scratch'):
@@ -48,7 +49,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def source_hash(folder: Path) -> str:
-    """A hash of the sources, 16 hexadecimal digits. setup.py computes the same hash."""
+    """Hash of the C++ sources, 16 hexadecimal digits. ``setup.py`` stores the same hash
+    in the library, which shows whether the library is up to date."""
     content = b''.join(path.read_bytes() for path in sorted(folder.iterdir()))
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -57,25 +59,27 @@ LIBRARY, UNAVAILABLE = _load()
 
 
 def integers(names: str) -> list[tuple[str, type]]:
-    """Fields of a structure for whole numbers and switches."""
+    """Fields of a C structure that hold whole numbers and switches."""
     return [(name, ctypes.c_int64) for name in names.split()]
 
 
 def pointers(names: str) -> list[tuple[str, type]]:
-    """Fields of a structure for tensors."""
+    """Fields of a C structure that hold pointers to tensors."""
     return [(name, ctypes.c_void_p) for name in names.split()]
 
 
 class Arguments(ctypes.Structure):
-    """Arguments of a C++ function, as the structure that it takes. Tensors, which must
-    be contiguous, become pointers. None, or a field that is not set, becomes null."""
+    """The arguments of a C++ function, which takes them as one C structure. Tensors
+    must be contiguous and become pointers. A pointer that is None or not set becomes
+    null."""
 
     def __init__(self, **values: Tensor | float | None) -> None:
         self.tensors: list[Tensor] = []
         self.set(**values)
 
     def set(self, **values: Tensor | float | None) -> None:
-        """Set fields. The structure keeps a reference to each tensor."""
+        """Set fields. A reference to each tensor is kept, so that its memory is not
+        freed."""
         for name, value in values.items():
             if isinstance(value, Tensor):
                 self.tensors.append(value)
@@ -89,7 +93,7 @@ class Arguments(ctypes.Structure):
 
 
 def to_kernel(x: Tensor) -> Tensor:
-    """The features in the form that kernels take: contiguous, float32 or float64."""
+    """The features as kernels require them: contiguous, and in float32 or float64."""
     return x.to(accumulation_dtype(x)).contiguous()
 
 

@@ -1,7 +1,7 @@
 """Linear Context Transform in the compiled CPU kernels.
 
-Half-precision features are converted to float32 and channels_last features to
-contiguous ones, each by a copy.
+The kernels read contiguous features in float32 or float64. Half-precision and
+channels_last features are therefore copied first.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class _Arguments(Arguments):
 
 
 def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, Tensor]:
-    """Takes the arguments of ``lct``. Returns y (B, C, H, W) and the channels' means
-    (B, C)."""
+    """Takes the arguments of ``lct``. Returns the output y (B, C, H, W), and the mean
+    of each channel (B, C)."""
     features = to_kernel(x)
     result = torch.empty_like(features)
     mean = features.new_zeros(x.shape[:2])
@@ -42,9 +42,10 @@ def backward(
     mean: Tensor,
     *switches: Any,
 ) -> tuple[Tensor, ...]:
-    """Takes the gradient of y, the tensors of ``forward``, the means, and the switches.
-    Returns the gradients of x, weight and bias. Without the transform (Eq. 4), the
-    gradients of weight and bias are empty."""
+    """Takes the gradient of the output, then x, weight and bias, the means that
+    ``forward`` returned, and the other arguments of ``lct``. Returns the gradients
+    of x, weight and bias. If weight and bias are None, their gradients are empty
+    tensors."""
     features = to_kernel(x)
     g_x = torch.empty_like(features)
     g = x.new_zeros((2, *x.shape[:2]), dtype=torch.float64)

@@ -32,7 +32,8 @@ def lct(
             computed in float32 at least.
         weight: (C,), gain of Eq. 4. If weight and bias are None, Eq. 4 is left out.
         bias: (C,), bias of Eq. 4.
-        groups: Number of groups within which channels are normalised. Divides C.
+        groups: Number of groups within which channels are normalised. C must be a
+            multiple of it.
         eps: Added to the variance (Eq. 3). Default: 1e-5.
         normalization: Whether to normalise within groups (Eqs. 2 and 3).
 

@@ -25,43 +25,47 @@ from torch import Tensor
 from .common import memory_format
 from .triton_launch import allocator, dense, launch, pointers, processors, strides, wide
 
-# Elements of a block, channels times positions, and the warps of its program.
+# Number of elements in a block (channels times positions), and number of warps that
+# compute a block.
 _BLOCK = 4096
 _WARPS = 8
-# Channels in a block of a channels_last map: a cache line of float32.
+# In a large channels_last map, a block has this many channels. Their 32 numbers in
+# float32 fill a cache line.
 _INNER = 32
-# M (see _Sizes) if there are no groups to normalise.
+# Largest number of channels for a program of the second launch, if no groups are
+# normalised.
 _CHANNELS = 256
 
 
 class _Sizes(NamedTuple):
-    """The numbers that all kernels get. All maps have the same strides."""
+    """Sizes and strides for all kernels. Features and gradients have the same
+    strides."""
 
     stride_c: int  # stride of the channels, in elements
     stride_n: int  # stride of the positions, in elements
-    B: int  # samples
-    C: int  # channels
-    N: int  # positions
-    M: int  # channels in one program of the second launch
-    P: int  # programs that share the positions of a block of channels
+    B: int  # number of samples
+    C: int  # number of channels
+    N: int  # number of positions
+    M: int  # number of channels that a program of the second launch computes
+    P: int  # number of programs that share the positions of a block of channels
 
 
 class _Plan(NamedTuple):
     """The compile-time constants of all kernels."""
 
-    BLOCK_C: tl.constexpr  # channels in a block
-    BLOCK_N: tl.constexpr  # positions in a block
+    BLOCK_C: tl.constexpr  # number of channels in a block
+    BLOCK_N: tl.constexpr  # number of positions in a block
     BLOCK_M: tl.constexpr  # M of _Sizes, rounded up to a power of two
-    EPS: tl.constexpr  # added to the variance
-    NORMALIZED: tl.constexpr  # whether Eqs. 2 and 3 are applied
+    EPS: tl.constexpr  # number that Eq. 3 adds to the variance
+    NORMALIZED: tl.constexpr  # whether groups are normalised (Eqs. 2 and 3)
     WIDE: tl.constexpr  # whether offsets within a sample need 64 bits
 
 
 def forward(
     x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], *switches: Any
 ) -> tuple[Tensor, Tensor]:
-    """Takes the arguments of ``lct``. Returns y (B, C, H, W) and the channels' means
-    (B, C)."""
+    """Takes the arguments of ``lct``. Returns the output y (B, C, H, W), and the mean
+    of each channel (B, C)."""
     x = dense(x)
     s, p = _plan(x, *switches)
     new = allocator(x, s.C)
@@ -82,9 +86,10 @@ def backward(
     mean: Tensor,
     *switches: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Takes the gradient of y, the tensors of ``forward``, the means, and the switches.
-    Returns the gradients of x, weight and bias. Without the transform (Eq. 4), the
-    gradients of weight and bias are empty."""
+    """Takes the gradient of the output, then x, weight and bias, the means that
+    ``forward`` returned, and the other arguments of ``lct``. Returns the gradients
+    of x, weight and bias. If weight and bias are None, their gradients are empty
+    tensors."""
     x = dense(x)
     gradient = dense(gradient, like=x)
     s, p = _plan(x, *switches)
@@ -140,14 +145,15 @@ def _programs(slabs, available):
 
 
 def _sum(x, factor, shares, s, p):
-    """Sum each channel of x, or of x * factor, over positions. Each of the P programs
-    writes the sum over its own positions into ``shares``, (B, C, P)."""
+    """Sum each channel over positions. If ``factor`` is given, sum x * factor, else x.
+    Each of the P programs writes the sum over its own positions into ``shares``,
+    (B, C, P)."""
     grid = (s.B * triton.cdiv(s.C, p.BLOCK_C.value) * s.P,)
     launch(_sum_kernel, grid, x, x, factor, shares, s, p, num_warps=_WARPS)
 
 
 def _scale(x, gain, shift, result, s, p):
-    """Write x * gain, plus shift if there is one, to the result."""
+    """Write x * gain + shift into ``result``. If ``shift`` is None, write x * gain."""
     blocks = triton.cdiv(s.C, p.BLOCK_C.value) * triton.cdiv(s.N, p.BLOCK_N.value)
     grid = (s.B * blocks,)
     launch(_scale_kernel, grid, x, x, gain, shift, result, s, p, num_warps=_WARPS)
@@ -155,8 +161,9 @@ def _scale(x, gain, shift, result, s, p):
 
 @triton.jit
 def _channels(slab, s, p):
-    """Sample of a slab, its channels (BLOCK_C,), their indices into (B * C,), and
-    whether the channels exist."""
+    """A slab is BLOCK_C channels of one sample. Returns the slab's sample, its channels
+    (BLOCK_C,), the channels' indices in a (B * C,) tensor, and whether the channels
+    exist."""
     blocks = tl.cdiv(s.C, p.BLOCK_C)
     sample = slab // blocks
     c = slab % blocks * p.BLOCK_C + tl.arange(0, p.BLOCK_C)
@@ -165,7 +172,8 @@ def _channels(slab, s, p):
 
 @triton.jit
 def _address(tensor, sample, c, n, s, p):
-    """Addresses of channels c at positions n, and a mask: False outside the map."""
+    """Addresses of channels c at positions n, and a mask that is False outside the
+    map."""
     at = pointers(tensor, sample, c, n, s.C, s.N, s.stride_c, s.stride_n, p.WIDE)
     return at, (c < s.C)[:, None] & (n < s.N)[None, :]
 
@@ -173,10 +181,13 @@ def _address(tensor, sample, c, n, s, p):
 @triton.jit
 def _sum_kernel(
     x,  # features, (B, C, H, W), any floating dtype, dense
-    factor,  # gradient of y, shape and strides of x. None: sum x alone
-    shares,  # partial sums, (B, C, P), float64 if x is float64, else float32
-    s,  # a _Sizes: sizes and strides
-    p,  # a _Plan: compile-time constants
+    # Gradient of y, with the shape and strides of x. If None, x alone is summed.
+    factor,
+    # Each program's sums, written here, (B, C, P), float64 if x is float64, else
+    # float32.
+    shares,
+    s,  # sizes and strides, of type _Sizes
+    p,  # compile-time constants, of type _Plan
 ):
     slab, share = tl.program_id(0) // s.P, tl.program_id(0) % s.P
     sample, c, channel, exists = _channels(slab, s, p)
@@ -197,11 +208,11 @@ def _sum_kernel(
 @triton.jit
 def _scale_kernel(
     x,  # features or gradient of y, (B, C, H, W), any floating dtype, dense
-    gain,  # (B, C), dtype of _sum_kernel's shares
-    shift,  # (B, C), dtype of gain. None: no shift
-    result,  # x * gain + shift, shape, dtype and strides of x
-    s,  # a _Sizes: sizes and strides
-    p,  # a _Plan: compile-time constants
+    gain,  # factor of each channel, (B, C), float64 if x is float64, else float32
+    shift,  # number added to each channel, (B, C), dtype of gain. If None, 0 is added
+    result,  # x * gain + shift, written here, with the shape, dtype and strides of x
+    s,  # sizes and strides, of type _Sizes
+    p,  # compile-time constants, of type _Plan
 ):
     program = tl.num_programs(0) - 1 - tl.program_id(0)
     blocks = tl.cdiv(s.N, p.BLOCK_N)
@@ -219,12 +230,12 @@ def _scale_kernel(
 @triton.jit
 def _gate_kernel(
     shares,  # partial sums of x, (B, C, P), float64 if x is float64, else float32
-    weight,  # (C,), any floating dtype. None: no transform
-    bias,  # (C,), any floating dtype. None: no transform
-    mean,  # mean of x over positions, written here, (B, C), dtype of shares
-    gate,  # Eq. 5, written here, (B, C), dtype of shares
-    s,  # a _Sizes: sizes and strides
-    p,  # a _Plan: compile-time constants
+    weight,  # gain of Eq. 4, (C,), any floating dtype. If None, Eq. 4 is left out
+    bias,  # bias of Eq. 4, (C,), any floating dtype. If None, Eq. 4 is left out
+    mean,  # mean of each channel, written here, (B, C), dtype of shares
+    gate,  # gate of each channel (Eq. 5), written here, (B, C), dtype of shares
+    s,  # sizes and strides, of type _Sizes
+    p,  # compile-time constants, of type _Plan
 ):
     groups = tl.cdiv(s.C, s.M)
     sample, group = tl.program_id(0) // groups, tl.program_id(0) % groups
@@ -240,16 +251,19 @@ def _gate_kernel(
 
 @triton.jit
 def _gate_gradient_kernel(
-    shares,  # partial sums of x * (gradient of y), (B, C, P), dtype as in _gate_kernel
-    weight,  # as in _gate_kernel
-    bias,  # as in _gate_kernel
-    mean,  # mean of x over positions, (B, C), dtype of shares
-    gate,  # written here, (B, C), dtype of shares
-    shift,  # (gradient of x) - gate * (gradient of y), written here, (B, C), like gate
-    g_weight,  # gradient of weight, written here, (C,). Empty: no transform
-    g_bias,  # gradient of bias, written here, (C,). Empty: no transform
-    s,  # a _Sizes: sizes and strides
-    p,  # a _Plan: compile-time constants
+    # Partial sums of x * (gradient of y), (B, C, P), float64 if x is float64, else
+    # float32.
+    shares,
+    weight,  # gain of Eq. 4, (C,), any floating dtype. If None, Eq. 4 is left out
+    bias,  # bias of Eq. 4, (C,), any floating dtype. If None, Eq. 4 is left out
+    mean,  # mean of each channel, (B, C), dtype of shares
+    gate,  # gate of each channel (Eq. 5), written here, (B, C), dtype of shares
+    # (gradient of x) - gate * (gradient of y), written here, (B, C), dtype of shares.
+    shift,
+    g_weight,  # gradient of weight, written here, (C,). Empty if weight is None
+    g_bias,  # gradient of bias, written here, (C,). Empty if bias is None
+    s,  # sizes and strides, of type _Sizes
+    p,  # compile-time constants, of type _Plan
 ):
     c, inside = _group(tl.program_id(0), s, p)
     acc = shares.dtype.element_ty
@@ -263,12 +277,12 @@ def _gate_gradient_kernel(
             context, inverse = _normalize(context, inside, s, p)
         value, gain = _gate(context, weight, bias, c, inside)
         tl.store(gate + channel, value, mask=inside)
-        # Gradient through Eqs. 5 and 4.
+        # Gradient of the sigmoid (Eq. 5), and of the gain and bias (Eq. 4).
         g = _total(shares, channel, inside, s, p) * value * (1 - value)
         total_weight += g * context
         total_bias += g
         g *= gain
-        # Gradient through Eqs. 3 and 2.
+        # Gradient of the normalisation within a group (Eqs. 3 and 2).
         if p.NORMALIZED:
             along = tl.sum(g * context, 0) / s.M
             g = (g - tl.sum(g, 0) / s.M - context * along) * inverse
@@ -280,7 +294,8 @@ def _gate_gradient_kernel(
 
 @triton.jit
 def _group(group, s, p):
-    """Channels of a program in the second launch, and whether the channels exist."""
+    """Indices of the channels that a program of the second launch computes, (BLOCK_M,),
+    and a mask. The mask is False for indices beyond these channels."""
     j = tl.arange(0, p.BLOCK_M)
     c = group * s.M + j
     return c, (j < s.M) & (c < s.C)
@@ -297,7 +312,8 @@ def _total(shares, channel, inside, s, p):
 
 @triton.jit
 def _normalize(mean, inside, s, p):
-    """The normalised means (Eqs. 2 and 3), and the inverse of their deviation."""
+    """The channels' means, normalised within a group (Eqs. 2 and 3), and 1 / (deviation
+    of the means in the group)."""
     average = tl.sum(tl.where(inside, mean, 0.0), 0) / s.M
     centred = tl.where(inside, mean - average, 0.0)
     inverse = 1 / tl.sqrt(tl.sum(centred * centred, 0) / s.M + p.EPS)
@@ -306,7 +322,8 @@ def _normalize(mean, inside, s, p):
 
 @triton.jit
 def _gate(context, weight, bias, c, inside):
-    """The gates (Eqs. 4 and 5), and the gains of Eq. 4."""
+    """The gates of channels c (Eqs. 4 and 5), and the gains of Eq. 4. Without Eq. 4,
+    the gains are 1."""
     gain = context * 0 + 1
     if weight is not None:
         gain = tl.load(weight + c, mask=inside, other=0).to(context.dtype)

@@ -1,4 +1,4 @@
-"""Make one function of a block from its kernels and its form in plain PyTorch."""
+"""Join the kernels of a block and its version in plain PyTorch into one function."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def operator(
     Kernels are in the modules ``<name>_<backend>`` beside this module:
 
     - ``forward(*tensors, *switches)`` returns y and the tensors kept for backward;
-    - ``backward(gradient, *tensors, *kept, *switches)`` returns a gradient for each
-      tensor, and an empty tensor in place of None.
+    - ``backward(gradient, *tensors, *kept, *switches)`` returns a gradient for each of
+      ``tensors``. If one of the tensors is None, its gradient is an empty tensor.
 
     Autograd and ``torch.compile`` see the kernels as one operator
     ``torch.ops.prm_mmdet.<name>``, which has no second derivative.
@@ -52,15 +52,16 @@ def operator(
         name: Name of the block.
         tensors: The tensors that a call takes, in the language of PyTorch's operator
             schemas. The first tensor is x (B, C, H, W). Others may be None.
-        switches: The other arguments of a call, in the same language.
-        kept: The tensors that forward keeps for backward, in the same language.
+        switches: The other arguments of a call, in the same schema language.
+        kept: The tensors that forward keeps for backward, in the same schema language.
         plain: The block in PyTorch operators.
         reference: The block's equations line by line, in the dtype of its input.
         shapes: Function of the arguments of a call. It returns empty tensors with the
             shapes and dtypes of y and of the tensors kept for backward.
-        flops: Two functions of shapes: floating point operations of matrix products in
-            forward and in backward, for PyTorch's counter. A multiplication and an
-            addition are two operations. Default: none are counted.
+        flops: Two functions for PyTorch's counter, for forward and for backward. From
+            the shapes of the arguments, each function computes the number of floating
+            point operations in matrix products. A multiplication and an addition are
+            two operations. Default: none are counted.
 
     Returns:
         A function of the tensors and the switches. It returns y in the dtype of x.
@@ -76,7 +77,7 @@ def operator(
             values = (t if t is None else t.to(dtype) for t in inputs[:count])
             with without_autocast(x):
                 return reference(*values, *inputs[count:]).to(x.dtype)
-        # ``plain`` consists of operators that every export format knows.
+        # ``plain`` is exported, because every export format knows its operators.
         if exporting():
             with without_autocast(x):
                 return plain(*inputs)
@@ -101,8 +102,8 @@ def _transformed(tensors: tuple[Tensor | None, ...]) -> bool:
 
 
 def _join(name, tensors, switches, kept, shapes, flops):
-    """The kernels as one operator. It takes the tensors and the switches. It returns y
-    and the tensors kept for backward."""
+    """Return the kernels as one PyTorch operator. The operator takes the tensors and
+    the switches. It returns the output y and the tensors kept for backward."""
     count = len(tensors.split(','))
 
     def run(direction, x, *inputs):
@@ -126,7 +127,8 @@ def _join(name, tensors, switches, kept, shapes, flops):
     def differentiate(ctx, gradient, *_):
         if gradient is None:
             return (None,) * (count + len(ctx.switches))
-        # Read the saved tensors only once: activation checkpointing then frees them.
+        # Read the saved tensors only once, because activation checkpointing frees them
+        # after the first read.
         saved = ctx.saved_tensors
         gradients = differentiator(gradient, *saved, *ctx.switches)
         return (
@@ -134,7 +136,7 @@ def _join(name, tensors, switches, kept, shapes, flops):
             *(None for _ in ctx.switches),
         )
 
-    if not hasattr(torch.library, 'custom_op'):  # torch < 2.4
+    if not hasattr(torch.library, 'custom_op'):  # torch < 2.4 has no custom_op
         differentiator = backward
 
         class Whole(torch.autograd.Function):

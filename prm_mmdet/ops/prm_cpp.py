@@ -1,7 +1,7 @@
 """Position-Aware Recalibration Module in the compiled CPU kernels.
 
-Half-precision features are converted to float32 and channels_last features to
-contiguous ones, each by a copy.
+The kernels read contiguous features in float32 or float64. Half-precision and
+channels_last features are therefore copied first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 from .common import as_gradients
 from .kernels import LIBRARY, Arguments, from_kernel, integers, pointers, to_kernel
 
-_SIMILARITIES = ('dot', 'l1', 'cosine')  # the order of Similarity in csrc/gates.cpp
+# In the same order as the enum Similarity in csrc/gates.cpp.
+_SIMILARITIES = ('dot', 'l1', 'cosine')
 
 
 class _Arguments(Arguments):
@@ -27,10 +28,10 @@ class _Arguments(Arguments):
 
 
 def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """Takes the arguments of ``prm``. Returns y (B, C, H, W) and, for g groups of k
-    channels, the query's index (B, g), the mean vector (B, g, k) and the score's
-    statistics (B, g, 3): shift (the first position's score), offset (the mean of score
-    - shift) and deviation."""
+    """Takes the arguments of ``prm``. Returns the output y (B, C, H, W) and three
+    tensors for g groups of k channels: the query's index (B, g), the mean vector
+    (B, g, k) and statistics of the score (B, g, 3). The statistics are shift (the first
+    position's score), offset (the mean of the scores minus shift) and the deviation."""
     *parameters, similarity, normalization = inputs
     features = to_kernel(x)
     result = torch.empty_like(features)
@@ -46,9 +47,10 @@ def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """Takes the gradient of y, the tensors of ``forward``, the tensors that it kept,
-    and the switches. Returns the gradients of x, alpha, beta, weight, bias, theta and
-    sigma. Without position encoding, the gradients of theta and sigma are empty."""
+    """Takes the gradient of the output, the tensors that ``prm`` takes, the three
+    tensors that ``forward`` returned for backward, and the other arguments of ``prm``.
+    Returns the gradients of x, alpha, beta, weight, bias, theta and sigma. If theta and
+    sigma are None, their gradients are empty tensors."""
     *parameters, index, mean, statistics, similarity, normalization = inputs
     features = to_kernel(x)
     g_x = torch.empty_like(features)

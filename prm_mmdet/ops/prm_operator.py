@@ -50,10 +50,10 @@ def prm(
         alpha: (g,), weight of the similarity to the query point. g divides C, and each
             group holds k = C / g channels.
         beta: (g,), weight of the similarity to the mean.
-        weight: (g,), lambda of Eq. 8.
-        bias: (g,), xi of Eq. 8.
-        theta: (2,), scale of the distance in rows and in columns. Default: None, no
-            position encoding (D = 1).
+        weight: (g,), lambda of Eq. 8, by which the normalised score is multiplied.
+        bias: (g,), xi of Eq. 8, which is then added.
+        theta: (2,), scale of the distance in rows and in columns. Default: None, there
+            is no position encoding (D of Eq. 5 is 1).
         sigma: (), standard deviation of the encoding, in positions of the feature map.
             Its sign does not matter, and less than 1e-5 counts as 1e-5. Default: None.
         similarity: 'dot' (Eq. 4), 'l1' (Eq. 3) or 'cosine' (Eq. 2).
@@ -78,11 +78,13 @@ def _plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization
     )
     slab = x.to(dtype).reshape(batch, groups, channels // groups, height * width)
 
-    # The channels are added one by one, so equal positions have exactly equal sums.
-    index = sum(slab.detach().unbind(2)).argmax(2)  # (B, g)
+    # The channels are added one by one. So positions with equal values have exactly
+    # equal sums.
+    index = sum(slab.detach().unbind(2)).argmax(2)  # index of the query, (B, g)
     at = index[:, :, None, None].expand(-1, -1, slab.shape[2], 1)
     targets = torch.stack([slab.gather(3, at).squeeze(3), slab.mean(3)], 2)
-    to_query, to_mean = _similarities(slab, targets, similarity).unbind(2)  # (B, g, N)
+    # Similarity of each position to the query, and to the mean vector, each (B, g, N).
+    to_query, to_mean = _similarities(slab, targets, similarity).unbind(2)
     to_query = alpha * to_query
     if theta is not None:
         to_query = to_query * _encoding(
@@ -96,8 +98,9 @@ def _plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization
 
 
 def _similarities(slab, targets, similarity):
-    """Similarity (Eqs. 2-4) of each position in slabs (B, g, k, N) to two targets
-    (B, g, 2, k), the query and the mean vector. Returns (B, g, 2, N)."""
+    """Similarity (Eqs. 2-4) of each position to the query and to the mean vector,
+    (B, g, 2, N). ``slab`` holds the features by groups, (B, g, k, N). ``targets`` holds
+    the query and the mean vector, (B, g, 2, k)."""
     if similarity == 'l1':
         distances = [(slab - t[..., None]).abs().sum(2) for t in targets.unbind(2)]
         return -torch.stack(distances, 2)
@@ -109,7 +112,8 @@ def _similarities(slab, targets, similarity):
 
 
 def _encoding(index, theta, sigma, shape):
-    """D of Eq. 5, (B, g, N): the mean of the densities over rows and over columns."""
+    """Position encoding D (Eq. 5), (B, g, N). It is the mean of two Gaussian densities,
+    over rows and over columns."""
     height, width = shape[2:]
     row = index.div(width, rounding_mode='floor')
     # PyTorch's ONNX exporter does not support % for a dynamic width.
@@ -150,13 +154,15 @@ def _shapes(x, alpha, *_):
 
 
 def _flops(shape: tuple[int, ...], *_: Any, **__: Any) -> int:
-    # Two products at each position: with the query q, and with the mean vector z.
+    # Two dot products at each position, with the query q and with the mean vector z. A
+    # multiplication and an addition count as two operations.
     return 4 * math.prod(shape)
 
 
 def _backward_flops(shape: tuple[int, ...], *_: Any, **__: Any) -> int:
-    # The forward's two products again, the product of gradient and x, two products for
-    # the gradients of q and z, and two for the gradient of x.
+    # Backward takes seven products at each position. Two repeat the forward's products,
+    # and one multiplies gradient and x. Two give the gradients of q and z, and two the
+    # gradient of x.
     return 14 * math.prod(shape)
 
 

@@ -15,7 +15,7 @@ positions from the pass before it:
 
 If there are enough slabs to fill the device, P is 1, and the program makes all three
 passes. It starts each pass at the end where the previous pass stopped, because the
-positions that were read last are still in cache. Otherwise, each pass is a launch.
+positions that were read last are still in cache. If P > 1, each pass is a launch.
 
 Sums have the dtype A: float64 if x is float64, else float32. They are accumulated in an
 order that never changes. In the functions, s is a _Slabs, f a _Forward, b a _Backward,
@@ -54,49 +54,54 @@ _MIN_VARIANCE = tl.constexpr(MIN_DEVIATION**2)
 _MIN_NORMS = tl.constexpr(MIN_NORMS)
 _MIN_SIGMA = tl.constexpr(MIN_SIGMA)
 _ROOT_2_PI = tl.constexpr(2.5066282746310002)
-_NOWHERE = tl.constexpr(2**31 - 1)  # larger than every position
+_NOWHERE = tl.constexpr(2**31 - 1)  # larger than the index of any position
 # Indices into the last axis of _Forward.partial. The K channels' sums begin at _SUMS.
 _LARGEST, _COUNT, _CENTRE, _SQUARES, _SUMS = (tl.constexpr(i) for i in range(5))
-# Indices into the last axis of _Backward.g_parameters. Theta has two numbers, 4 and 5.
+# Indices into the last axis of _Backward.g_parameters. The two gradients of theta have
+# the indices 4 and 5.
 _BIAS, _WEIGHT, _ALPHA, _BETA, _THETA, _SIGMA = map(tl.constexpr, (0, 1, 2, 3, 4, 6))
 
 
 class _Slabs(NamedTuple):
-    """The arguments of all kernels. All maps have the same strides."""
+    """The arguments of all kernels. Features and gradients have the same strides."""
 
     x: Tensor  # features, (B, C, H, W), any floating dtype, dense
     alpha: Tensor  # weight of the similarity to the query, (G,)
     beta: Tensor  # weight of the similarity to the mean vector, (G,)
     weight: Tensor  # lambda of Eq. 8, (G,)
     bias: Tensor  # xi of Eq. 8, (G,)
-    theta: Optional[Tensor]  # scale of rows and of columns, (2,); None: no encoding
-    sigma: Optional[Tensor]  # deviation of the encoding, (); None: no encoding
+    theta: Optional[Tensor]  # scale of the distance in rows and columns, (2,), or None
+    # Standard deviation of the position encoding, a scalar, or None.
+    sigma: Optional[Tensor]
     place: Tensor  # index of the query among the N positions, (B, G), int64
     mean: Tensor  # mean of x over positions, (B, G, K), dtype A
-    statistics: Tensor  # shift, offset and deviation, see _Norm, (B, G, 3)
+    statistics: Tensor  # shift, offset and deviation of _Norm, (B, G, 3)
     stride_c: int  # stride of the channels, in elements
     stride_n: int  # stride of the positions, in elements
-    G: int  # groups
-    N: int  # positions
-    W: int  # positions in a row
+    G: int  # number of groups
+    N: int  # number of positions
+    W: int  # number of positions in a row
 
 
 class _Forward(NamedTuple):
-    """The arguments of forward's kernels."""
+    """The arguments that only the kernels of forward get."""
 
-    y: Tensor  # output, shape, dtype and strides of x
-    places: Tensor  # position of each program's largest channel sum, (B, G, P), int64
+    y: Tensor  # output, with the shape, dtype and strides of x
+    # Position where each program found the largest sum over channels, (B, G, P), int64.
+    places: Tensor
     # Each program's results for its positions, (B, G, P, 4 + K), dtype A: four numbers,
     # from _LARGEST to _SQUARES, then the sum over positions of each of the K channels.
     partial: Tensor
 
 
 class _Backward(NamedTuple):
-    """The arguments of backward's kernels."""
+    """The arguments that only the kernels of backward get."""
 
-    gradient: Tensor  # gradient of y, shape and strides of x, any floating dtype
-    gx: Tensor  # gradient of x, shape, dtype and strides of x
-    g_logit: Tensor  # gradient of the gate before its sigmoid, (B, G, N), dtype A
+    # Gradient of y, with the shape and strides of x, any floating dtype.
+    gradient: Tensor
+    gx: Tensor  # gradient of x, with the shape, dtype and strides of x
+    # Gradient of the logit (the input of the gate's sigmoid), (B, G, N), dtype A.
+    g_logit: Tensor
     # Gradients of the parameters, summed over each program's positions, (B, G, P, 7),
     # dtype A.
     g_parameters: Tensor
@@ -108,45 +113,48 @@ class _Backward(NamedTuple):
 class _Plan(NamedTuple):
     """The compile-time constants of all kernels."""
 
-    K: tl.constexpr  # channels in a group
-    SIMILARITY: tl.constexpr  # a value of _SIMILARITIES
-    NORMALIZED: tl.constexpr  # whether Eqs. 6 and 7 are applied
-    P: tl.constexpr  # programs that share a slab, a power of two
+    K: tl.constexpr  # number of channels in a group
+    SIMILARITY: tl.constexpr  # number of the similarity in _SIMILARITIES
+    NORMALIZED: tl.constexpr  # whether the score is normalised (Eqs. 6 and 7)
+    P: tl.constexpr  # number of programs that share a slab, a power of two
     BLOCK_K: tl.constexpr  # K, rounded up to a power of two
-    BLOCK_N: tl.constexpr  # positions in a block
+    BLOCK_N: tl.constexpr  # number of positions in a block
     WIDE: tl.constexpr  # whether offsets within a sample need 64 bits
 
 
 class _Targets(NamedTuple):
-    """What Eq. 1 requires beside the features of a slab. The kernels compute it."""
+    """Values for the score (Eq. 1) of a slab, beside its features. The kernels compute
+    them."""
 
-    place: tl.tensor  # index of the query among the N positions, ()
+    place: tl.tensor  # index of the query among the N positions, a scalar
     query: tl.tensor  # query vector, (BLOCK_K,)
     mean: tl.tensor  # mean vector, (BLOCK_K,)
-    alpha: tl.tensor  # weight of the similarity to the query, ()
-    beta: tl.tensor  # weight of the similarity to the mean vector, ()
-    row: tl.tensor  # theta / sigma of rows, ()
-    column: tl.tensor  # theta / sigma of columns, ()
-    # Half of a Gaussian density at distance 0. D (Eq. 5) is the mean of two densities,
-    # so it is the sum of their halves.
+    alpha: tl.tensor  # weight of the similarity to the query, a scalar
+    beta: tl.tensor  # weight of the similarity to the mean vector, a scalar
+    row: tl.tensor  # scale of the distance in rows (theta) divided by sigma, a scalar
+    # Scale of the distance in columns (theta) divided by sigma, a scalar.
+    column: tl.tensor
+    # Half of the peak of a Gaussian density. D (Eq. 5) is the mean of two densities,
+    # which is the sum of half of each density.
     height: tl.tensor
 
 
 class _Norm(NamedTuple):
-    """What Eqs. 6 to 8 require beside the scores of a slab. The kernels compute it."""
+    """Values for the normalised score and the gate (Eqs. 6 to 8) of a slab. The kernels
+    compute them."""
 
-    shift: tl.tensor  # score of the first position
-    offset: tl.tensor  # mean of score - shift
+    shift: tl.tensor  # score of the first position, subtracted from all scores
+    offset: tl.tensor  # mean of (score - shift) over positions
     deviation: tl.tensor
     inverse: tl.tensor  # 1 / (deviation + EPS)
-    scale: tl.tensor  # weight * inverse
+    scale: tl.tensor  # inverse times the parameter ``weight`` (lambda of Eq. 8)
     bias: tl.tensor
 
 
 def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """Takes the arguments of ``prm``. Returns y (B, C, H, W), the query's index (B, G),
-    the mean vector (B, G, K), and the statistics of the score (B, G, 3): shift, offset
-    and deviation of :class:`_Norm`."""
+    """Takes the arguments of ``prm``. Returns the output y (B, C, H, W), the query's
+    index (B, G), the mean vector (B, G, K), and statistics of the score (B, G, 3). The
+    statistics are the fields shift, offset and deviation of :class:`_Norm`."""
     *parameters, similarity, normalization = inputs
     x = dense(x)
     y = torch.empty_like(x, memory_format=memory_format(x))
@@ -164,9 +172,10 @@ def forward(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    """Takes the gradient of y, the tensors of ``forward``, the tensors that it kept,
-    and the switches. Returns the gradients of x, alpha, beta, weight, bias, theta and
-    sigma. Without position encoding, the gradients of theta and sigma are empty."""
+    """Takes the gradient of the output, the tensors that ``prm`` takes, the three
+    tensors that ``forward`` returned for backward, and the other arguments of ``prm``.
+    Returns the gradients of x, alpha, beta, weight, bias, theta and sigma. If theta and
+    sigma are None, their gradients are empty tensors."""
     *parameters, index, mean, statistics, similarity, normalization = inputs
     x = dense(x)
     groups = len(parameters[0])
@@ -182,8 +191,10 @@ def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     passes = (_sum_logits, _differentiate_targets, _write_gradient)
     _launch(_backward_kernel, passes, x, parameters, kept, results, plan)
 
-    totals = results.g_parameters.sum((0, 2))  # sums over samples and programs, (G, 7)
-    shared = totals[:, _THETA.value :].sum(0)  # two gradients of theta, one of sigma
+    # Sums of the gradients over samples and programs, (G, 7).
+    totals = results.g_parameters.sum((0, 2))
+    # The gradients of theta (two numbers) and of sigma (one), summed over groups.
+    shared = totals[:, _THETA.value :].sum(0)
     columns = (_ALPHA, _BETA, _WEIGHT, _BIAS)
     values = [*(totals[:, column.value] for column in columns), shared[:2], shared[2]]
     return results.gx, *as_gradients(x, parameters, values)
@@ -220,7 +231,8 @@ def _programs(slabs, available):
 
 
 def _launch(whole, passes, x, parameters, kept, results, plan):
-    """Launch ``whole``. If several programs share a slab, launch ``passes`` instead."""
+    """If one program computes a slab (P = 1), launch the kernel ``whole``. Otherwise,
+    launch the kernels ``passes``, one for each pass over the slabs."""
     groups, (*_, height, width) = len(parameters[0]), x.shape
     sizes = (*strides(x), groups, height * width, width)
     slabs = _Slabs(x, *parameters, *kept, *sizes)
@@ -231,7 +243,7 @@ def _launch(whole, passes, x, parameters, kept, results, plan):
 
 @triton.jit
 def _forward_kernel(s, f, p):
-    """Forward if P is 1: one program makes all three passes over its slab."""
+    """Forward in one kernel, for P = 1. A program makes all passes over its slab."""
     _find_query(s, f, p)
     tl.debug_barrier()
     _measure_score(s, f, p)
@@ -241,8 +253,8 @@ def _forward_kernel(s, f, p):
 
 @triton.jit
 def _find_query(s, f, p):
-    """First pass, over the program's positions: the largest sum over channels with its
-    position, and the sum of each channel."""
+    """First pass, over the program's positions. Find the largest sum over channels and
+    its position, and sum each channel over positions."""
     begin, end = _blocks(s, p)
     acc = f.partial.dtype.element_ty
     total = tl.zeros([p.BLOCK_K, p.BLOCK_N], acc)
@@ -270,8 +282,8 @@ def _find_query(s, f, p):
 
 @triton.jit
 def _measure_score(s, f, p):
-    """Second pass: the query and the mean vector of the slab, and the mean and squared
-    deviations of the score over the program's positions."""
+    """Second pass. Determine the query and the mean vector of the slab. Then compute
+    the mean and squared deviations of the score over the program's positions."""
     begin, end = _blocks(s, p)
     slab = tl.program_id(0).to(tl.int64)
     every = _every_share(p)
@@ -288,8 +300,8 @@ def _measure_score(s, f, p):
     if p.NORMALIZED:
         t = _targets(place, mean, s, p)
         shift = _shift(t, s, p)
-        # Each of BLOCK_N lanes has a mean of its own, and updates it by Welford's
-        # recurrence. _combine joins the lanes.
+        # Each of the BLOCK_N places in a block has a mean of its own, which Welford's
+        # recurrence updates. _combine joins the BLOCK_N means.
         acc = f.partial.dtype.element_ty
         count = tl.zeros([p.BLOCK_N], acc)
         centre = tl.zeros([p.BLOCK_N], acc)
@@ -340,7 +352,7 @@ def _write_output(s, f, p):
 
 @triton.jit
 def _backward_kernel(s, b, p):
-    """Backward if P is 1: one program makes all three passes over its slab."""
+    """Backward in one kernel, for P = 1. A program makes all passes over its slab."""
     _sum_logits(s, b, p)
     tl.debug_barrier()
     _differentiate_targets(s, b, p)
@@ -352,8 +364,9 @@ def _backward_kernel(s, b, p):
 def _sum_logits(s, b, p):
     """First pass: the gradients of weight and bias, which Eq. 6's gradient requires.
 
-    The pass stores the logit's gradient (N numbers a slab) for the second pass, which
-    then need not read the gradient of y (K * N numbers a slab).
+    The logit is the input of the gate's sigmoid. The pass stores the logit's gradient
+    for the second pass, N numbers for each slab. The second pass then need not read the
+    gradient of y, which has K * N numbers for each slab.
     """
     begin, end = _blocks(s, p)
     t = _recall(s, p)
@@ -369,7 +382,7 @@ def _sum_logits(s, b, p):
         tl.store(_logits(n, s, b), g_logit, mask=n < s.N)
         g_bias += tl.where(n < s.N, g_logit, 0.0)
         # Multiply score and inverse first. If the deviation is infinite, inverse is 0,
-        # but g_logit * score may overflow.
+        # but g_logit * score could overflow, and infinity times 0 is NaN.
         g_weight += tl.where(n < s.N, g_logit * (score * norm.inverse), 0.0)
     own = b.g_parameters + _share(p) * 7
     tl.store(own + _BIAS, tl.sum(g_bias, 0))
@@ -408,7 +421,8 @@ def _differentiate_targets(s, b, p):
         by_row, by_column = t.row * down, t.column * across
         g_row -= g_density * rows * by_row * down
         g_column -= g_density * columns * by_column * across
-        # Subtract 1 at each position. The difference of two sums would lose digits.
+        # Subtract the 1 of sigma's gradient at each position. A difference of two large
+        # sums would lose digits.
         g_sigma += g_density * (
             rows * (by_row * by_row - 1) + columns * (by_column * by_column - 1)
         )
@@ -423,7 +437,7 @@ def _differentiate_targets(s, b, p):
         inverse = 1 / tl.maximum(tl.abs(sigma), _MIN_SIGMA)
         tl.store(own + _THETA, inverse * tl.sum(g_row, 0))
         tl.store(own + _THETA + 1, inverse * tl.sum(g_column, 0))
-        # If |sigma| is below _MIN_SIGMA, it has no effect and no gradient.
+        # A sigma whose magnitude is below _MIN_SIGMA has no effect and no gradient.
         sign = tl.where(sigma < 0, -1.0, 1.0)
         sign = tl.where(tl.abs(sigma) < _MIN_SIGMA, 0.0, sign)
         tl.store(own + _SIGMA, sign * inverse * tl.sum(g_sigma, 0))
@@ -463,7 +477,7 @@ def _write_gradient(s, b, p):
 
 @triton.jit
 def _blocks(s, p):
-    """Numbers of the program's first block, and of the block after its last block."""
+    """Index of the program's first block, and of the block after its last block."""
     blocks = tl.cdiv(s.N, p.BLOCK_N)
     size = tl.cdiv(blocks, p.P)
     begin = tl.program_id(1) * size
@@ -472,25 +486,27 @@ def _blocks(s, p):
 
 @triton.jit
 def _share(p):
-    """The number of this program among the programs of all slabs."""
+    """Index of this program among the programs of all slabs."""
     return tl.program_id(0).to(tl.int64) * p.P + tl.program_id(1)
 
 
 @triton.jit
 def _every_share(p):
-    """The numbers of the programs that share the slab, (P,)."""
+    """Indices of the P programs that share this slab, among the programs of all slabs,
+    (P,)."""
     return tl.program_id(0).to(tl.int64) * p.P + tl.arange(0, p.P)
 
 
 @triton.jit
 def _positions(i, p):
-    """The positions in block i, (BLOCK_N,). Some may lie beyond the map."""
+    """Positions in block i, (BLOCK_N,). The last block can reach beyond the map."""
     return i * p.BLOCK_N + tl.arange(0, p.BLOCK_N)
 
 
 @triton.jit
 def _address(tensor, n, s, p):
-    """Addresses of the slab at positions n, and a mask: False outside the slab."""
+    """Addresses of this program's slab at positions n, and a mask that is False outside
+    the slab."""
     slab, k = tl.program_id(0), tl.arange(0, p.BLOCK_K)
     sample, c, C = slab // s.G, slab % s.G * p.K + k, s.G * p.K
     at = pointers(tensor, sample, c, n, C, s.N, s.stride_c, s.stride_n, p.WIDE)
@@ -499,7 +515,8 @@ def _address(tensor, n, s, p):
 
 @triton.jit
 def _load(tensor, n, s, p):
-    """The slab at positions n, (BLOCK_K, len(n)), dtype A. It is zero outside x."""
+    """Values of this program's slab in ``tensor`` at positions n, (BLOCK_K, len(n)),
+    dtype A. They are zero outside the slab."""
     at, exists = _address(tensor, n, s, p)
     return tl.load(at, mask=exists, other=0).to(s.mean.dtype.element_ty)
 
@@ -518,8 +535,9 @@ def _logits(n, s, b):
 
 @triton.jit
 def _combine(count, mean, squares):
-    """Join the counts, means and sums of squared deviations of parts into those of the
-    whole (Chan's formula)."""
+    """Join the statistics of several parts: counts, means and sums of squared
+    deviations. Returns the count, mean and sum of all parts together (Chan's
+    formula)."""
     number = tl.sum(count, 0)
     middle = tl.sum(count * mean, 0) / tl.maximum(number, 1.0)
     away = mean - middle
@@ -544,7 +562,8 @@ def _targets(place, mean, s, p):
 
 @triton.jit
 def _recall(s, p):
-    """The _Targets of a slab, from the query and mean vector that forward kept."""
+    """The _Targets of a slab, computed from the query's index and the mean vector that
+    forward stored."""
     slab, c = tl.program_id(0).to(tl.int64), tl.arange(0, p.BLOCK_K)
     mean = tl.load(s.mean + slab * p.K + c, mask=c < p.K, other=0)
     return _targets(tl.load(s.place + slab).to(tl.int32), mean, s, p)
@@ -583,14 +602,16 @@ def _similarity(block, target, p):
 
 @triton.jit
 def _norms(block, target):
-    """The product of norms that Eq. 2 divides by, (BLOCK_N,)."""
+    """Product of the norms of each position and of the target, (BLOCK_N,). Eq. 2
+    divides by it."""
     return tl.sqrt(tl.sum(block * block, 0)) * tl.sqrt(tl.sum(target * target, 0))
 
 
 @triton.jit
 def _similarity_gradient(g, block, target, p):
-    """Gradients of the similarity's inputs: of the block, and of the target at each
-    position, (BLOCK_K, BLOCK_N) both. g (BLOCK_N,) is the similarity's gradient."""
+    """From the similarity's gradient g (BLOCK_N,), compute the gradients of the block
+    and of the target, (BLOCK_K, BLOCK_N) each. The target's gradient is not yet summed
+    over positions."""
     if p.SIMILARITY == _L1:
         away = block - target[:, None]
         sign = tl.where(away > 0, 1.0, tl.where(away < 0, -1.0, 0.0))
@@ -600,8 +621,8 @@ def _similarity_gradient(g, block, target, p):
         radial = g * 0
         if p.SIMILARITY == _COSINE:
             norms = _norms(block, target)
-            # If norms is below _MIN_NORMS, Eq. 2 divides by the constant _MIN_NORMS.
-            # The norms then get no gradient.
+            # If the product of norms is below _MIN_NORMS, Eq. 2 divides by the constant
+            # _MIN_NORMS. The norms then get no gradient.
             radial = g * _similarity(block, target, p)
             radial = tl.where(norms < _MIN_NORMS, 0.0, radial)
             g = g / tl.maximum(norms, _MIN_NORMS)
@@ -640,7 +661,7 @@ def _shift(t, s, p):
 
 @triton.jit
 def _norm(shift, offset, deviation, s, p):
-    """The factors in Eqs. 7 and 8, as _Norm."""
+    """The numbers by which Eqs. 7 and 8 shift and scale the score, as _Norm."""
     group = tl.program_id(0) % s.G
     scale = tl.load(s.weight + group).to(s.mean.dtype.element_ty)
     bias = tl.load(s.bias + group).to(s.mean.dtype.element_ty)
@@ -653,7 +674,8 @@ def _norm(shift, offset, deviation, s, p):
 
 @triton.jit
 def _recall_norm(t, s, p):
-    """The factors in Eqs. 7 and 8, from the statistics that forward kept."""
+    """The numbers by which Eqs. 7 and 8 shift and scale the score, as _Norm. They come
+    from the statistics that forward stored."""
     shift, offset, deviation = 0.0, 0.0, 1.0
     if p.NORMALIZED:
         kept = s.statistics + tl.program_id(0).to(tl.int64) * 3
@@ -664,14 +686,14 @@ def _recall_norm(t, s, p):
 
 @triton.jit
 def _gate(score, norm):
-    """The gate (Eq. 8)."""
+    """The gate of each position (Eq. 8), from its score."""
     return tl.sigmoid(norm.scale * score + norm.bias)
 
 
 @triton.jit
 def _balance(norm, s, b, p):
-    """Two numbers that the gradient of Eqs. 6 and 7 requires: the mean of g_logit, and
-    a factor. The gradient is g_logit, minus the mean, minus factor times score."""
+    """Two numbers for the gradient through Eqs. 6 and 7: the mean of g_logit, and a
+    factor. The score's gradient is proportional to g_logit - mean - factor * score."""
     average, spread = 0.0, 0.0
     if p.NORMALIZED:
         shares = b.g_parameters + _every_share(p) * 7

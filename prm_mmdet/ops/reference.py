@@ -29,11 +29,11 @@ def prm(x: Tensor, alpha: Tensor, *inputs: Any, **switches: Any) -> Tensor:
 
 
 class PRMSteps(NamedTuple):
-    """What PRM computes on the way to its output."""
+    """Intermediate results of PRM, and its gate."""
 
     query: Tensor  # (B, g), index of the query point among the N positions
-    encoding: Optional[Tensor]  # D of Eq. 5, (B, g, N), or None
-    gate: Tensor  # (B, g, N)
+    encoding: Optional[Tensor]  # position encoding D (Eq. 5), (B, g, N), or None
+    gate: Tensor  # gate of each group and position, (B, g, N)
 
 
 def prm_steps(
@@ -49,8 +49,9 @@ def prm_steps(
 ) -> PRMSteps:
     """The gate of PRM, and the quantities that lead to it.
 
-    ``alpha``, ``beta``, ``weight`` and ``bias`` are (g,), ``theta`` (2,) and ``sigma``
-    (). If ``theta`` and ``sigma`` are None, there is no position encoding.
+    The shape of ``alpha``, ``beta``, ``weight`` and ``bias`` is (g,). The shape of
+    ``theta`` is (2,), and ``sigma`` is a scalar. If ``theta`` and ``sigma`` are None,
+    there is no position encoding.
     """
     b, c, h, w = x.shape
     g = alpha.numel()
@@ -61,32 +62,33 @@ def prm_steps(
     # over positions. The channels are added one by one. So positions with equal values
     # get equal sums. In torch's mean, the order of addition depends on the position.
     total: Any = sum(channel for channel in slab.unbind(2))
-    i = total.argmax(-1)  # (B, g)
+    i = total.argmax(-1)  # index of the query, (B, g)
     q = slab.gather(3, i[..., None, None].expand(-1, -1, c // g, 1)).squeeze(3)
     z = slab.mean(3)
 
-    # Eq. 5 for rows and for columns. D is the mean of both densities.
+    # Position encoding D (Eq. 5): the mean of two Gaussian densities, over rows and
+    # over columns.
     D = None
     if theta is not None:
         assert sigma is not None, 'theta requires sigma'
         rows = torch.arange(h).repeat_interleave(w).to(x)
         columns = torch.arange(w).repeat(h).to(x)
-        query = torch.stack([i // w, i % w], 2).to(x)  # (B, g, 2)
-        p = torch.stack([rows, columns])  # (2, N)
+        query = torch.stack([i // w, i % w], 2).to(x)  # row and column, (B, g, 2)
+        p = torch.stack([rows, columns])  # row and column of each position, (2, N)
         d = sigma.abs().clamp(min=MIN_SIGMA)
-        distance = (p - query[..., None]).abs()  # (B, g, 2, N)
+        distance = (p - query[..., None]).abs()  # in rows and in columns, (B, g, 2, N)
         exponent = -0.5 * (theta.view(2, 1) * distance / d) ** 2
         density = torch.exp(exponent) / (d * math.sqrt(2 * math.pi))
         D = density.mean(2)
 
-    # Eq. 1.
+    # The score S (Eq. 1).
     to_query = alpha * _phi(slab, q, similarity)
     if D is not None:
         to_query = to_query * D
     S = to_query + beta * _phi(slab, z, similarity)
 
-    # Eqs. 6 and 7. At zero, a root has an infinite gradient. So the root of a variance
-    # of zero is not computed.
+    # Normalise the score (Eqs. 6 and 7). The square root has an infinite gradient at 0.
+    # So it is not computed if the variance is 0.
     if normalization:
         centred = S - S.mean(-1, keepdim=True)
         variance = (centred**2).mean(-1, keepdim=True)
@@ -95,13 +97,14 @@ def prm_steps(
         deviation = torch.where(flat, torch.zeros_like(variance), deviation)
         S = centred / (deviation + 1e-5)
 
-    # Eq. 8, and the gate.
+    # The gate is the sigmoid of lambda S + xi (Eq. 8).
     return PRMSteps(i, D, torch.sigmoid(weight * S + bias))
 
 
 def _phi(slab, v, similarity):
-    """Similarity (Eqs. 2-4), (B, g, N), of each position in slabs (B, g, k, N) to the
-    vectors v (B, g, k)."""
+    """Similarity (Eqs. 2-4) of each position to a vector, (B, g, N). ``slab`` holds
+    the features by groups, (B, g, k, N). ``v`` holds one vector for each group,
+    (B, g, k)."""
     v = v[..., None]
     if similarity == 'l1':
         return -(slab - v).abs().sum(2)
@@ -158,16 +161,17 @@ def sac(
 ) -> Tensor:
     """Spatially-Aware Context (Ruan et al., IEEE TIP 2021, Eqs. 2-5).
 
-    For K contexts and D output channels, ``w_phi`` and ``w_theta`` are (K, C),
-    ``w_rho`` (D, C), and the biases (K,) and (D,).
+    There are K contexts and D output channels. The shape of ``w_phi`` and ``w_theta``
+    is (K, C), and the shape of their biases is (K,). The shape of ``w_rho`` is (D, C),
+    and the shape of its bias is (D,).
     ``softmax`` normalises the weights over the K contexts (the paper's Table II).
     ``residual`` adds x, which requires D = C.
     """
     b, c, h, w = x.shape
     X = x.reshape(b, c, h * w)
     attention, weights = sac_maps(x, w_phi, b_phi, w_theta, b_theta, softmax)
-    mu = attention @ X.transpose(1, 2)  # (B, K, C)
-    Y = mu.transpose(1, 2) @ weights  # (B, C, N)
+    mu = attention @ X.transpose(1, 2)  # contexts, (B, K, C)
+    Y = mu.transpose(1, 2) @ weights  # mixture of contexts, (B, C, N)
     Z = w_rho @ Y + b_rho[:, None]
     if residual:
         Z = X + Z
@@ -175,10 +179,10 @@ def sac(
 
 
 class SACMaps(NamedTuple):
-    """What SAC computes at each position."""
+    """The maps of SAC: one number for each context at each position."""
 
-    attention: Tensor  # alpha, (B, K, N), with sum 1 over positions
-    weights: Tensor  # beta, (B, K, N)
+    attention: Tensor  # alpha of Eq. 2, (B, K, N). The sum over positions is 1
+    weights: Tensor  # beta of Eq. 4, the weights of the contexts, (B, K, N)
 
 
 def sac_maps(

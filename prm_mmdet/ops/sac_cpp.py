@@ -1,7 +1,7 @@
 """Spatially-Aware Context in the compiled CPU kernels.
 
-Half-precision features are converted to float32 and channels_last features to
-contiguous ones, each by a copy.
+The kernels read contiguous features in float32 or float64. Half-precision and
+channels_last features are therefore copied first.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from .common import as_gradients
 from .kernels import LIBRARY, Arguments, from_kernel, integers, pointers, to_kernel
 
 # Number of positions in a block, the part of a map that a core handles at a time. The
-# features of a block should fit in the core's cache. An odd multiple of 16 spreads the
-# rows of a block over all sets of the cache.
+# features of a block should fit in the core's cache. With an odd multiple of 16, the
+# rows of a block do not compete for the same places in the cache.
 _BLOCK = 176
 
 
@@ -87,7 +87,8 @@ def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _mixing(w_transform, contexts):
-    """The matrix w_transform contexts^T, (B, D, K), which multiplies the weights."""
+    """The product of w_transform and the transposed contexts, (B, D, K). SAC multiplies
+    it by the weights of the contexts at each position."""
     return (w_transform @ contexts.mT).contiguous()
 
 

@@ -4,9 +4,12 @@ Source: D. Ruan, Y. Shi, J. Wen, N. Zheng and M. Zheng, "Spatially-Aware Context
 Networks", IEEE Transactions on Image Processing 30, 2021, Eqs. 2-5.
 
 A sample x has C channels and N positions. SAC gathers K contexts, (K, C), and mixes
-them by the weights (K, N). The mixture is Y = contexts^T weights, and a linear
-convolution W (D, C) follows. In the order (W contexts^T) weights, each of the D output
-channels costs K (N + C) multiplications. W Y would cost C N, and memory for Y.
+them at each position by weights, (K, N). The mixture is the matrix product
+Y = contexts^T weights, (C, N). A linear convolution W, (D, C), gives the output W Y.
+
+Here, the output is computed as (W contexts^T) weights. This takes K (N + C)
+multiplications for each of the D output channels. Computing W Y takes C N
+multiplications for each output channel, and memory for Y.
 
 For backward, the kernels (``sac_cpp.py``) keep x, the contexts (B, K, C) and the
 denominators of the attention (B, K). Plain PyTorch keeps x, x minus its mean (in
@@ -39,12 +42,12 @@ def sac(
         x: Features, (B, C, H, W), any floating dtype and memory format. Everything is
             computed in float32 at least.
         w_attention: (K, C), from x to the logits of the K attention maps (Eq. 2).
-        b_attention: (K,).
+        b_attention: (K,), bias of these logits.
         w_customization: (K, C), from x to the weights of the K contexts at each
             position (Eq. 4).
-        b_customization: (K,).
+        b_customization: (K,), bias of these weights.
         w_transform: (D, C), from the mixture of contexts to the output (Eq. 5).
-        b_transform: (D,).
+        b_transform: (D,), bias of the output.
         softmax: Whether to normalise the weights over the K contexts (the paper's
             Table II). Default: False.
         residual: Whether to add x, which requires D = C. Default: True.
@@ -82,12 +85,13 @@ def sac_context(
     """
     dtype = accumulation_dtype(x)
     with without_autocast(x):
-        attention = attention.flatten(2).to(dtype).softmax(2)  # (B, K, N)
-        contexts = attention @ x.flatten(2).to(dtype).transpose(1, 2)  # (B, K, C)
-        weights = weights.flatten(2).to(dtype)  # (B, K, N)
+        # Shapes: attention and weights (B, K, N), contexts (B, K, C), mixed (B, C, N).
+        attention = attention.flatten(2).to(dtype).softmax(2)
+        contexts = attention @ x.flatten(2).to(dtype).transpose(1, 2)
+        weights = weights.flatten(2).to(dtype)
         if softmax:
             weights = weights.softmax(1)
-        mixed = contexts.transpose(1, 2) @ weights  # (B, C, N)
+        mixed = contexts.transpose(1, 2) @ weights
         return mixed.to(x.dtype).reshape(x.shape)
 
 
@@ -103,21 +107,22 @@ def _plain(
     residual,
 ):
     dtype = accumulation_dtype(x)
-    features = x.flatten(2).to(dtype)  # (B, C, N)
+    # Shapes: features (B, C, N), attention and weights (B, K, N), contexts (B, C, K).
+    features = x.flatten(2).to(dtype)
     # Subtracting the features' mean does not change the attention. It keeps gradients
-    # exact if the mean is far larger than the deviation.
+    # accurate if the features' mean is far larger than their deviation.
     centre = features.detach().mean(2, keepdim=True)
     centred = features - centre
     attention = w_attention.to(dtype) @ centred + b_attention.to(dtype)[:, None]
-    attention = attention.softmax(2)  # (B, K, N)
+    attention = attention.softmax(2)
     weights = w_customization.to(dtype) @ features + b_customization.to(dtype)[:, None]
     if softmax:
         weights = weights.softmax(1)
-    contexts = centred @ attention.transpose(1, 2) + centre  # (B, C, K)
+    contexts = centred @ attention.transpose(1, 2) + centre
     y = w_transform.to(dtype) @ contexts @ weights + b_transform.to(dtype)[:, None]
     if residual:
         y = y + features
-    # With unflatten, PyTorch's older ONNX exporter would freeze the sizes.
+    # For unflatten, PyTorch's older ONNX exporter would write fixed sizes.
     return y.to(x.dtype).reshape(x.shape[0], y.shape[1], *x.shape[2:])
 
 
@@ -147,16 +152,16 @@ def _products(x, w_attention, w_transform):
 
 def _flops(x, w_attention, b, w_customization, b2, w_transform, *_, **__):
     gather, mix, transform = _products(x, w_attention, w_transform)
-    # ``gather`` counts three times: for the attention's logits, the weights and the
-    # contexts.
+    # Three products have as many multiplications as ``gather``: for the attention's
+    # logits, the weights and the contexts.
     return 2 * (3 * gather + mix + transform)
 
 
 def _backward_flops(g, x, w_attention, b, w_customization, b2, w_transform, *_, **__):
     gather, mix, transform = _products(x, w_attention, w_transform)
-    # ``gather`` counts eight times: two to compute logits and weights again, one for
-    # the gradient of the attention, two for the gradients of the convolutions that
-    # compute logits and weights, and three for the gradient of x.
+    # Eight products have as many multiplications as ``gather``. Two compute logits and
+    # weights again, and one gives the gradient of the attention. Two give the gradients
+    # of the convolutions that compute logits and weights. Three give the gradient of x.
     return 2 * (8 * gather + 2 * mix + 3 * transform)
 
 

@@ -22,8 +22,10 @@ _MAX_POSITIONS = 2**31 - 2**16
 
 
 def dense(x: Tensor, like: Optional[Tensor] = None) -> Tensor:
-    """A map (B, C, H, W) as the kernels read it: contiguous or channels_last, in the
-    memory format of ``like`` if it is given. A copy, unless ``x`` has this format.
+    """Return a map (B, C, H, W) in a format that the kernels read.
+
+    The format is contiguous or channels_last. If ``like`` is given, the format is that
+    of ``like``. If ``x`` has another format, the result is a copy.
 
     Raises:
         ValueError: The map has too many positions for the kernels.
@@ -49,22 +51,23 @@ def strides(x: Tensor) -> tuple[int, int]:
 
 def wide(x: Tensor) -> bool:
     """Whether offsets within a sample of a map need 64 bits."""
-    # The limit is below 2^31, because blocks may reach beyond the map.
+    # The limit is 2^30 instead of 2^31, because blocks can reach beyond the map.
     return x[:1].numel() >= 2**30
 
 
 def processors(x: Tensor) -> int:
-    """Multiprocessors of the GPU that holds a tensor; 0 in Triton's interpreter."""
+    """Number of multiprocessors of the GPU that holds a tensor. It is 0 if the tensor
+    is on the CPU (in Triton's interpreter)."""
     if not x.is_cuda:
         return 0
     return torch.cuda.get_device_properties(x.device).multi_processor_count
 
 
 def allocator(x: Tensor, parts: int) -> Callable[..., Tensor]:
-    """Return a function that makes uninitialised tensors, (B, parts, *size).
+    """Return a function ``new(*size)`` that makes tensors, (B, parts, *size).
 
-    Their default dtype is :func:`accumulation_dtype` of ``x``. If ``x`` is empty, the
-    tensors are zero, because no kernel runs that could fill them.
+    The tensors' default dtype is :func:`accumulation_dtype` of ``x``. They are not
+    initialised. If ``x`` is empty, they are zero, because no kernel fills them.
     """
     make = x.new_empty if x.numel() else x.new_zeros
 
@@ -92,8 +95,8 @@ def launch(
 def pointers(tensor, sample, c, n, C, N, stride_c, stride_n, WIDE: tl.constexpr):
     """Addresses of channels c at positions n of one sample, (len(c), len(n)).
 
-    ``WIDE`` says that offsets within a sample need 64 bits. Narrow offsets occupy half
-    the registers.
+    If ``WIDE`` is True, offsets within a sample have 64 bits, else 32 bits. Offsets of
+    32 bits occupy half the registers.
     """
     if WIDE:
         c, n = c.to(tl.int64), n.to(tl.int64)

@@ -1,4 +1,4 @@
-"""The papers' tables as data."""
+"""The tables of the papers on PRM, LCT and SAC, as data."""
 
 from .table import Counting, Row, Table
 from .tables import TABLES, find_table

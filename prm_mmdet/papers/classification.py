@@ -10,8 +10,8 @@ its baseline, except in ablations that the paper prints without a baseline.
 from .table import Counting, read_table
 
 _ACCURACY = 'top1 top5'
-# For each paper: the pattern of the configs' paths, and the default recipe of training.
-# A row may name another recipe.
+# For each paper: the pattern of the configs' paths, and the training recipe (batch size
+# and epochs) that the paths name by default. A row can name another recipe.
 _PRM = ('imagenet/{name}_{recipe}_imagenet.py', '8xb32-100e')
 _LCT = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e')
 _SAC = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e-warmup')
@@ -114,9 +114,9 @@ resnet101-lct-c2-c5 4xb55-100e | 44.61 7.858 78.55 94.26
         _COUNTING,
     ),
     read_table(
-        # Our copy of the paper shows only 1 and 4 in the table's heading. Its text
-        # names 64 (the default) and 128 (which did not converge). The columns between
-        # are assumed to be powers of two.
+        # In our copy of the paper, the heading of the table shows only 1 and 4 groups.
+        # The text names 64 (the default) and 128 (did not converge). The columns
+        # between 4 and 64 are assumed to be powers of two.
         'lct-2',
         'Groups of LCT, ResNet-50 (with 128 it did not converge)',
         _ACCURACY,

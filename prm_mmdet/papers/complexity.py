@@ -25,9 +25,9 @@ from ..plugins import BAM, CBAM, GE, LCT, PRM, SAC, SE, SGE, SK
 from .table import Counting, Row, Table
 
 COLUMNS = ('params', 'flops', 'd_params', 'd_flops')
-# Number of global poolings that tables of detectors count for a block: as many as the
-# figure in the block's paper shows. PRM is missing. Its paper prints the same FLOPs for
-# PRM as for the baseline, so the paper counts none of PRM's means.
+# Number of global poolings that tables of detectors count for a block. It is the number
+# in the figure of the block's paper. PRM is left out: its paper prints the same FLOPs
+# for PRM as for the baseline, so it does not count PRM's means.
 _POOLED = {SE: 1, LCT: 1, BAM: 1, CBAM: 4}
 # Number of global poolings that tables of classifiers count for a block. It is the
 # number of pooling layers (nn.Module) in the block's published code. The counting tool
@@ -71,7 +71,8 @@ class Checked:
 
     @property
     def passed(self) -> bool:
-        """Whether ``off`` is at most 1, or there is a remark."""
+        """Whether the numbers agree (``off`` is at most 1), or a remark says why they
+        cannot be compared."""
         return self.off <= 1 or self.remark is not None
 
 
@@ -88,12 +89,12 @@ def check(table: Table) -> Iterator[Checked]:
 
 
 def counted(table: Table, row: Row, column: str) -> float | None:
-    """The parameters or FLOPs of a row's network, counted as the paper counts.
+    """Count the parameters or FLOPs of a row's network by the rules of the row's paper.
 
     Returns:
-        The number in the column's unit. None if the paper prints no number, and for the
-        FLOPs of a detector's baseline. The papers count heads in different ways, so
-        only differences to the baseline can be compared.
+        The number in the column's unit, or None if the paper prints no number. For the
+        FLOPs of a detector's baseline, it is None, too: the papers count heads in
+        different ways, so only differences to the baseline can be compared.
     """
     assert table.counting is not None
     kind = 'trainable' if table.counting.trainable else 'params'
@@ -101,13 +102,13 @@ def counted(table: Table, row: Row, column: str) -> float | None:
 
 
 def here(table: Table, row: Row, column: str) -> float | None:
-    """The parameters or FLOPs of a row's network, as it runs in this package.
+    """Count the parameters or FLOPs of a row's network as it runs in this package.
 
-    All parameters count. The FLOPs of a detector are the baseline's FLOPs as the paper
-    prints them, plus the difference counted here.
+    Frozen parameters are counted, too. The FLOPs of a detector are the baseline's FLOPs
+    as the paper prints them, plus the difference that this function counts.
 
     Returns:
-        The same as for :func:`counted`.
+        The number in the column's unit, or None, as for :func:`counted`.
     """
     return _value(table, row, column, 'params', 'flops_here')
 
@@ -150,12 +151,14 @@ def complexity(config: str, way: Counting) -> Complexity:
         sum(p.numel() for p in parameters),
         sum(p.numel() for p in parameters if p.requires_grad),
         flops,
-        counter.get_total_flops() // 2,  # A multiply-add counts as two operations.
+        # PyTorch's counter counts a multiply-add as two operations.
+        counter.get_total_flops() // 2,
     )
 
 
 def _paper_flops(network, way):
-    """Run a network on an image, and count multiply-adds as the papers do."""
+    """Run a network on an input without values, and count multiply-adds as the papers
+    do."""
     total = 0
     pooled = _POOLED_IN_LAYERS if way.every_layer else _POOLED
 
@@ -168,12 +171,14 @@ def _paper_flops(network, way):
         if type(layer) in pooled:
             total += pooled[type(layer)] * output.numel()
         if way.every_layer and isinstance(layer, PRM):
-            # The published code pools one map per group to find the query.
+            # PRM's published code pools one map for each group to find the query. Each
+            # element of these maps counts as one operation.
             total += layer.groups * math.prod(output.shape[2:])
 
     def count_sac(block, inputs, output):
-        # The paper's count follows from the weights. Calls cannot be counted, because
-        # this package does not call the layers, and multiplies in another order.
+        # The paper's count is computed from the weights of SAC's layers. Calls of the
+        # layers cannot be counted: this package uses their weights without calling
+        # them.
         nonlocal total
         for layer in block.modules():
             if isinstance(layer, nn.Conv2d):

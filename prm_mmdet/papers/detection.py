@@ -2,8 +2,8 @@
 
 AP columns have the names of MMDetection's metrics, in percent. ``params`` is in
 millions, and ``flops`` in giga multiply-adds. ``fps`` is images a second on the SAC
-paper's GeForce RTX 2080Ti. ``d_params`` and ``d_flops`` are differences to the
-baseline. A group of rows begins with its baseline.
+paper's GeForce RTX 2080Ti. ``d_params`` and ``d_flops`` are the differences of
+parameters and FLOPs to the baseline. A group of rows begins with its baseline.
 """
 
 from .table import Counting, read_table
@@ -12,12 +12,12 @@ _BOX = 'bbox_mAP bbox_mAP_50 bbox_mAP_75'
 _SIZES = 'bbox_mAP_s bbox_mAP_m bbox_mAP_l'
 _MASK = 'segm_mAP segm_mAP_50 segm_mAP_75'
 _MASK_SIZES = 'segm_mAP_s segm_mAP_m segm_mAP_l'
-# For each paper: the pattern of the configs' paths, and the default recipe of training.
-# A row may name another recipe.
+# For each paper: the pattern of the configs' paths, and the training recipe (schedule,
+# sometimes batch size) that the paths name by default. A row can name another recipe.
 _PRM = ('prm/{name}_fpn_{recipe}_coco.py', '2x')
 _LCT = ('lct/{name}_fpn_{recipe}_coco.py', '4xb1-1x')
 _SAC = ('sac/{name}_fpn_{recipe}_coco.py', '4xb2-1x')
-_SAC_COUNTING = Counting((800, 1344))  # 1333 x 800, padded to multiples of 32
+_SAC_COUNTING = Counting((800, 1344))  # images of 1333 x 800, padded to multiples of 32
 
 TABLES = (
     read_table(
@@ -34,8 +34,9 @@ cascade-rcnn_r50           | 40.6 58.9 44.2 22.4 43.7 54.7 234.71 69.17
 cascade-rcnn_r50-gc-c2-c5  | 41.1 59.7 44.6 23.6 44.1 54.3 234.82 71.69
 cascade-rcnn_r50-prm-c2-c5 | 42.5 61.2 46.2 24.2 45.8 56.4 234.71 69.17
 """,
-        # The table counts trained parameters only, without the frozen stem and c2
-        # (225,344). The FLOPs of SE and GC fit blocks in c2-c5.
+        # The table counts only trained parameters. It leaves out the 225,344 parameters
+        # of the frozen stem and c2. The printed FLOPs of SE and GC agree with blocks in
+        # c2-c5.
         Counting((800, 1280), trainable=True),
     ),
     read_table(
@@ -60,8 +61,9 @@ cascade-mask-rcnn_r101           | - - 42.6 60.7 46.7 23.8 46.4 56.9
 cascade-mask-rcnn_r101-se-c2-c5  | 4.78 0.191 43.7 61.8 47.5 24.3 47.5 58.6
 cascade-mask-rcnn_r101-lct-c2-c5 | 0.06 0.187 44.1 62.4 48.3 25.0 47.7 59.3
 """,
-        # The paper names no input size. Nearly all of its differences in FLOPs come
-        # from pooling. They fit an input of 1024 x 1024, and not of 1333 x 800.
+        # The paper names no input size. Nearly all differences in FLOPs come from
+        # pooling. These differences agree with an input of 1024 x 1024, and not with
+        # 1333 x 800.
         Counting((1024, 1024)),
     ),
     read_table(
@@ -109,7 +111,7 @@ mask-rcnn_r50-sac-l512-c3-c5 | 39.2 61.4 42.9 35.7 57.8 38.0 45.6 282.9
         'Softmax over the contexts',
         f'{_BOX} {_MASK}',
         _SAC,
-        # The last row is the same model as l = 32 in Table I.
+        # The last row is the same model as Table I's row with reduction ratio 32.
         """
 mask-rcnn_r50                   | 37.3 59.1 40.3 34.2 55.9 36.3
 mask-rcnn_r50-sac-softmax-c3-c5 | 39.2 61.7 42.5 35.7 58.1 38.0

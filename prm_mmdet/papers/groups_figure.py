@@ -14,7 +14,9 @@ _DEFAULT_GROUPS = 64
 
 
 def write_groups_figure(work_dirs: str, out: str) -> None:
-    """Draw top-1 accuracy by the number of groups, and the network without a block.
+    """Draw the top-1 accuracy of networks with PRM by the number of PRM's groups.
+
+    The figure also shows the accuracy of the network without a block.
 
     Args:
         work_dirs: Folder of the runs. It has one folder for each config.

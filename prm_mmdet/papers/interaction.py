@@ -1,5 +1,5 @@
 """SAC's Table XI, human-object interactions on HICO-DET, as data. This package cannot
-run it: VSGNet is not part of MMDetection.
+reproduce the table, because MMDetection does not have the table's model, VSGNet.
 
 Columns are mean average precision in percent: ``full`` over all 600 interactions,
 ``rare`` over 138 with fewer than 10 training examples, ``non_rare`` over the rest. Each

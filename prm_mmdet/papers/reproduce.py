@@ -26,7 +26,7 @@ DATA_ROOTS = ('MMDET_DATASETS', 'IMAGENET')
 
 @dataclass(frozen=True)
 class Runs:
-    """Where and how the configs of the tables' rows are run.
+    """Where and how the configs in the papers' tables are run.
 
     Args:
         work_dirs: Folder of the runs. It has one folder for each config, as MMDetection
@@ -69,9 +69,10 @@ def choose(tables: Sequence[Table], patterns: Sequence[str] = ()) -> list[str]:
 
 
 def from_torchvision(table: Table) -> Table:
-    """A table whose blocks start untrained, in c3-c5, on torchvision's backbones.
+    """A copy of a table, with detectors that start from torchvision's backbones.
 
-    The paper has no numbers for rows with blocks, since it pre-trained the backbones
+    Their blocks start untrained, in c3-c5 (ResNet's ``layer2`` to ``layer4``). The rows
+    with blocks have no numbers, because the paper pre-trained the backbones together
     with the blocks. Baselines keep the paper's numbers.
 
     Args:
@@ -97,14 +98,15 @@ def from_torchvision(table: Table) -> Table:
 
 
 def backbone_of(config: str) -> tuple[str, str] | None:
-    """The file with a config's pre-trained backbone, and the config that trains it.
+    """The weights that a detector's backbone starts from, and the config that trains
+    these weights.
 
     Args:
-        config: Path below ``configs/``.
+        config: Path of the detector's config below ``configs/``.
 
     Returns:
-        The file, as the config names it, and a config of a classification table of the
-        same paper. None if the backbone is a public one.
+        The file of the weights, as named in the detector's config, and a config of a
+        classification table of the same paper. None if the weights are public ones.
     """
     paper, _, name = config.partition('/')
     if paper == 'imagenet' or '-c2-c5' not in name:
@@ -160,7 +162,8 @@ def _cell(config: str, runs: Runs) -> Cell:
 
 
 def _publishing(cell: Cell, file: Path, runs: Runs) -> Cell:
-    """A cell that trains a backbone, and publishes it where detectors look for it."""
+    """A cell that trains a backbone, then writes the backbone's weights to ``file``.
+    The configs of detectors load the weights from this file."""
     config = Config.fromfile(config_path(f'imagenet/{cell.name}.py'))
     epochs = 1 if runs.smoke else config.train_cfg.max_epochs
     checkpoint = str(Path(cell.work_dir, f'epoch_{epochs}.pth'))
@@ -172,7 +175,7 @@ def _publishing(cell: Cell, file: Path, runs: Runs) -> Cell:
 def run_rows(
     cells: Mapping[str, Cell], launch: Launch, runs: Runs
 ) -> dict[str, Outcome]:
-    """Run the cells, or submit them to Slurm, and return their outcomes.
+    """Run cells (runs of an experiment), or submit them to Slurm.
 
     Args:
         cells: Result of :func:`row_cells`.
@@ -188,7 +191,8 @@ def run_rows(
     """
 
     def clean(cell: Cell, record: dict) -> None:
-        # The checkpoints of all smoke runs would take tens of gigabytes.
+        # Delete the checkpoints, because those of all smoke runs take tens of
+        # gigabytes.
         for checkpoint in Path(cell.work_dir).glob('*.pth') if runs.smoke else ():
             checkpoint.unlink()
 
@@ -197,8 +201,8 @@ def run_rows(
 
 
 def _look_for_data(cells: Mapping[str, Cell]) -> None:
-    """Raise MissingInput if a cell will run and its data are missing. All detectors
-    have one data set, and all classifiers have another, so two checks are enough."""
+    """Raise MissingInput if a cell will run and its data set is missing. All detectors
+    use the same data set, and so do all classifiers. So two checks are enough."""
     found = set()
     for config, cell in cells.items():
         classifies = config.startswith('imagenet/')
@@ -209,8 +213,8 @@ def _look_for_data(cells: Mapping[str, Cell]) -> None:
 
 
 def list_rows(tables: Sequence[Table], configs: Sequence[str], runs: Runs) -> str:
-    """A list, as text, of the tables' rows that use the given configs. It shows the
-    progress of each row, and the backbone that it needs.
+    """A list, as text, of the rows of tables that use the given configs. For each row,
+    the list shows the progress, and a pre-trained backbone that is still missing.
 
     Args:
         tables: Tables.

@@ -1,4 +1,4 @@
-"""Configs of smoke runs: runs of the tables' rows with few images and steps."""
+"""Configs of smoke runs: short trials of the trainings in the papers' tables."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
     cfg = Config.fromfile(base).to_dict()
     backbone = cfg['model']['backbone']
     checkpoint = (backbone.get('init_cfg') or {}).get('checkpoint', '')
-    # ``init_cfg=[]`` leaves PyTorch's own initial weights. With MMDetection's initial
-    # weights, numbers in ResNeXt overflow.
+    # Smoke runs do not load public weights. With MMDetection's initial weights, numbers
+    # in ResNeXt overflow. ``init_cfg=[]`` leaves PyTorch's own initial weights.
     start: dict = dict(init_cfg=[])
     if checkpoint.startswith('checkpoints/'):
         start = dict(init_cfg=dict(checkpoint=str(folder / checkpoint)))
@@ -45,7 +45,8 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
         # detector. Residual branches that start at zero keep numbers finite.
         start = dict(zero_init_residual=True)
     model: dict = dict(backbone=start)
-    for name in ('train_cfg', 'test_cfg'):  # models of classifiers have neither
+    # The model of a classifier has no train_cfg and no test_cfg.
+    for name in ('train_cfg', 'test_cfg'):
         if name in cfg['model']:
             model[name] = _few(cfg['model'][name])
     settings = dict(
@@ -54,18 +55,19 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
         train_cfg=dict(max_epochs=1),
         default_hooks=dict(logger=dict(interval=1)),
     )
-    # Each rank trains on four images: two batches of two, or four batches of one.
+    # Each rank (process) trains on four images, in two batches of two or four batches
+    # of one.
     for phase, images in (('train', 4 * ranks), ('val', 2), ('test', 2)):
         loader: dict[str, Any] = {}
         settings[f'{phase}_dataloader'] = loader
         row = cfg[f'{phase}_dataloader']
         data = row['dataset']
         loader['dataset'] = dict(pipeline=[_small_step(s) for s in data['pipeline']])
-        if 'ann_file' not in data:  # a data set of image folders
+        if 'ann_file' not in data:  # folders of images, as in ImageNet
             loader['batch_size'] = min(2, row['batch_size'])
             loader['dataset']['indices'] = images
             classes = os.path.join(data['data_root'], 'train')
-            if os.path.isdir(classes):  # train.py reports a missing folder.
+            if os.path.isdir(classes):  # If the folder is missing, train.py reports it.
                 model['num_classes'] = len(find_classes(classes))
             continue
         annotations = os.path.join(data['data_root'], data['ann_file'])
@@ -113,7 +115,8 @@ def _small_step(step: dict) -> dict:
 
 
 def _small(size: int | list | tuple) -> int | list | tuple:
-    """A smaller size in pixels, or several: 1333 becomes 160, and 224 becomes 27."""
+    """A size in pixels times 0.12, rounded: 1333 becomes 160. If ``size`` is a list or
+    a tuple, each of its numbers becomes smaller."""
     if isinstance(size, (list, tuple)):
         return type(size)(map(_small, size))
     return round(0.12 * size)

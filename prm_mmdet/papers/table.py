@@ -1,4 +1,4 @@
-"""A table of a paper as data, and the text form in which tables are written."""
+"""A table of a paper as data, and a function that reads such a table from text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Row:
     config: str  # path below configs/
     # Config of the row to which gains are relative. A baseline names itself.
     baseline: str
-    cells: Mapping[str, float]  # numbers by column
+    cells: Mapping[str, float]  # the paper's numbers, by the column's name
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,21 @@ def read_table(
 ) -> Table:
     """Read a table from lines such as ``name | 37.3 - 40.3``.
 
-    ``-`` is an empty cell. An empty line ends a group of rows. A recipe may follow the
-    name: ``name recipe | 37.3``.
+    A line has the name of a row and a number for each column. ``-`` means that the
+    paper prints no number. An empty line ends a group of rows. A recipe (the part of
+    the config's name about the training, such as ``4xb2-1x``) may follow the name of a
+    row: ``name recipe | 37.3``.
 
     Args:
         key: Key of the table.
         title: Title of the table.
         columns: Names of the columns, separated by spaces.
-        path: Pattern of the configs' paths, which contains ``{name}`` and
-            ``{recipe}``, and the recipe of rows that name no recipe.
+        path: Two texts. The first is the path of a row's config, with ``{name}`` and
+            ``{recipe}`` in it. The second is the recipe of rows that name no recipe.
         text: The lines.
         counting: How the paper counted parameters and FLOPs. Default: None.
-        remarks: Remarks by (name, column). Default: none.
+        remarks: Reasons why a printed number cannot be compared, by (name of the row,
+            column). Default: none.
         baselines: Whether the first row of a group is the baseline of the group. If
             False, rows have no gains. Default: True.
 

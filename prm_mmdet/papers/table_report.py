@@ -16,8 +16,9 @@ from . import complexity
 from .table import Table
 
 FPS = 'fps'
-GAINED = ('bbox_mAP', 'segm_mAP', 'top1', 'top5')  # columns with a gain beside them
-# For each prefix of logged metrics: the decimals to which percentages are rounded.
+# Columns of metrics. Each gets a further column with the gain over the baseline.
+GAINED = ('bbox_mAP', 'segm_mAP', 'top1', 'top5')
+# Number of decimals of a percentage, by the prefix of the metric's name in the logs.
 _LOGGED = {'coco': 1, 'accuracy': 2}
 
 
@@ -33,12 +34,13 @@ def report(
         style: 'terminal', 'markdown' or 'csv'. Default: 'terminal'.
 
     Returns:
-        The text, with a line break at its end. Beside AP and accuracy, ``here`` is the
-        result of the last evaluation of the config, and empty without an evaluation.
-        Beside complexity, ``counted`` repeats the paper's way of counting, and ``here``
-        counts the config as it runs. Beside ``fps``, ``here`` is what
-        ``tools/benchmark.py fps`` measured last. Its ratio to the baseline is shown if
-        both were measured on the same device.
+        The text, with a line break at its end. Columns with numbers of this package
+        follow a column of the paper. For AP and accuracy, the column ``here`` has the
+        result of the config's last evaluation. Without an evaluation, it is empty. For
+        complexity, ``counted`` repeats the paper's way of counting, and ``here``
+        counts the config as it runs. For ``fps``, ``here`` has the last result of
+        ``tools/benchmark.py fps``. If baseline and row were measured on the same
+        device, the ratio to the baseline is shown, too.
     """
     body = []
     notes: dict[str, list[str]] = {}
@@ -62,7 +64,8 @@ def report(
 
 
 def _beside(table, row, column, work_dirs):
-    """Texts beside a cell of the paper, by the last words of their columns' names."""
+    """The texts of one row in the columns that follow a column of the paper. A key is
+    the end of such a column's name: 'gain here' for 'bbox_mAP gain here'."""
     places, base = table.digits(column), table.baseline(row)
     texts = {}
     if column in GAINED:
@@ -70,7 +73,8 @@ def _beside(table, row, column, work_dirs):
         if work_dirs:
             mine = measured(work_dirs, row.config)
             texts['here'] = f'{mine[column]}' if column in mine else None
-            places = min(places, 2)  # Measured results have two decimals at most.
+            # Measured results have at most two decimals, so their gains do, too.
+            places = min(places, 2)
             theirs = measured(work_dirs, base.config)
             texts['gain here'] = _gain(row, mine, theirs, column, places)
     elif column in complexity.COLUMNS and work_dirs:
@@ -110,7 +114,8 @@ def _unfinished(row, work_dirs):
 def measured(work_dirs: str | Path, config: str) -> dict[str, float]:
     """The last evaluation of a config, read from MMEngine's logs.
 
-    COCO's -1, for images without objects, counts as no value.
+    COCO reports -1 for a metric if the images have no objects for this metric. Such a
+    value is left out.
 
     Args:
         work_dirs: Folder of the runs.

@@ -1,8 +1,8 @@
-"""The blocks as modules. ``build_plugin_layer`` finds them under these names:
+"""The blocks as modules. ``build_plugin_layer`` finds them by their names.
 
-``prm_mmdet.PRM``, ``prm_mmdet.LCT``, ``prm_mmdet.SAC`` in any OpenMMLab config, and,
-once this package is imported, plain ``PRM``, ``LCT`` and ``SACBlock``. Plain ``SAC``
-stays MMCV's Switchable Atrous Convolution.
+In any OpenMMLab config, use ``prm_mmdet.PRM``, ``prm_mmdet.LCT`` and ``prm_mmdet.SAC``.
+If this package is imported, MMDetection also knows ``PRM``, ``LCT`` and ``SACBlock``.
+The name ``SAC`` without ``prm_mmdet.`` is MMCV's Switchable Atrous Convolution.
 
 ``prm_mmdet.SE``, ``prm_mmdet.GE``, ``prm_mmdet.SGE``, ``prm_mmdet.SK``,
 ``prm_mmdet.CBAM``, ``prm_mmdet.BAM``, ``prm_mmdet.GC`` and

@@ -1,4 +1,6 @@
-"""Checks of blocks. Messages name the block, the argument and the cure."""
+"""Check arguments and inputs of blocks. An error names the block and the argument, and
+says what to change.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,9 @@ class GroupsError(ValueError):
                 f'in_channels={in_channels}, where at least {min_channels} are needed'
             )
         self._problem = f'{block}: {name}={groups} {problem}; '
-        # The block does not know the channels of other stages. In most networks, a
-        # power of two divides the channels of all stages.
+        # A plugin's ``groups`` holds for several stages, but the block knows only its
+        # own channels. In most networks, a power of two divides the channels of all
+        # stages. So the message also suggests a power of two.
         likely = math.gcd(in_channels, 1 << (int(groups).bit_length() - 1))
         cure = self._cure([in_channels])
         if likely > 1 and in_channels // likely >= min_channels:
@@ -52,7 +55,8 @@ class GroupsError(ValueError):
         super().__init__(self._problem + cure)
 
     def for_all(self, channels: Sequence[int]) -> str:
-        """The message, with numbers of groups that fit all of the given channels."""
+        """The error's message. It suggests numbers of groups that fit all of the given
+        channels."""
         message = self._problem + self._cure(channels)
         if len(channels) > 1:
             message += f', which fits all of {", ".join(map(str, channels))} channels'
@@ -79,8 +83,8 @@ def check_groups(
     name: str = 'groups',
 ) -> None:
     """Raise GroupsError unless ``groups`` divides ``in_channels`` into groups of at
-    least ``min_channels``. ``name`` is the name of the checked argument in messages,
-    such as 'reduction'."""
+    least ``min_channels`` channels each. Messages call the argument ``name``, such as
+    'reduction'."""
     check_positive_int(block, **{'in_channels': in_channels, name: groups})
     if in_channels % groups or in_channels // groups < min_channels:
         raise GroupsError(block, name, groups, in_channels, min_channels)

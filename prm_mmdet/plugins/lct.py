@@ -21,7 +21,8 @@ from .checks import check_groups, check_input
 @MMDET_MODELS.register_module()
 @MODELS.register_module()
 class LCT(nn.Module):
-    """Gate each channel by its own mean, normalised within a group of channels.
+    """Multiply each channel by a gate between 0 and 1. The gate depends on the
+    channel's mean, normalised within a group of channels.
 
     Args:
         in_channels (int): Channels C of the input.

@@ -9,11 +9,11 @@ Choices where the paper is silent, or differs from its published code:
   encoding D is the mean of two Gaussians, one over rows and one over columns, as in the
   published code. The sign of ``sigma`` has no effect. Absolute values below 1e-5 are
   replaced by 1e-5, because Eq. 5 divides by ``sigma``.
-- Eq. 6: The standard deviation divides by N, as in the paper. The published code
-  divides by N - 1.
+- Eq. 6: For N positions, the standard deviation divides by N, as in the paper. In the
+  published code, it divides by N - 1.
 - Eq. 8: ``weight`` and ``bias`` are applied even if ``normalization`` is False.
-- Initial values: ``alpha`` and ``weight`` 0, ``beta``, ``bias`` and ``sigma`` 1, and
-  ``theta`` uniform between 0 and 1.
+- Initial values: ``alpha`` and ``weight`` are 0, and ``beta``, ``bias`` and ``sigma``
+  are 1. ``theta`` is random, uniform between 0 and 1.
 """
 
 from __future__ import annotations
@@ -31,25 +31,26 @@ from .checks import check_choice, check_groups, check_input
 @MMDET_MODELS.register_module()
 @MODELS.register_module()
 class PRM(nn.Module):
-    """Gate each position by its similarity to the most salient position (the query
-    point), weighted by the distance, and by its similarity to the mean over positions.
-    The channels of a group share the gate.
+    """Multiply each position by a gate between 0 and 1. The gate depends on two
+    similarities of the position: to the most salient position (the query point), and to
+    the mean over positions. The similarity to the query point is multiplied by a
+    function of the distance to this point. The channels of a group share the gate.
 
     Args:
         in_channels (int): Channels C of the input.
         groups (int): Number of groups g; must divide ``in_channels``. Default: 64.
         similarity (str): 'dot' (Eq. 4), 'l1' (Eq. 3) or 'cosine' (Eq. 2).
             Default: 'dot'.
-        position_encoding (bool): Whether distance weights the similarity to the query
-            point (Eq. 5). Without it there is no ``theta`` and no ``sigma``.
-            Default: True.
+        position_encoding (bool): Whether the similarity to the query point is
+            multiplied by a function of the distance to this point (Eq. 5). If False,
+            the block has no ``theta`` and no ``sigma``. Default: True.
         normalization (bool): Whether the similarity is normalised over positions
             (Eqs. 6 and 7). Default: True.
 
-    Parameters: ``alpha``, ``beta``, ``weight``, ``bias``, (g,) each; ``theta`` (2,) and
-    ``sigma`` () shared by the groups: 4g + 3 numbers. A fresh block multiplies its
-    input by sigmoid(1) = 0.73. The names of the parameters are keys of every saved
-    checkpoint. If a name changes, older checkpoints do not load.
+    Parameters: ``alpha``, ``beta``, ``weight``, ``bias``, (g,) each. All groups share
+    ``theta`` (2,) and the scalar ``sigma``. These are 4g + 3 numbers. A fresh block
+    multiplies its input by sigmoid(1) = 0.73. The names of the parameters are keys of
+    every saved checkpoint. If a name changes, older checkpoints do not load.
 
     Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
 

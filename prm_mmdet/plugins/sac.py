@@ -11,7 +11,8 @@ Choices where the paper is silent:
 - The bottleneck transform has GC's hidden width, C / 16, and a plain batch
   normalisation. If the backbone sets ``norm_eval``, the running statistics of this
   normalisation are frozen. Untrained statistics then keep their initial values.
-- The depth ablation keeps the residual connection of Eq. 5.
+- If ``context`` is False (the paper's depth ablation), the block keeps the residual
+  connection of Eq. 5.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class SAC(BaseModule):
     'bottleneck' form, the layers of ``transform`` are numbered: ``transform.0.weight``
     and so on. If a name or the order changes, older checkpoints do not load.
 
-    The block reads the weights of its convolutions, and does not call them. If a
-    convolution has hooks, no bias or its own forward (an adapter, an older weight
+    The block reads the weights of its convolutions instead of calling the convolutions.
+    If a convolution has hooks, no bias or its own forward (an adapter, an older weight
     norm), the block calls all convolutions in the paper's order. This takes several
     times longer.
 
@@ -101,7 +102,8 @@ class SAC(BaseModule):
         self._zero_last_convolution()
 
     def init_weights(self) -> None:
-        """Set the last convolution to zero, whatever the backbone's ``init_cfg``."""
+        """Set the last convolution to zero, so that the block starts as the identity.
+        The backbone's ``init_cfg`` may have given the convolution other values."""
         super().init_weights()
         self._zero_last_convolution()
 
@@ -140,8 +142,9 @@ class SAC(BaseModule):
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer computes no more than a convolution with its weight and bias.
-    Hooks, adapters and older weight norms act only when a layer is called."""
+    """Whether a layer is only a convolution with a weight and a bias. Hooks, adapters
+    and older weight norms act only when a layer is called. A layer with one of them
+    must be called, so the result is False."""
     return (
         getattr(type(layer), 'forward', None) is nn.Conv2d.forward
         and layer.bias is not None

@@ -17,7 +17,7 @@ from ..registry import DATASETS, HOOKS
 from .label_file import read_labels
 
 EXTENSIONS = ('.jpeg', '.jpg', '.png', '.bmp', '.webp')
-#: Label in evaluation of an image that could not be read. Accuracy ignores the image.
+#: In evaluation, the label of an image that cannot be read. Accuracy ignores the image.
 NO_LABEL = -1
 
 
@@ -25,12 +25,14 @@ NO_LABEL = -1
 class ImageNet(BaseDataset):
     """Images in one folder for each class, or in one folder with a file of labels.
 
-    A class has the name of its folder (for ImageNet, a wnid). Its label is the index in
-    the sorted names. To give all splits the same labels, the names are read from the
-    folder of the training images.
+    A class has the name of its folder. In ImageNet, this is a wnid (WordNet's ID, such
+    as n01440764). The label of a class is the index of its name in the sorted names. To
+    give all splits the same labels, the names are read from the folder of the training
+    images.
 
-    If an image cannot be read in training, another image with its own label replaces
-    it. In evaluation, it gets the label -1, which :class:`prm_mmdet.Accuracy` ignores.
+    If an image cannot be read in training, another image and the label of the other
+    image are used. In evaluation, the label of the unreadable image becomes -1, which
+    :class:`prm_mmdet.Accuracy` ignores.
     :class:`ReportUnreadableImages` reports how many images could not be read.
 
     Args:
@@ -78,7 +80,8 @@ class ImageNet(BaseDataset):
 
     def full_init(self) -> None:
         super().full_init()
-        # Shared memory, because workers write to it and the main process reads it.
+        # Workers mark the images that they cannot read, and the main process reads the
+        # marks. So the marks are in shared memory.
         self.unreadable = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def prepare_data(self, idx: int) -> dict | None:
@@ -87,7 +90,7 @@ class ImageNet(BaseDataset):
             return data
         self.unreadable[idx] = 1
         if not self.test_mode:
-            return None  # After None, BaseDataset draws another image.
+            return None  # BaseDataset then draws another image.
         for other in range(idx + 1, idx + len(self)):
             data = super().prepare_data(other % len(self))
             if data is not None:
@@ -160,8 +163,9 @@ class ImageNet(BaseDataset):
 class ReportUnreadableImages(Hook):
     """Warn at the end of each epoch about images that could not be read so far.
 
-    The hook works for data sets with a mark for each image in ``unreadable``, such as
-    :class:`ImageNet`. MMEngine's logger does not repeat an identical warning.
+    The hook works for a data set, such as :class:`ImageNet`, whose ``unreadable`` has
+    one number for each image. The number is not 0 if the image could not be read.
+    MMEngine's logger does not repeat an identical warning.
     """
 
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
@@ -185,7 +189,8 @@ class ReportUnreadableImages(Hook):
 class CheckNumClasses(Hook):
     """Check before training that the classifier has as many classes as its data.
 
-    MMDetection's NumClassCheckHook does the same, but its message names no cure.
+    MMDetection's NumClassCheckHook checks this, too. But its message does not say what
+    to change.
 
     Raises:
         ValueError: The numbers of classes differ.

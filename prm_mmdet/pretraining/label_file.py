@@ -1,11 +1,12 @@
-"""Read the classes of images in one folder, such as ImageNet's validation images."""
+"""Read the classes of images from a text file, if all images are in one folder."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-#: The first validation image of ILSVRC 2012, and its class: a sea snake.
+#: The first validation image of ILSVRC 2012, and its class (a sea snake). If a file has
+#: another class for this image, the file counts the classes in another order.
 KNOWN = ('ILSVRC2012_val_00000001', 'n01751748')
 
 _CURE = (
@@ -51,8 +52,8 @@ def read_labels(path: str, classes: Sequence[str]) -> dict[str, int]:
         if fields == [''] or fields[:2] == ['ImageId', 'PredictionString']:
             continue
         where = f'{path}, line {number}: {line.strip()!r}'
-        # Words may follow the name of a class. Numbers may not follow an index, because
-        # the line may have one column for each class.
+        # After the name of a class, further words are ignored. After an index, they are
+        # an error, because the line may have a number for each class.
         if len(fields) < 2 or (len(fields) > 2 and fields[1] not in known):
             raise ValueError(f'{where} is not an image and its class.{_CURE}')
         name, word = fields[:2]

@@ -1,7 +1,7 @@
 """ResNet with plugins in the last residual block of a stage.
 
-The SAC paper pre-trains such networks on ImageNet. MMDetection's ``plugins`` cannot
-choose a block of a stage.
+The SAC paper pre-trains such networks on ImageNet. MMDetection's ``plugins`` are always
+placed in every residual block of a stage.
 
 Source: D. Ruan et al., "Spatially-Aware Context Neural Networks", IEEE TIP 30, 2021,
 Section IV-B: "we insert SAC in the last residual block in stage 2-4".
@@ -19,8 +19,9 @@ from ..registry import MODELS
 class LastBlockResNet(ResNet):
     """MMDetection's ResNet with plugins in the last residual block of each stage only.
 
-    The arguments are those of ``mmdet.ResNet``. Positions and names of the plugins are
-    the same, too: SAC at ``after_conv2`` of c2 is ``layer1.2.sac_block`` in ResNet-50.
+    The arguments are those of ``mmdet.ResNet``. Plugins have the same positions and
+    names as there: in ResNet-50, SAC at ``after_conv2`` of c2 (``layer1``) is
+    ``layer1.2.sac_block``.
     """
 
     def make_res_layer(self, **kwargs: Any) -> ResLayer:

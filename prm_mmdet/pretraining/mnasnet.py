@@ -1,7 +1,7 @@
 """MnasNet, one of the networks in Table 2 of the PRM paper.
 
-This is the network without squeeze-and-excitation (B1) at width 1.0. It has the 4.38 M
-parameters that the PRM paper prints.
+This is MnasNet-B1, the variant without squeeze-and-excitation, at width 1.0. It has the
+4.38 M parameters that the PRM paper prints.
 
 Source: M. Tan, B. Chen, R. Pang, V. Vasudevan, M. Sandler, A. Howard and Q. V. Le,
 "MnasNet: Platform-Aware Neural Architecture Search for Mobile", CVPR 2019.
@@ -51,7 +51,7 @@ class MnasNet(MobileNetV2):
     def make_layer(
         self, out_channels: int, num_blocks: int, stride: int, expand_ratio: int
     ) -> Sequential:
-        kernel_size = self.kernel_sizes[len(self.layers)]  # number of layers so far
+        kernel_size = self.kernel_sizes[len(self.layers)]  # index of the new layer
         blocks = []
         for i in range(num_blocks):
             blocks.append(

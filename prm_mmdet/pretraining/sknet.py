@@ -1,6 +1,7 @@
 """ResNet with Selective Kernel units.
 
-SK replaces a layer. MMDetection's plugins only add layers.
+SK replaces a layer of a residual block. MMDetection's plugins can only add layers, so
+SK needs a backbone of its own.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ class _Bottleneck(Bottleneck):
             dilation=self.dilation,
             norm_cfg=self.norm_cfg,
         )
-        # SK contains its norms. The residual block applies ReLU after SK. This changes
-        # nothing, because SK's output is never negative.
+        # SK contains its own norms, so the norm after the 3x3 convolution is removed.
+        # The residual block applies ReLU after SK. This changes nothing, because SK's
+        # output is never negative.
         setattr(self, self.norm2_name, nn.Identity())
 
 
@@ -34,11 +36,11 @@ class _Bottleneck(Bottleneck):
 class SKResNet(ResNet):
     """ResNet with :class:`~prm_mmdet.plugins.SK` units instead of 3x3 convolutions.
 
-    With ``depth=50``, it is the SK-ResNet50 in Table 1 of the PRM paper. The arguments
-    are those of ``mmdet.ResNet``. ``depth`` must be 50, 101 or 152.
+    With ``depth=50``, the network is SK-ResNet50 in Table 1 of the PRM paper. The
+    arguments are those of ``mmdet.ResNet``. ``depth`` must be 50, 101 or 152.
 
     Raises:
-        ValueError: ``dcn`` is given.
+        ValueError: ``dcn`` is given. It replaces the same convolutions as SK.
     """
 
     arch_settings = {  # noqa: RUF012  (ResNet reads it under this name)

@@ -1,4 +1,4 @@
-"""Transforms for image classification, which MMCV does not have.
+"""Transforms that MMCV lacks for image classification.
 
 If an image cannot be decoded, the transforms return None, and the data set decides what
 to do. MMCV's LoadImageFromFile ends the training instead. The transforms here also
@@ -26,7 +26,7 @@ _REDUCED = {
     2: cv2.IMREAD_REDUCED_COLOR_2,
     1: cv2.IMREAD_COLOR,
 }
-# EXIF tag of the orientation. Values from 5 exchange width and height.
+# EXIF tag of the orientation. If its value is 5 to 8, height and width are exchanged.
 _ORIENTATION = 0x0112
 
 
@@ -81,9 +81,10 @@ class LoadRandomResizedCrop(LoadImage):
     """Load a random part of an image, resized to a square.
 
     The area of the part and the logarithm of its aspect ratio are drawn uniformly, up
-    to ten times, until the part fits into the image. If no part fits, the largest part
-    in the middle is taken whose aspect ratio is within its bounds. The image is decoded
-    at a reduced scale, as long as the part keeps ``size`` pixels a side.
+    to ten times, until the part fits into the image. If no part fits, a part in the
+    middle of the image is taken. It is the largest part whose aspect ratio is within
+    its bounds. If the part keeps at least ``size`` pixels a side, the image is decoded
+    at a reduced scale.
 
     Source: "Going Deeper with Convolutions", Szegedy et al., CVPR 2015.
 
@@ -157,8 +158,8 @@ class PackImage(BaseTransform):
     """Pack an image for :class:`prm_mmdet.ImageClassifier`.
 
     The results are ``inputs``, a uint8 tensor (3, H, W), and ``data_samples``, the
-    label. The model's data preprocessor converts to float on the GPU, because uint8
-    takes a quarter of the memory to copy.
+    label. The image stays uint8, because a float image has four times as many bytes to
+    copy to the GPU. There, the model's data preprocessor converts the image to float.
 
     Required keys: ``img``, ``gt_label``.
     """
@@ -178,6 +179,7 @@ def read_shape(data: bytes) -> tuple[int, int]:
         b'\xff\xda'
     ):
         # Some versions of OpenCV decode a truncated JPEG, and fill the rest with grey.
+        # So raise an error here.
         raise OSError('the JPEG is truncated')
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
@@ -188,7 +190,7 @@ def read_shape(data: bytes) -> tuple[int, int]:
 def _is_turned(image):
     try:
         return image.getexif().get(_ORIENTATION, 1) >= 5
-    except Exception:  # OpenCV ignores a damaged EXIF tag.
+    except Exception:  # OpenCV does not turn an image with a damaged EXIF tag.
         return False
 
 

@@ -1,4 +1,4 @@
-"""Write the data sets of the context probes, a folder each."""
+"""Write the data sets of the context probes. Each data set has its own folder."""
 
 import argparse
 import os

@@ -75,7 +75,8 @@ def parse_args():
 def main():
     args = parse_args()
     compat.hide_known_warnings()
-    logging.disable(logging.INFO)  # MMEngine logs PROBE_DATA for every config
+    # Hide INFO messages. MMEngine would log the variable PROBE_DATA for every config.
+    logging.disable(logging.INFO)
     try:
         whole = args.report or run_trials(
             args.trials, args.records, args.data_root, args.work_dirs, args.jobs

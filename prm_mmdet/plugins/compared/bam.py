@@ -3,10 +3,10 @@
 Source: J. Park, S. Woo, J.-Y. Lee and I. S. Kweon, "BAM: Bottleneck Attention Module",
 BMVC 2018.
 
-Choices: The two branches are added, as in the paper. The published code multiplies
-them. Batch normalisation follows each hidden layer, as in the published code. In the
-paper's equations, batch normalisation follows the last layer. The parameter count in
-the SAC paper's Table X fits both places of batch normalisation.
+Choices where the paper and the published code differ: The two branches are added, as in
+the paper. The code multiplies them. Batch normalisation follows each hidden layer, as
+in the code. In the paper's equations, batch normalisation follows the last layer. The
+parameter count in the SAC paper's Table X fits either place of batch normalisation.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class BAM(nn.Module):
             ``in_channels``. Default: 16.
         dilation (int): Dilation of the two 3x3 convolutions. Default: 4.
 
-    Parameters: ``channel``, 1x1 convolutions to C / r and back; ``spatial``, a 1x1
-    convolution to C / r, two 3x3 convolutions, and a 1x1 convolution to one map. All
-    have biases. Batch normalisation follows each but the last convolution of a branch.
+    Parameters: ``channel`` has 1x1 convolutions to C / r and back. ``spatial`` has a
+    1x1 convolution to C / r, two 3x3 convolutions, and a 1x1 convolution to one map.
+    All convolutions have biases. In each branch, batch normalisation follows all
+    convolutions except the last.
 
     Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1. While its batch
     normalisation trains, B must be at least 2.
@@ -66,9 +67,10 @@ class BAM(nn.Module):
         return x + x * self.gate(x).to(x.dtype)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The gate, (B, C, H, W)."""
-        channel = self.channel(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
-        return torch.sigmoid(channel + self.spatial(x))  # spatial: (B, 1, H, W)
+        """The gate of each value, between 0 and 1, of shape (B, C, H, W)."""
+        # The channel branch has shape (B, C, 1, 1), and the spatial one (B, 1, H, W).
+        channel = self.channel(x.mean((2, 3), keepdim=True))
+        return torch.sigmoid(channel + self.spatial(x))
 
 
 def _layer(in_channels, out_channels, size, dilation=1):

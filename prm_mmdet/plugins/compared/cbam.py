@@ -16,8 +16,9 @@ from ..checks import check_groups, check_input
 
 @MODELS.register_module()
 class CBAM(nn.Module):
-    """Gate each channel by its mean and maximum over positions, then each position by
-    its mean and maximum over channels.
+    """Multiply each channel by a gate that depends on the channel's mean and maximum.
+    Then multiply each position by a gate that depends on its mean and maximum over the
+    channels. Both gates are between 0 and 1.
 
     Args:
         in_channels (int): Channels C of the input.
@@ -25,7 +26,8 @@ class CBAM(nn.Module):
             ``in_channels``. Default: 16.
 
     Parameters: ``squeeze`` and ``excite``, 1x1 convolutions shared by mean and maximum,
-    and ``spatial``, a 7x7 convolution without bias: 2C^2 / r + C / r + C + 98.
+    and ``spatial``, a 7x7 convolution without bias. Together, they have
+    2C^2 / r + C / r + C + 98 numbers.
 
     Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
 
@@ -55,6 +57,7 @@ class CBAM(nn.Module):
         return torch.sigmoid(scores[0] + scores[1])
 
     def position_gate(self, x: Tensor) -> Tensor:
-        """The gate of each position (Eq. 3), (B, 1, H, W), from the gated channels."""
+        """The gate of each position (Eq. 3), (B, 1, H, W). ``x`` is the input after its
+        multiplication by the channel gate."""
         pooled = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
         return torch.sigmoid(self.spatial(pooled))

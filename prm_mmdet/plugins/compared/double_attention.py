@@ -1,8 +1,9 @@
 """Double Attention, which the SAC paper's tables compare with.
 
 Source: Y. Chen, Y. Kalantidis, J. Li, S. Yan and J. Feng, "A^2-Nets: Double Attention
-Networks", NeurIPS 2018, Eqs. 3-5. The widths are C / 4, as the parameter count of the
-SAC paper's Table VII shows. The last convolution starts at zero, as in SAC.
+Networks", NeurIPS 2018, Eqs. 3-5. For C input channels, the inner layers have C / 4
+channels, as the parameter count of the SAC paper's Table VII shows. The weights of the
+last convolution start at zero, as in SAC.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class DoubleAttention(BaseModule):
         constant_init(self.expand, 0)
 
     def init_weights(self) -> None:
-        """Set the last convolution to zero, whatever the backbone's ``init_cfg``."""
+        """Set the last convolution to zero, so that the block starts as the identity.
+        The backbone's ``init_cfg`` may have given the convolution other values."""
         super().init_weights()
         constant_init(self.expand, 0)
 

@@ -1,9 +1,10 @@
 """Gather-Excite without parameters, which the PRM paper's Table 1 compares with.
 
 Source: J. Hu, L. Shen, S. Albanie, G. Sun and A. Vedaldi, "Gather-Excite: Exploiting
-Feature Context in Convolutional Neural Networks", NeurIPS 2018: GE-theta-minus with
-global extent. No other variant fits Table 1: GE has the parameters of the baseline, and
-its FLOPs are those of the baseline and one pooling.
+Feature Context in Convolutional Neural Networks", NeurIPS 2018. Of the paper's
+variants, this is GE-theta-minus with global extent: no parameters, and a mean over all
+positions. Only this variant fits Table 1, where GE adds no parameters, and adds the
+FLOPs of one pooling.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..checks import check_input, check_positive_int
 
 @MODELS.register_module()
 class GE(nn.Module):
-    """Gate each channel by its own mean over positions.
+    """Multiply each channel by the sigmoid of the channel's mean over positions.
 
     Args:
         in_channels (int): Channels C of the input.
@@ -42,7 +43,7 @@ class GE(nn.Module):
         return x * self.gate(x)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The gate, (B, C, 1, 1)."""
+        """The gate of each channel, between 0 and 1, of shape (B, C, 1, 1)."""
         return torch.sigmoid(x.mean((2, 3), keepdim=True))
 
     def extra_repr(self) -> str:

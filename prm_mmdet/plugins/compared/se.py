@@ -2,7 +2,7 @@
 
 Source: J. Hu, L. Shen and G. Sun, "Squeeze-and-Excitation Networks", CVPR 2018,
 Eqs. 2-4. The two layers have biases, as the parameter counts of the PRM and LCT
-papers' tables show. With ``groups`` it is SE+, of the LCT paper's Table 4.
+papers' tables show. If ``groups`` is set, the block is SE+ of the LCT paper's Table 4.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from ..checks import check_groups, check_input
 
 @MODELS.register_module()
 class SE(nn.Module):
-    """Gate each channel by a two-layer network of all channels' means.
+    """Multiply each channel by a gate between 0 and 1. A two-layer network computes the
+    gates from the means of all channels.
 
     Args:
         in_channels (int): Channels C of the input.
@@ -27,7 +28,8 @@ class SE(nn.Module):
             normalises the means, as in LCT. The LCT paper uses 64. Must divide
             ``in_channels`` into groups of at least two. Default: None, SE.
 
-    Parameters: ``squeeze`` and ``excite``, 1x1 convolutions: 2C^2 / r + C / r + C.
+    Parameters: ``squeeze`` and ``excite``, 1x1 convolutions. Together, they have
+    2C^2 / r + C / r + C numbers.
 
     Shape: (B, C, H, W) to (B, C, H, W), H and W at least 1.
 
@@ -54,7 +56,7 @@ class SE(nn.Module):
         return x * self.gate(x).to(x.dtype)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The gate, (B, C, 1, 1)."""
+        """The gate of each channel, between 0 and 1, of shape (B, C, 1, 1)."""
         context = x.mean((2, 3), keepdim=True)
         if self.groups is not None:
             context = F.group_norm(context, self.groups)

@@ -2,9 +2,9 @@
 
 Source: X. Li, X. Hu and J. Yang, "Spatial Group-wise Enhance: Improving Semantic
 Feature Learning in Convolutional Networks", arXiv:1905.09646, 2019. PRM took its groups
-and its normalisation from SGE. The equations, the 64 groups and the initial values are
-those of the authors' code. Only the standard deviation differs: it divides by N, as in
-PRM. The authors' code divides by N - 1.
+and its normalisation from SGE. This block has the equations, the 64 groups and the
+initial values of the authors' code. Only the standard deviation differs. For N
+positions, it divides by N here, as in PRM. In the authors' code, it divides by N - 1.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from ..checks import check_groups, check_input
 
 @MODELS.register_module()
 class SGE(nn.Module):
-    """Gate each position by its normalised product with the mean over positions. The
-    channels of a group share the gate.
+    """Multiply each position by a gate between 0 and 1. The gate depends on the dot
+    product of the position's channels with their means over positions, normalised over
+    positions. The channels of a group share the gate.
 
-    This is PRM with the similarity to the mean alone.
+    This is PRM without the similarity to the query point.
 
     Args:
         in_channels (int): Channels C of the input.

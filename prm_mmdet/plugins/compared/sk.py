@@ -1,10 +1,10 @@
 """Selective Kernel unit, which the PRM paper's Table 1 compares with.
 
-Source: X. Li, W. Wang, X. Hu and J. Yang, "Selective Kernel Networks", CVPR 2019:
-split, fuse and select. The paper's SKNet-50 is wider. The unit here is the form that
-the paper's authors published for ResNet. This form fits the parameters and FLOPs of
-Table 1. The branches are a 3x3 convolution, and a 3x3 convolution of 32 groups with the
-same dilation. The hidden layer has C / 16 channels, without a lower bound.
+Source: X. Li, W. Wang, X. Hu and J. Yang, "Selective Kernel Networks", CVPR 2019. The
+paper's SKNet-50 has wider layers than this unit. The unit has the form that the paper's
+authors published for ResNet, which fits the parameters and FLOPs of Table 1. The
+branches are a 3x3 convolution, and a 3x3 convolution of 32 groups with the same
+dilation. For C channels, the hidden layer has C / 16 channels, even if this is few.
 """
 
 from __future__ import annotations
@@ -80,5 +80,5 @@ class SK(nn.Module):
     def shares(self, dense: Tensor, grouped: Tensor) -> Tensor:
         """Weights of the two branches in each channel, (B, 2, C, 1, 1)."""
         context = (dense + grouped).mean((2, 3), keepdim=True)
-        scores = self.excite(self.squeeze(context))  # (B, 2C, 1, 1)
+        scores = self.excite(self.squeeze(context))  # shape (B, 2C, 1, 1)
         return scores.unflatten(1, (2, -1)).softmax(1)

@@ -39,10 +39,11 @@ model = dict(
     test_cfg=dict(rpn=proposals),
 )
 
-# make_data.py writes the data. An environment variable names the folder of a probe:
+# make_data.py writes a folder for each probe (data set). The environment variable
+# PROBE_DATA names the folder to use:
 # PROBE_DATA=data/probes/scene/ python tools/train.py ...
 data_root = '{{$PROBE_DATA:data/probes/control/}}'.rstrip('/') + '/'
-scale = (576, 96)  # With these limits, the images keep their size.
+scale = (576, 96)  # size of the largest images, so that no image is resized
 train_pipeline = _base_.train_pipeline
 test_pipeline = _base_.test_pipeline
 train_pipeline[2].scale = test_pipeline[1].scale = scale

@@ -1,5 +1,5 @@
-# The network without a block. The networks with blocks inherit these settings. All
-# start from the weights of a base network, which has no block.
+# The network without a block. The networks with blocks inherit these settings. Training
+# starts from the weights of a base network, which has no block either.
 _base_ = 'base.py'
 load_from = '{{$PROBE_BASE:work_dirs/base/epoch_6.pth}}'
 # c1 and c2 are frozen, as in a pretrained backbone. ``init_cfg=[]`` keeps MMDetection

@@ -1,8 +1,9 @@
-"""The findings on predictions with which the trials do not agree.
+"""Explanations for trials whose results differ from the predictions.
 
-The findings were written after all trials, from the longer trials of twelve epochs
-(:data:`~.trials.LONGER`). The longer trials were chosen when most trials of six epochs
-were known. The page of results has a table of the longer trials.
+These findings were written after all trials. They use the longer trials, of twelve
+epochs (:data:`~.trials.LONGER`). When the longer trials were chosen, most results of
+the trials of six epochs were known. The page of results has a table of the longer
+trials.
 """
 
 _SLOW = 'slow, not blind: twice the epochs are enough (one seed was run longer).'

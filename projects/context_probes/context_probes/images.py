@@ -28,18 +28,21 @@ from prm_mmdet.datasets.generated_coco import Instance, box_of, write_coco
 
 CLASSES = ('first', 'second')
 
-#: Raise this by one whenever the drawing changes.
+#: Version of the drawing. If you change the drawing, raise this number by one. Then
+#: older data and records are not used any more.
 VERSION = 4
 
 HEIGHT, WIDTH = 96, 384  # size of the images, in pixels
 WIDE = 576  # width of images in the probe relative-position, in pixels
-#: Pixels between the box of an object and the nearest pixel that shows its class.
+#: In pixels, the least distance of an object's box from the cue that shows its class.
 DISTANCE = 195
-SIDE = (16, 21)  # square root of an object's area, in pixels
-MARKER_SIDE = 14  # square root of a marker's area, in pixels
-LANDMARK_SIDE = 18  # square root of the landmark's area, in pixels
+# Square roots of areas, in pixels: of the smallest and the largest object, of a marker
+# (a disc whose hue is a cue), and of the landmark (a disc in relative-position).
+SIDE = (16, 21)
+MARKER_SIDE = 14
+LANDMARK_SIDE = 18
 OBJECTS = (2, 3)  # smallest and largest number of objects in an image
-MARGIN = 2  # pixels between objects, and to the image's border
+MARGIN = 2  # free pixels on each side of an object, at least
 
 # Hues are numbered from 0 to 5: red, yellow, green, cyan, blue, magenta.
 HUES = 6
@@ -49,21 +52,24 @@ CLASS_HUES = (0, 4)
 # are cues of the opposite class. So a network that was trained on control distinguishes
 # the hues of cues, but takes each hue for the wrong class.
 CONTROL_HUES = ((3, 4), (0, 1))
-# For which-context: hues of objects by kind, and hues of markers by kind and class.
+# Hues in the probe which-context: of objects by kind, and of markers by kind and class.
 KIND_HUES = (2, 5)
 KIND_CLASS_HUES = ((0, 4), (1, 3))
 
-# For relative-position: pixels from the landmark to the nearest object, by class.
+# In the probe relative-position: range of the distance, in pixels, from the landmark to
+# the nearest object, by class.
 NEAR, FAR = (DISTANCE, 220), (265, 290)
 # Range of the random left edge of the objects' region, in pixels. Each object begins at
 # most SPREAD pixels to the right of this edge.
 LEFT_EDGES = (320, 530)
 SPREAD = 20
 
-# Constants of the probe scene, where each tile has one of two tints.
+# Constants of the probe scene. Its images have square tiles, each in one of two tints.
 TILE = 12  # side of a tile, in pixels
-LOCAL_SHARE = (0.48, 0.52)  # fraction of tiles near the objects with the first tint
-SHARES = (0.41, 0.59)  # fraction of all tiles with the first tint, for classes 1 and 0
+# Range of the first tint's share of the tiles near the objects.
+LOCAL_SHARE = (0.48, 0.52)
+# The first tint's share of all tiles, for class 1 and for class 0.
+SHARES = (0.41, 0.59)
 
 
 @dataclass
@@ -72,8 +78,8 @@ class Scene:
 
     picture: np.ndarray  # (H, W, 3) floats from 0 to 255, BGR
     instances: list[Instance]
-    # Boxes of the cues, as x, y, width, height in pixels. Nothing outside them shows
-    # the classes. Empty if objects show their classes.
+    # Boxes of the cues, as x, y, width, height in pixels. No pixel outside the boxes
+    # shows a class. If objects show their own classes, the list is empty.
     cues: list[tuple]
 
 
@@ -111,7 +117,8 @@ def draw_probe(rng, probe):
     """Draw an image of a probe: a :class:`Scene`. ``rng`` is a numpy Generator."""
     check_probe(probe)
     scene = PROBES[probe](rng)
-    if rng.integers(2):  # the cue lies to the right as often as to the left
+    # Mirror half of the images, so that cues lie on either side of the objects.
+    if rng.integers(2):
         scene.picture = scene.picture[:, ::-1]
         for instance in scene.instances:
             instance.visible = instance.visible[:, ::-1]
@@ -136,11 +143,12 @@ def draw_image(probe, rng, index):
     return picture, scene.instances, {'cues': cues}
 
 
-# ---------------------------------------------------------------------- probes
+# ------------------------------------------------------ one function for each probe
 
 
 def _far_cue(rng):
-    """The hue of one far marker shows the class of all objects."""
+    """The hue of a marker (a disc far from all objects) shows the class of all
+    objects."""
     canvas = _background(rng)
     objects = _add_objects(rng, canvas, (260, WIDTH), [OBJECT_HUE] * _count(rng))
     label = int(rng.integers(2))
@@ -149,8 +157,8 @@ def _far_cue(rng):
 
 
 def _scene(rng):
-    """Most tiles of the image have the tint that shows the class of all objects. Near
-    the objects, the tints do not depend on the class."""
+    """The background has tiles of two tints. The tint of most tiles shows the class of
+    all objects. Near the objects, the tints do not depend on the class."""
     canvas = _background(rng)
     rows, columns = HEIGHT // TILE, WIDTH // TILE
     # Choose the left edge of the objects' region first, because the tiles depend on it.
@@ -174,8 +182,9 @@ def _scene(rng):
 
 
 def _relative_position(rng):
-    """The distance to the landmark, near or far, shows the class of all objects. The
-    image is wide, so the landmark's position alone says little about the class."""
+    """An image has a landmark (a disc). Its distance to the objects, smaller or larger,
+    shows the class of all objects. The image is wide, so a network that sees only the
+    landmark learns little about the class."""
     canvas = _background(rng, WIDE)
     low = rng.uniform(*LEFT_EDGES)
     hues = [OBJECT_HUE] * 2
@@ -190,8 +199,9 @@ def _relative_position(rng):
 
 
 def _which_context(rng):
-    """Objects are of two kinds, which their hue shows. Each kind has a marker, and the
-    marker's hue shows the class of all objects of this kind."""
+    """The hue of an object shows its kind, which is one of two. Each kind has a marker
+    (a disc far from all objects). The hue of the marker shows the class of all objects
+    of this kind."""
     canvas = _background(rng)
     kinds = [0, 1, int(rng.integers(2))][: _count(rng)]
     hues = [KIND_HUES[kind] for kind in kinds]
@@ -203,7 +213,8 @@ def _which_context(rng):
 
 
 def _control(rng):
-    """An object has one of two hues of its class. The far marker's hue is random."""
+    """An object has one of the two hues of its class. There is also a marker (a disc
+    far from all objects). The marker's hue is random, and shows nothing."""
     canvas = _background(rng)
     labels = rng.integers(2, size=_count(rng)).tolist()
     hues = [int(rng.choice(CONTROL_HUES[label])) for label in labels]
@@ -221,7 +232,7 @@ PROBES = {
 }
 
 
-# --------------------------------------------------------------------- drawing
+# ------------------------------------------------- drawing of objects and markers
 
 
 def _background(rng, width=WIDTH):
@@ -234,17 +245,18 @@ def _count(rng):
 
 
 def _colours(rng, hue, shape):
-    """Vivid colours of a numbered hue, (*shape, 3)."""
+    """Random vivid colours near the hue with the number ``hue``. Returns an array of
+    shape ``(*shape, 3)``."""
     degrees = 360 * hue / HUES
     limits = (degrees - 20, degrees + 20), (0.6, 1.0), (0.5, 1.0)
     return random_colours(rng, *limits, math.prod(shape)).reshape(*shape, 3)
 
 
 def _add_objects(rng, canvas, within, hues, highest=WIDE, attempts=200):
-    """Draw an object of each hue in turn, and stop if an object finds no free place.
+    """Draw an object of each hue in turn. If an object finds no free place, stop.
     Objects lie between the two x-coordinates ``within``. Their left edges are at most
-    ``highest``. Both are in pixels. Returns the masks of the drawn objects in the order
-    of hues."""
+    at the x-coordinate ``highest``. Coordinates are in pixels. Returns the masks of the
+    drawn objects in the order of hues."""
     masks = []
     taken = np.zeros(canvas.shape[:2], bool)
     for hue in hues:
@@ -265,8 +277,9 @@ def _add_objects(rng, canvas, within, hues, highest=WIDE, attempts=200):
 
 
 def _add_markers(rng, canvas, objects, hues):
-    """Draw a disc of each hue, apart from each other and at least DISTANCE from the
-    objects. Returns their boxes. Only the colour depends on the hue."""
+    """Draw a marker (a disc) of each hue. Markers do not overlap, and are at least
+    DISTANCE pixels from all objects. Only a marker's colour depends on its hue, so its
+    place shows nothing. Returns the boxes of the markers."""
     limit = min(box_of(visible)[0] for visible in objects) - DISTANCE
     boxes = []
     width = limit // len(hues)  # Each disc is placed in its own strip of this width.
@@ -279,7 +292,8 @@ def _add_markers(rng, canvas, objects, hues):
 
 
 def _put(rng, polygon, left):
-    """A polygon, moved to begin at x = ``left``, at a random y inside the image."""
+    """A polygon, moved to a random height in the image. Its left edge is at the
+    x-coordinate ``left``."""
     low, high = polygon.min(0), polygon.max(0)
     top = rng.uniform(MARGIN, HEIGHT - MARGIN - (high - low)[1])
     return polygon - low + (left, top)
@@ -301,7 +315,8 @@ def _add(rng, canvas, polygon, hue):
 
 
 def _outline(polygon, margin, canvas):
-    """Box around a polygon: x, y, w, h, whole pixels inside the canvas."""
+    """Box around a polygon and a margin, cut off at the borders of the canvas. Returns
+    x, y, width and height, in whole pixels."""
     low = np.maximum(np.floor(polygon.min(0)).astype(int) - margin, 0)
     high = np.ceil(polygon.max(0)).astype(int) + margin
     high = np.minimum(high, canvas.shape[1::-1])
@@ -309,5 +324,6 @@ def _outline(polygon, margin, canvas):
 
 
 def _instances(masks, labels):
-    """The objects. There may be more labels than masks: some objects found no place."""
+    """The objects as instances. If some objects found no free place, there are fewer
+    masks than labels. Then the last labels are not used."""
     return [Instance(k, False, float(m.sum()), m) for m, k in zip(masks, labels)]

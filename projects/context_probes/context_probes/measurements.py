@@ -1,4 +1,4 @@
-"""A training hook that measures what trials record beside AP."""
+"""A training hook that measures what records of trials contain in addition to AP."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ class ProbeMeasurements(Hook):
 
 
 def largest_magnitudes(model: torch.nn.Module, base: dict) -> dict[str, float]:
-    """The largest magnitude of each parameter that the base network lacks. Its key is
-    the name in the block: 'alpha' for ``backbone.layer2.0.prm.alpha``."""
+    """The largest magnitude of each parameter of the blocks. The blocks are what the
+    base network lacks. A key is a parameter's name in its block, such as 'alpha' for
+    ``backbone.layer2.0.prm.alpha``. Blocks of all layers are taken together."""
     largest: dict[str, float] = {}
     for name, parameter in model.named_parameters():
         if name not in base:
@@ -76,9 +77,9 @@ def first_detections(runner: Runner) -> dict:
 def count_right(runner: Runner) -> dict[str, list[int]]:
     """How many objects get their right class, and how many objects there are.
 
-    An object gets the class of the detection with the highest score and an IoU above
-    0.5. Images with objects of ``one`` class and of ``two`` classes are counted
-    separately.
+    Detections with an IoU above 0.5 match an object. The matching detection with the
+    highest score gives the object its class. Images with objects of ``one`` class and
+    of ``two`` classes are counted separately.
     """
     counts = dict(one=[0, 0], two=[0, 0])
     for batch in runner.val_dataloader:

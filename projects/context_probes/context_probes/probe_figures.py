@@ -1,4 +1,4 @@
-"""The two pictures on the page of results."""
+"""The two pictures on the context probes' page of results."""
 
 from statistics import mean
 
@@ -53,8 +53,9 @@ def chart(trials):
 
 
 def examples(records):
-    """The first validation image of each probe, ground truth beside the predictions of
-    two networks. None if no probe has both networks."""
+    """Draw the first validation image of each probe (data set): with the ground truth,
+    and with the predictions of the two networks in :data:`SHOWN`. None if no probe has
+    records of both networks."""
     by_cell = {trial_of(record): record['example'] for record in records}
     shown = {
         probe: [by_cell.get(Trial(probe, name)) for name in SHOWN] for probe in PROBES
@@ -89,8 +90,9 @@ def _draw(axis, picture, found):
         if score is not None:
             axis.annotate(
                 f'{score:.2f}',
-                # Labels of one class are above the box, of the other class below it. A
-                # network that guesses predicts both classes for one object.
+                # Write the scores of one class above the boxes, and those of the other
+                # class below. If a network guesses, it predicts both classes for one
+                # object, and the scores would overlap.
                 (x1, y2 if label else y1),
                 va='top' if label else 'bottom',
                 fontsize=7,

@@ -97,11 +97,11 @@ def write_report(folder: str | Path, path: str | Path = RECORDS) -> None:
         path: File of the records.
 
     Raises:
-        ValueError: The file has no record of a present config.
+        ValueError: No record in the file was made with the current configs.
     """
     folder = Path(folder)
     found = read_records(path).values()
-    # Base networks, which others start from, are not on the page.
+    # The page does not show base networks, from whose weights other networks start.
     records = [r for r in found if r['network'] in NETWORKS]
     if not records:
         raise ValueError(f'{path} has no record of a present config: run run.py')
@@ -233,7 +233,8 @@ def _findings(trials):
 
 
 def _longer(trials):
-    """A table of the longer trials, beside the trials of six epochs."""
+    """Lines of a table of the longer trials (of twice the epochs). Beside each, the
+    table shows the same trial of six epochs."""
     lines = []
     for trial, records in trials.items():
         if trial.epochs == EPOCHS:
@@ -259,7 +260,8 @@ one class, and in images with both classes.
 
 
 def _budget():
-    """Number of training steps, the learning rate, and the sum of rates over steps."""
+    """The number of training steps, the learning rate, and the sum of the learning
+    rates of all steps."""
     cfg = Config.fromfile(CONFIGS / 'none.py')
     steps = NUM_TRAIN // cfg.train_dataloader.batch_size * cfg.train_cfg.max_epochs
     # With a cosine schedule, the mean learning rate is half of RATE.

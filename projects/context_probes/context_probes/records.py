@@ -46,7 +46,7 @@ def trial_config(trial: Trial, data_root: str, work_dirs: str) -> Config:
 
 
 def work_dir(trial: Trial, work_dirs: str) -> Path:
-    """Folder of a trial's run. Its name changes with all that the result depends on."""
+    """Folder of a trial's run. Its name has a hash of all that a result depends on."""
     return Path(work_dirs, f'{trial.name}_{fingerprint(trial)}')
 
 
@@ -106,8 +106,8 @@ def trial_of(record: dict) -> Trial:
 
 
 def read_records(path: str | Path = RECORDS) -> dict[str, dict]:
-    """The records that were made with the present configs, by the trials' names.
-    The file may be missing.
+    """The records that were made with the current configs, by the trials' names. If the
+    file is missing, there are no records.
 
     Raises:
         ValueError: A line is not a record.
@@ -122,8 +122,8 @@ def read_records(path: str | Path = RECORDS) -> dict[str, dict]:
 
 
 def add_records(new: Iterable[dict], path: str | Path = RECORDS) -> None:
-    """Write records into the file, in place of older records of the same trials.
-    The file may be missing."""
+    """Write records into the file, in place of older records of the same trials. If the
+    file is missing, it is made."""
     records = _all_records(path)
     records.update({trial_of(record).name: record for record in new})
     lines = [json.dumps(records[name]) + '\n' for name in sorted(records)]

@@ -27,9 +27,10 @@ def run_trials(
     work_dirs: str = 'work_dirs/probes',
     jobs: int = 1,
 ) -> bool:
-    """Run the trials that have no record with their present config.
+    """Run the trials that have no record, or whose config changed after the record.
 
-    The trials that train their base networks are run first.
+    A trial starts from the weights of a base network. The trials that train the base
+    networks are run first.
 
     Args:
         trials: The trials.
@@ -96,8 +97,8 @@ def _write_config(path: Path, trial: Trial, data_root: str, work_dirs: str) -> N
 
 
 def _record_of(trial: Trial, record: dict) -> dict:
-    """The record of a trial for ``records.jsonl``. ``record`` is the record of the run,
-    which run_cells passes."""
+    """The line of ``records.jsonl`` for a trial. ``record`` is what run_cells recorded
+    about the run."""
     metrics = record['metrics']
     return dict(
         dataclasses.asdict(trial),

@@ -24,7 +24,8 @@ NETWORKS = {
     'sac-one-context': 'SAC, K = 1',
     'sac-bottleneck': 'SAC, bottleneck, after the last 1x1',
 }
-#: For a network that does not start from the weights of :data:`BASE`: its base network.
+#: Networks whose base network is not :data:`BASE`, and their base networks. A network
+#: starts from the weights of its base network.
 BASES = {'none-wide': 'base-wide'}
 BASE = 'base'
 #: Variants of a block, and the only probes on which they are trained.
@@ -40,11 +41,12 @@ RATE = 3e-3  # learning rate in the networks' configs
 BASE_RATE = 2e-3  # learning rate for training the weights that networks start from
 OTHER_RATE = 1e-3  # a second learning rate, for all networks alike
 SEEDS = (0, 1, 2)
-EPOCHS = 6  # length of the training in all configs
+EPOCHS = 6  # number of training epochs in all configs
 #: Trials of twice the epochs, as (probe, network, seeds). If a network was predicted to
-#: see a cue, but did not see it with every seed, one seed is repeated. On
-#: which-context, all seeds of SAC and GC are repeated, to compare SAC with GC. SAC
-#: mixes contexts anew for each position. GC has one context for all positions.
+#: see a cue, but did not see it with every seed, one seed is trained for twice the
+#: epochs. On which-context, this is done for all seeds of SAC and GC, to compare SAC
+#: with GC. SAC mixes contexts anew for each position. GC has one context for all
+#: positions.
 LONGER = (
     ('which-context', 'sac', SEEDS),
     ('which-context', 'gc', SEEDS),
@@ -74,7 +76,9 @@ class Trial:
     probe: str  # name in PROBES
     network: str  # name in NETWORKS, or the name of a base network
     rate: float = RATE
-    seed: int = 0  # of the initial weights and the order of images, also for the base
+    # Seed of the initial weights and of the order of images. The trial of the base
+    # network, from whose weights this trial starts, has the same seed.
+    seed: int = 0
     epochs: int = EPOCHS
 
     @property

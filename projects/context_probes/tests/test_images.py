@@ -17,7 +17,7 @@ from context_probes.images import (
 )
 from pycocotools.coco import COCO
 
-MORE = range(40, 80)  # seeds of more scenes than every test draws
+MORE = range(40, 80)  # seeds of further scenes, for a test that requires more
 FAR = [probe for probe in PROBES if probe != 'control']
 
 
@@ -30,7 +30,7 @@ def scenes():
 
 
 def hue(pixels):
-    """Mean hue in degrees of the most vivid half of some pixels, (n, 3) BGR."""
+    """Mean hue, in degrees, of the more vivid half of ``pixels``, (n, 3) in BGR."""
     hsv = cv2.cvtColor(pixels[None].astype(np.float32) / 255, cv2.COLOR_BGR2HSV)[0]
     vivid = hsv[hsv[:, 1] >= np.median(hsv[:, 1])]
     angles = np.deg2rad(vivid[:, 0])
@@ -130,7 +130,8 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
     for scene in scenes['scene']:
         tiles = scene.picture.reshape(HEIGHT // TILE, TILE, WIDTH // TILE, TILE, 3)
         colour = np.median(tiles, axis=(1, 3))
-        first = colour[..., 2] > colour[..., 0]  # more red than blue
+        # The first tint has more red than blue.
+        first = colour[..., 2] > colour[..., 0]
         (label,) = {i.label for i in scene.instances}
         # Objects hide a few tiles, so there is a tolerance.
         assert abs(first.mean() - SHARES[1 - label]) < 0.05
@@ -142,8 +143,8 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
 
 
 def test_relative_position_is_told_by_the_distance_alone(scenes):
-    """The objects' positions do not show the class. The landmark's position shows
-    little of it."""
+    """The objects' positions do not show the class. The landmark's position says little
+    about the class."""
     objects, landmarks = {0: [], 1: []}, {0: [], 1: []}
     more = (draw_probe(np.random.default_rng(i), 'relative-position') for i in MORE)
     for scene in (*scenes['relative-position'], *more):
@@ -156,8 +157,8 @@ def test_relative_position_is_told_by_the_distance_alone(scenes):
         objects[label].append(min(columns.min(), WIDE - 1 - columns.max()))
         landmarks[label].append(min(x, WIDE - x - w))
     assert abs(np.mean(objects[0]) - np.mean(objects[1])) < 20
-    # How often a threshold on the landmark's distance to the nearer side of the image
-    # gives the right class, for each threshold. Chance gives 0.5.
+    # A classifier compares the landmark's distance to the nearer side of the image with
+    # a threshold. For each threshold: how often the class is right. Chance gives 0.5.
     right = [
         (np.mean(np.array(landmarks[0]) > t) + np.mean(np.array(landmarks[1]) <= t)) / 2
         for t in range(WIDE)
@@ -174,7 +175,8 @@ def test_control_shows_the_class_in_the_object(scenes):
             (number,) = (n for n in (0, 1, 3, 4) if near(found, 60 * n))
             hues[i.label].add(number)
         classes.append(len({i.label for i in scene.instances}))
-    assert hues == {0: {3, 4}, 1: {0, 1}}  # In other probes, they mark the other class.
+    # In the other probes, these hues are cues of the opposite class.
+    assert hues == {0: {3, 4}, 1: {0, 1}}
     assert np.mean(classes) > 1.3  # classes differ within an image
 
 

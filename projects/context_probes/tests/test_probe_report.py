@@ -1,4 +1,4 @@
-"""The probes' page, drawn from records."""
+"""The page of results of the context probes, written from records of trials."""
 
 import csv
 import json
@@ -71,7 +71,8 @@ def test_verdicts_are_of_the_mean_at_the_rate_of_the_configs():
 def test_page(folder):
     lines = (folder / 'probes.md').read_text().splitlines()
     assert '| SAC | 0.97 (0.87), 0.94-1.00 | 0.60 (0.50) |  |  |  | 1.25 M |' in lines
-    assert '| SAC |  | 0.95 (0.85) |  |  |  | 1.25 M |' in lines  # other learning rate
+    # A second table has the trials with the other learning rate.
+    assert '| SAC |  | 0.95 (0.85) |  |  |  | 1.25 M |' in lines
     assert (
         '| SAC | seen; agreed | seen; **not agreed** | not seen; not measured | '
         'seen; not measured | no harm; not measured |'

@@ -1,8 +1,8 @@
 """Without a block, the networks see nothing of a probe's cue.
 
 The tests compare the class scores, the box and the features of a region at each object,
-in inference, between images that differ in the cue. Proposals at the cue change with
-it, as they should.
+in inference, between images that differ in the cue. Regions that the detector proposes
+at the cue itself do change, and are not compared.
 """
 
 import numpy as np
@@ -19,7 +19,9 @@ from prm_mmdet.datasets.generated_coco import box_of
 
 FAR = [probe for probe in PROBES if probe != 'control']
 WIDEST = 37  # width of the widest object, in pixels
-NARROW = 240  # width of an image that shows the whole reach of a box at its right
+# Width of an image, in pixels. The tested boxes are at the right of the image. To their
+# left is room for all pixels on which their features depend.
+NARROW = 240
 
 
 def draw(index, probe):
@@ -57,7 +59,8 @@ def as_input(picture):
 
 
 def reach(model, boxes):
-    """How many pixels to the left of boxes have a gradient."""
+    """How far to the left of boxes, in pixels, the image has an effect on the boxes'
+    features and scores. A gradient that is not zero shows the effect."""
     images = torch.randn(1, 3, HEIGHT, NARROW, dtype=torch.double, requires_grad=True)
     features, scores, _ = seen(model, images, torch.tensor(boxes).double())
     farthest = 0
@@ -97,7 +100,8 @@ def test_outputs_at_objects_do_not_depend_on_the_cue(plain, probe):
 
 @pytest.mark.parametrize('name', ['none', 'none-wide'])
 def test_cues_are_beyond_the_reach_of_regions_at_objects(name):
-    lefts = range(NARROW - 64, NARROW - 48)  # all offsets modulo the largest stride, 16
+    # Left edges of the boxes, with all offsets modulo 16, the largest stride.
+    lefts = range(NARROW - 64, NARROW - 48)
     boxes = [[x, 30, x + 28, 58] for x in lefts]
     farthest = reach(network(name).double(), boxes)
     assert farthest <= 158  # The page of results prints this number.
@@ -115,7 +119,8 @@ def test_objects_are_not_wider_than_that_takes_them_to_be():
 @pytest.mark.parametrize('name', ['se', 'cbam', 'gc', 'non-local', 'prm', 'lct', 'sac'])
 def test_blocks_bring_the_cue_to_the_objects(name):
     model = network(name)
-    for module in model.modules():  # a fresh block may be the identity
+    # Change the parameters of the blocks, because a fresh block may be the identity.
+    for module in model.modules():
         if type(module).__module__.startswith(('prm_mmdet.', 'mmcv.cnn.bricks.')):
             for parameter in module.parameters():
                 parameter.data += 0.3 * torch.randn_like(parameter)

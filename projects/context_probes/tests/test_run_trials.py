@@ -23,7 +23,8 @@ TRIAL = Trial('far-cue', 'sac', seed=1)
 
 @pytest.fixture
 def few(monkeypatch):
-    """Two images of each split, and configs without yapf's layout, which takes long."""
+    """Two images for training and two for validation. Configs are not formatted by
+    yapf, because this takes long."""
     monkeypatch.setattr(
         'mmengine.config.config.FormatCode',
         lambda text, **style: (text, True),
@@ -55,7 +56,8 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
             cell.prepare()
             cfg = Config.fromfile(cell.config)
             cfg.work_dir = str(cell.work_dir)
-            # With one name, MMEngine would return the earlier run's visualizer.
+            # Visualizers need different names. Otherwise, MMEngine returns the
+            # visualizer of the earlier run.
             cfg.visualizer.name = cell.name
             TrainRunner.from_cfg(cfg).train()
             assert state(cell) == 'finished'
@@ -120,7 +122,7 @@ def test_trials_with_a_record_are_not_run_again(few, tmp_path, monkeypatch):
     assert ran == [[(base, ()), (lct.name, (base,)), (none.name, (base,))]]
     assert set(records.read_records(args[1])) == {base, none.name}
     run_trials.run_trials(*args)
-    # run_cells itself skips the base network, which is finished.
+    # The base network is passed again. run_cells skips it, because it is finished.
     assert ran[1] == [(base, ()), (lct.name, (base,))]
 
     text = args[1].read_text()
@@ -130,8 +132,8 @@ def test_trials_with_a_record_are_not_run_again(few, tmp_path, monkeypatch):
 
 
 def test_right_objects_are_those_whose_best_detection_has_their_class():
-    """A loop over random detections counts the same, in images with objects of one
-    class and of two classes."""
+    """``count_right`` and a loop over random detections give the same numbers, in
+    images with objects of one class and of two classes."""
     rng = np.random.default_rng(0)
 
     def sample(classes, found):
@@ -186,7 +188,7 @@ def test_records_of_former_networks_are_left_out(tmp_path):
     former = dict(dataclasses.asdict(TRIAL), network='former', config='0')
     records.add_records([former], path)
     assert records.read_records(path) == {}
-    # Writing other records keeps the records of former networks in the file.
+    # If a record is written, records of networks without a config stay in the file.
     records.add_records([dict(dataclasses.asdict(TRIAL), config='0')], path)
     assert len(path.read_text().splitlines()) == 2
 
