@@ -37,6 +37,14 @@ CONFIGS = sorted(
 )
 
 
+def pytest_runtest_setup(item):
+    """A test may change MMEngine's default scope, which the next test would get."""
+    if 'mmdet' in sys.modules:
+        from mmengine.registry import init_default_scope
+
+        init_default_scope('mmdet')
+
+
 class Touch:
     """Unpickled in full, creates a file."""
 
