@@ -144,8 +144,8 @@ def queued_jobs(launch: Launch) -> dict[str, str]:
 def environment(cell: Cell, launch: Launch, slot: int = 0) -> dict[str, str]:
     """Environment variables for the processes of a cell (one run of an experiment).
 
-    If several cells run at the same time, each process has one thread, unless
-    ``OMP_NUM_THREADS`` is set.
+    If several cells run at the same time on this machine, each process has one thread,
+    unless ``OMP_NUM_THREADS`` is set. Slurm chooses the GPUs of its own jobs.
 
     Args:
         cell: The cell.
@@ -155,11 +155,12 @@ def environment(cell: Cell, launch: Launch, slot: int = 0) -> dict[str, str]:
             cells share a GPU.
     """
     env = {**os.environ, **cell.env}
-    if launch.jobs > 1:
-        env.setdefault('OMP_NUM_THREADS', '1')
+    if launch.jobs == 1 or launch.launcher == 'slurm':
+        return env
+    env.setdefault('OMP_NUM_THREADS', '1')
     visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
     gpus = visible.split(',') if visible else range(torch.cuda.device_count())
-    if launch.jobs > 1 and len(gpus) > launch.ranks:
+    if len(gpus) > launch.ranks:
         first = slot * launch.ranks
         own = [gpus[(first + i) % len(gpus)] for i in range(launch.ranks)]
         env['CUDA_VISIBLE_DEVICES'] = ','.join(map(str, own))

@@ -277,6 +277,7 @@ def test_each_slot_has_gpus_of_its_own(cell, monkeypatch):
     assert [visible(slot, ranks=2, jobs=2) for slot in range(2)] == ['2,3', '5,7']
     assert [visible(slot, jobs=8) for slot in (3, 4)] == ['7', '2']
     assert visible(0, jobs=1) == '2,3,5,7'
+    assert visible(0, jobs=4, launcher='slurm') == '2,3,5,7'
 
 
 def test_slurm_gets_one_job_a_cell_and_none_twice(cell, tmp_path, monkeypatch, capsys):
