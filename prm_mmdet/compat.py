@@ -36,10 +36,10 @@ def allow_mmengine_checkpoints() -> None:
     """
     if digit_version(torch.__version__) < digit_version('2.6'):
         return
-    # While onedl-mmengine loads a checkpoint, it allows NumPy's functions that rebuild
-    # arrays. ``plain_pickle.NUMPY`` has replacements with the same names, but torch
-    # cannot allow two functions of one name. So allow NumPy's functions if
-    # onedl-mmengine is installed.
+    # ``plain_pickle.NUMPY`` has replacements for NumPy's functions that rebuild arrays.
+    # But onedl-mmengine allows NumPy's own functions while it loads a checkpoint, and
+    # torch cannot allow two functions of one name. So if onedl-mmengine is installed,
+    # allow NumPy's functions instead of the replacements.
     own = hasattr(checkpoint, '_safe_torch_load')
     torch.serialization.add_safe_globals(_numpy_types() if own else _PLAIN_TYPES)
 
@@ -63,7 +63,7 @@ def plain_types_only() -> Iterator[None]:
 
 def _numpy_types() -> list:
     # NumPy 2 moved the functions that rebuild pickled arrays and scalars to another
-    # module. In every version, ``__reduce__`` returns the function.
+    # module. So get both functions from ``__reduce__``, which works in every version.
     rebuild_array = np.zeros(1).__reduce__()[0]
     rebuild_scalar = np.float64(0).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in '?bhilqBHILQefd'}
@@ -74,11 +74,12 @@ def _numpy_types() -> list:
 def load_weights_only() -> None:
     """Let no checkpoint, pickle or YAML file run code in this process.
 
-    Loading a pickle in full can run code in it. MMEngine 0.10.7 loads downloads in
-    full, and so do ``mmengine.load`` and onedl-mmengine 0.10.12. All loading goes
-    through :mod:`prm_mmdet.files` instead, whose errors name a damaged file. If you set
+    A pickle that is loaded without restrictions can run code. MMEngine 0.10.7 loads
+    downloads without restrictions, and so do ``mmengine.load`` and onedl-mmengine
+    0.10.12. After this call, :mod:`prm_mmdet.files` loads the files instead. If a file
+    is damaged, the error names the file. If you set
     ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``, MMEngine loads checkpoints as before. With
-    torch < 2.6, checkpoints are loaded in full.
+    torch < 2.6, checkpoints are loaded without restrictions.
     """
     # ``checkpoints`` imports this module. So an import at the top of this file would be
     # circular.

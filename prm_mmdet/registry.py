@@ -14,9 +14,11 @@ from mmengine.registry import Registry
 
 
 class _Registry(Registry):
-    """A registry that raises KeyError for an unknown name, and lists similar names. A
-    name that contains a module is excepted. If a registry returns None, as MMEngine's
-    does, MMCV reports 'Cannot find None in registry'.
+    """A registry that raises KeyError for an unknown name, and lists similar names.
+
+    MMEngine's registries return None instead. Then MMCV only reports 'Cannot find None
+    in registry'. For an unknown name that contains a module, this registry returns
+    None, too.
     """
 
     def get(self, key: str) -> type | None:

@@ -2,8 +2,7 @@
 
 With the new checkpoint, the network with blocks computes the same as without blocks. A
 fresh PRM or LCT multiplies its input by a constant. To cancel this constant, the
-parameters of the layer before the block are divided by it.
-constant.
+parameters of the layer before the block are divided by the constant.
 """
 
 import argparse

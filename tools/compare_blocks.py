@@ -28,7 +28,7 @@ from prm_mmdet.comparison.plan_text import describe
 from prm_mmdet.experiments import Launch, plan, run_cells, state
 from prm_mmdet.files.atomic import write_file
 
-#: Outcomes of runs that are not finished: Slurm or another process runs them.
+#: Outcomes of runs that Slurm or another process has not finished yet.
 UNFINISHED = ('submitted', 'in the queue', 'run by another process')
 
 

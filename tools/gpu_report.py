@@ -28,16 +28,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ('torch', 'triton', 'numpy', 'pytest', 'hypothesis')
 PASSED, FAILED, LATE, ABSENT = 'passed', 'failed', 'ran out of time', 'not installed'
-# Largest allowed time of a pass (such as backward), divided by the time of a copy of
-# the bytes that the pass must read and write.
+# Limit for the time of a pass, such as backward: a multiple of the time to copy the
+# bytes that the pass must read and write.
 BAR = 1.8
-# Seconds that a part has to write its results after it was interrupted.
+# An interrupted part writes its results. If it runs on for this many seconds, it is
+# killed.
 _GRACE = 15
 _processes: set[subprocess.Popen[bytes]] = set()
 
 # A forward and a backward pass of PRM and LCT, small enough for compute-sanitizer. With
-# one sample, several programs of a PRM kernel divide the positions of a group of
-# channels among them.
+# one sample, several programs of a PRM kernel share the work on a group of channels.
 SMALL_CASE = """
 import torch
 from prm_mmdet import ops
@@ -98,7 +98,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def missing() -> str | None:
-    """What this machine lacks, as a message, or None."""
+    """A message that says what this machine lacks. None if nothing is missing."""
     absent = [name for name in MODULES if find_spec(name) is None]
     if absent:
         return f'{", ".join(absent)} cannot be imported: pip install {" ".join(absent)}'
@@ -167,7 +167,8 @@ def run(stage: Sequence[Part], out: Path, seconds: float) -> list[Result]:
     with ThreadPoolExecutor(len(stage)) as pool:
         try:
             return list(pool.map(lambda part: _run(part, out, seconds), stage))
-        except BaseException:  # such as Ctrl-C
+        except BaseException:
+            # On Ctrl-C, too, end the processes of the parts.
             for process in _processes:
                 _end(process)
             raise
@@ -197,7 +198,7 @@ def _run(part: Part, out: Path, seconds: float) -> Result:
             status = process.wait(min(seconds, part.seconds))
             outcome = FAILED if status else PASSED
         except subprocess.TimeoutExpired:
-            # If interrupted, the benchmark writes the results so far.
+            # Interrupt the process, so that the benchmark writes its results so far.
             _end(process)
             outcome = LATE
     taken = round(time.monotonic() - begin, 1)
@@ -277,7 +278,8 @@ def text_of(conditions: Mapping[str, str], results: Sequence[Result]) -> str:
 
 
 def misses(record: Mapping[str, Any]) -> list[str]:
-    """Names of the limits that a record of tools/benchmark.py op exceeds."""
+    """Names of the cost limits that a record exceeds. ``tools/benchmark.py op`` writes
+    the records."""
     found = []
     gates = record['block'] in ('PRM', 'LCT') and record['stage'] != 'c5'
     if gates and record['floor']['median'] > BAR:

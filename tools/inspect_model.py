@@ -106,7 +106,8 @@ def prepare(args, config, checkpoint=None):
 
 
 def titles(subjects):
-    """Titles of models: names of configs, and of weights if configs are equal."""
+    """Titles of models: the names of their configs. If two titles are equal, the names
+    of the weights are added."""
     names = [f'{Path(c).stem}{"" if w else " (untrained)"}' for c, w in subjects]
     if len(set(names)) < len(names):
         weights = ['/'.join(Path(w or '').parts[-2:]) for _, w in subjects]

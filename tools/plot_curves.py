@@ -1,8 +1,8 @@
 """Draw a metric by epoch or iteration, for several runs in one picture, from MMEngine's
 logs.
 
-A test that was made in a work dir before the training (tools/test.py CONFIG CHECKPOINT
---work-dir WORK_DIR) counts as step 0.
+If a checkpoint was tested in a run's work dir before the training (tools/test.py CONFIG
+CHECKPOINT --work-dir WORK_DIR), the result counts as step 0.
 """
 
 import argparse

@@ -1,5 +1,6 @@
-"""Write a checkpoint for others: the weights (averaged ones, if the training averaged
-them) without the training's state, with its hash in the name."""
+"""Write the weights of a checkpoint for others, without the state of the training.
+If the training averaged the weights, the averages are written. By default, the name of
+the file contains its hash."""
 
 import argparse
 import os

@@ -170,7 +170,7 @@ def compile_mmcv(python, source, log, built):
 
 
 def merge_sources(source, parts=6):
-    """Write C++ files that include most of mmcv's C++ files. ``parts`` is their number.
+    """Write ``parts`` C++ files that include most of mmcv's C++ files.
 
     Most of the compile time of an mmcv file goes into torch's headers. With merged
     files, the headers are read a few times instead of 77 times. Files that define
@@ -181,7 +181,8 @@ def merge_sources(source, parts=6):
     for path in sorted([*csrc.glob('*.cpp'), *csrc.glob('cpu/*.cpp')]):
         defines = re.search(r'^\s*(#define|struct|class)\b', path.read_text(), re.M)
         if path.stem != 'pybind' and not defines:
-            # Rename the file, because mmcv's setup.py compiles every *.cpp.
+            # mmcv's setup.py compiles every *.cpp. Rename the file, so that it is only
+            # compiled as a part of a merged file.
             merged.append(path.rename(path.with_suffix('.inc')))
     for i in range(parts):
         included = [path.relative_to(csrc).as_posix() for path in merged[i::parts]]

@@ -1,1 +1,1 @@
-"""Measure time and memory of the blocks. The compared functions run in turn."""
+"""Measure time and memory of the blocks, alone and in networks."""

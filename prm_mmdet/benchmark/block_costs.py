@@ -34,10 +34,11 @@ OURS, PLAIN = 'ours', 'plain'
 LIMIT, LEARNT = 'x * gate', 'x * learnt gate'
 COMPILED = ', compiled'
 _COPY = 'copy'
-# The shortest possible time of a pass, divided by the time to copy a map. A copy reads
-# one map and writes one map: two maps. A forward reads x and writes the output y: two
-# maps. A step (forward and backward) then also reads x and the gradient of y, and
-# writes the gradient of x: five maps.
+# The shortest possible time of a pass, divided by the time to copy a map. The shortest
+# time is the time to read and write maps. A copy reads one map and writes one map. A
+# forward also has two maps: it reads x and writes the output y. A step (forward and
+# backward) has five maps, because backward reads x and the gradient of y, and writes
+# the gradient of x.
 _FLOOR = {'step': 5 / 2, 'forward': 2 / 2}
 _GROUPS = 64
 
@@ -88,8 +89,9 @@ def inputs(block: str, stage: str, setting: Setting) -> list[Tensor]:
     shape = map_shape(block, stage, setting)
     x = torch.randn(shape, device=setting.device, dtype=setting.dtype)
     parameters = [
-        # Without the division, products of x with a large weight matrix would be large.
-        # The added 0.1 keeps PRM's sigma (the width of its position encoding) above 0.
+        # A weight matrix is divided by the square root of its number of columns, so
+        # that its products with x do not become large. The added 0.1 keeps PRM's sigma
+        # (the width of its position encoding) above 0.
         torch.rand(s, device=setting.device) / max(1, math.prod(s[1:])) ** 0.5 + 0.1
         for s in BLOCKS[block].shapes(shape[1])
     ]

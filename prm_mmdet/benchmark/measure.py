@@ -23,8 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 Function = Callable[[], Any]
 Key = TypeVar('Key', bound=Hashable)
 
-# In seconds. If a call is shorter, it is repeated within a round. Otherwise the time to
-# read the clock and to synchronise the device would distort the result.
+# If a call takes less than this number of seconds, the call is repeated within a round.
+# Otherwise the time to read the clock and to synchronise the device would distort the
+# result.
 _SHORTEST = 5e-3
 
 
@@ -96,7 +97,8 @@ def interleave(
 
 
 def ratio(times: Sequence[float], reference: Sequence[float]) -> Spread:
-    """Spread of the ratios ``times / reference``. Each ratio is that of one round."""
+    """Median and quartiles of the ratios ``times / reference``. Each ratio divides two
+    times of the same round."""
     return Spread.of([a / b for a, b in zip(times, reference)])
 
 

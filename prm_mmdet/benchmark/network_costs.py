@@ -33,13 +33,14 @@ BLOCKS = {
 }
 NONE = 'none'
 _DETECTOR = '_base_/v3/mask-rcnn_r50_fpn.py'
-# Sizes (height, width) of batches in a multi-scale training, in pixels. They are for
-# images whose shortest side is at most 800. If ``setting.size`` has another shortest
-# side, all sizes are scaled to fit it.
+# Sizes (height, width) of batches in a multi-scale training, in pixels. These sizes are
+# for a ``setting.size`` whose shorter side is 800. For another shorter side, all sizes
+# are scaled in proportion.
 MULTI_SCALE = ((640, 1088), (672, 1120), (704, 1184), (800, 1344), (1344, 800))
 
-# For each network, two dicts. The first has the functions to measure, by kind of run.
-# The second has further numbers for the network's record, such as multiply-adds.
+# Each network has two dicts. The first dict has the functions to measure, by names such
+# as 'step' or 'inference'. The second dict has more entries for the network's record,
+# such as multiply-adds.
 _Networks = dict[str, tuple[dict[str, Function], dict[str, Any]]]
 
 
@@ -169,8 +170,8 @@ def _step(
 def _recompilations(
     model: nn.Module, network: Callable[..., Any], setting: Setting
 ) -> int:
-    """Number of graphs that torch.compile makes for all :data:`MULTI_SCALE` sizes but
-    the first."""
+    """Number of graphs that torch.compile makes for the sizes of :data:`MULTI_SCALE`.
+    Graphs that the first size needs do not count."""
     graphs = []
     scale = min(setting.size) / 800
     for size in MULTI_SCALE:

@@ -3,7 +3,7 @@
 Each function follows its paper's equations, and ``torch.compile`` can compile it. Its
 arguments, defaults and result are those of the operator of the same name in
 :mod:`prm_mmdet.ops`. ``x`` is (B, C, H, W), and N = H * W. PRM splits the channels into
-g groups of k channels. SAC has K contexts.
+g groups of k channels. SAC has K contexts (weighted means of x over the positions).
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ def prm(
     theta: Tensor,
     sigma: Tensor,
 ) -> Tensor:
-    """PRM with the dot product, as in the code of the paper's authors.
+    """PRM with dot products as similarities, as in the code of the paper's authors.
 
-    Eq. 5 is PRM's position encoding. It requires the distance of each position to the
-    query point. This function stores the distances of each group in a tensor (2, N).
+    A group's query point is the position where the mean over its channels is largest.
+    The position encoding (Eq. 5) requires the distance of each position to the query
+    point. A tensor (2, N) for each group stores the distances along both axes.
     """
     height, width = x.shape[2:]
     alpha, beta, weight, bias = (p[:, None] for p in (alpha, beta, weight, bias))
     # x with its channels in groups, (B, g, k, N).
     slab = x.reshape(len(x), len(alpha), -1, height * width)
-    index = slab.mean(2).argmax(2)  # position of the query point, (B, g)
+    # Which of the N positions is the query point of a group, (B, g).
+    index = slab.mean(2).argmax(2)
     at_index = index[:, :, None, None].expand(-1, -1, slab.shape[2], 1)
     query, mean = slab.gather(3, at_index), slab.mean(3, keepdim=True)
     grid = torch.cartesian_prod(
         torch.arange(height, device=x.device), torch.arange(width, device=x.device)
     )  # row and column of each position, (N, 2)
     point = torch.stack([index // width, index % width], 2)[..., None]
-    # Distances in rows and in columns, multiplied by theta, (B, g, 2, N).
+    # Number of rows, and number of columns, between each position and the query point.
+    # Both numbers are multiplied by theta. The shape is (B, g, 2, N).
     distance = (grid.T - point).abs() * theta[:, None]
     density = torch.exp(-0.5 * (distance / sigma) ** 2)
     density = (density / (sigma * math.sqrt(2 * math.pi))).mean(2)

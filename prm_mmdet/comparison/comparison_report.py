@@ -47,8 +47,8 @@ def collect(comparison: Comparison, cost: dict | None = None) -> dict:
     blocks = [v for v in comparison.variants if v.label != CONTROL]
     entries = []
     for variant in comparison.variants:
-        # The control comes first at each learning rate. The blocks after it have the
-        # same rate and are compared with it.
+        # ``variants`` is grouped by learning rate. Each group begins with its control,
+        # and the blocks of the group are compared with this control.
         if variant.label == CONTROL:
             control = runs[variant.name]
         own = runs[variant.name]

@@ -93,7 +93,7 @@ def _functions(cfg: Any, model: Any, train: dict, test: dict) -> dict[str, Calla
     """A training step and inference of a model, as functions without arguments."""
     wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     for group in wrapper.param_groups:
-        # With rate 0, a step does not change the weights. Its cost is the same.
+        # With learning rate 0, a step costs the same but does not change the weights.
         group['lr'] = 0.0
 
     def step() -> None:

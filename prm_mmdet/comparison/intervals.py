@@ -64,8 +64,8 @@ def paired_difference(
 def _rounding(values: Sequence[float]) -> float:
     """The step to which all values were rounded, such as 0.001. It is 0 if a value has
     more than four decimals."""
-    # Evaluators round values from 0 to 1 to at least three decimals, and percentages to
-    # at least two. So the largest possible step is 0.001 or 0.01.
+    # Values up to 1 are fractions, which evaluators round to three or more decimals.
+    # Larger values are percentages, which evaluators round to two or more decimals.
     fewest = 3 if max(map(abs, values)) <= 1 else 2
     for digits in range(fewest, 5):
         if all(math.isclose(v, round(v, digits), abs_tol=1e-9) for v in values):

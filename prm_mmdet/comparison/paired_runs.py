@@ -90,8 +90,8 @@ class PairedRun(Hook):
         hub.update_info(_SEEN, seen)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        # The next iteration needs its seed now. Without data workers, this process
-        # loads the next batch before it calls another hook.
+        # Seed the next iteration here. In ``before_train_iter``, it would be too late,
+        # because without data workers this process has then loaded the next batch.
         self._seed(runner, runner.iter + 1)
 
     def after_val(self, runner: Runner) -> None:

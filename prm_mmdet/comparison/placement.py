@@ -19,7 +19,8 @@ from ..insertion.specs import check_plugin
 from ..plugins import SAC
 from .blocks import Block
 
-# In a config, the ``type`` of a Plugged wrapper is its registered name or its class.
+# Plugged is a wrapper that adds blocks to a network. In a config, its ``type`` is the
+# registered name or the class.
 _PLUGGED = ('prm_mmdet.Plugged', Plugged)
 #: Places of blocks in backbones that have no ``plugins`` argument. A place is a pair.
 #: The first part is a regular expression of module names. The second part says which of

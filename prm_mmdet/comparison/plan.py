@@ -26,12 +26,14 @@ from .rehearsal import Rehearsal, Rehearsed, write_start
 
 # A config must have these keys, because without an evaluation there is no result.
 _EVALUATION = ('val_dataloader', 'val_evaluator')
-# Name of the file that ``save_rehearsal`` writes into the comparison's folder.
+# Name of a file in the comparison's folder. It stores the results of the rehearsal (one
+# step of each network).
 _REHEARSAL = 'rehearsal.json'
 #: Keys of a scheduler's config whose values are numbers of epochs. If ``by_epoch`` is
 #: False, the values are numbers of iterations.
 _STEPS = ('begin', 'end', 'T_max', 'milestones', 'step_size', 'total_steps')
-# A scheduler with a larger ``end`` never ends. MMEngine's default ``end`` is 10**9.
+# If the ``end`` of a scheduler is this number or larger, the scheduler never ends.
+# MMEngine's default ``end`` is 10**9.
 _ENDLESS = 10**8
 
 
@@ -68,7 +70,7 @@ class Comparison:
 
     config: str  # the user's config file
     cfg: Config  # the content of this config file, with the user's options
-    # Changes to the config that all runs get, as an argument for ``write_config``.
+    # New values in the config, by dotted key. All runs get these values.
     changes: dict
     work_dir: Path  # folder of all runs
     # Grouped by learning rate. In each group, the control comes first.
@@ -156,7 +158,8 @@ def make_comparison(
         rehearse: Whether to run one step of each network first, to find mistakes.
 
     Raises:
-        ValueError: A setting does not fit. The message names it, and says what to do.
+        ValueError: A setting does not fit. The message names the setting, and says what
+            to do.
         MissingInput: Files of the data set are missing.
     """
     if seeds < 1:
@@ -367,8 +370,8 @@ def _at_rate(cfg: Config, changes: dict, lr: float) -> dict:
 
 
 def _warnings(cfg: Config, changes: dict, images: int, ranks: int) -> list[str]:
-    """A warning for each scheduler that counts iterations, if its end is too late for
-    the length of the training."""
+    """A warning for each scheduler that counts iterations and ends in the second half
+    of the training, or after the training."""
     epochs = changes.get('train_cfg.max_epochs', cfg.train_cfg.get('max_epochs'))
     batch = cfg.train_dataloader.get('batch_size')
     if not epochs or not batch:

@@ -40,7 +40,7 @@ class Rehearsed:
     parameters: int  # number of parameters of the whole network
     # Number of multiply-adds of inference on one image of the evaluation set.
     multiply_adds: int
-    # A text for the user about the blocks before the first training step, such as
+    # A text for the user. It says how the blocks start the training. An example is
     # 'keeps what the network computes'.
     start: str = ''
     # A sentence for each block that changes the loaded network's outputs.
@@ -48,7 +48,7 @@ class Rehearsed:
 
 
 class Rehearsal:
-    """The networks of a comparison, each run once on real images.
+    """Runs one step of each network of a comparison, on images of the data set.
 
     Args:
         cfg: Complete config of the control.
@@ -116,7 +116,8 @@ class Rehearsal:
         """The inserted blocks by name: modules that the control lacks. Lists of
         modules, and modules inside a block, are left out."""
         found: dict[str, nn.Module] = {}
-        # ``named_modules`` yields a block before the modules inside the block.
+        # ``named_modules`` yields a block before the modules inside the block. So the
+        # block is already in ``found`` when the loop reaches these modules.
         for name, module in model.named_modules():
             new = name not in self._modules and not name.startswith(
                 tuple(f'{block}.' for block in found)
@@ -269,8 +270,8 @@ def _made_up(sample: Any) -> InstanceData:
 
 @contextlib.contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Context manager that turns any error into a ValueError whose message begins with
-    ``what``. It hides printed text."""
+    """Context manager that turns any error into a ValueError. The message begins with
+    ``what``, which names the part that failed. Printed text is hidden."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield

@@ -23,7 +23,8 @@ CLASSES = SHAPES
 #: raises an error.
 VERSION = 1
 
-# In pixels. A smaller image has no room for shapes with the side MIN_SIDE.
+# Smallest side of an image, in pixels. In a smaller image, the sides of shapes would
+# have an upper limit (MAX_SIDE) below their lower limit (MIN_SIDE).
 MIN_IMAGE_SIZE = 32
 MAX_OBJECTS = 5  # largest number of shapes in an image, without those in a crowd
 # The "side" of a shape is the square root of its area.
@@ -32,9 +33,12 @@ MAX_SIDE = 0.5  # largest side of most shapes, as a fraction of the image size
 # Side of a large shape, as a fraction of the image size. In images of 128 x 128 pixels,
 # its area is above 96**2 pixels, so COCO counts the shape as large.
 LARGE_SIDE = 0.85
-MIN_VISIBLE = 0.85  # smallest visible fraction of a shape's area
-CROWD_SIDE = (7, 9)  # side of the shapes in a crowd, in pixels
-CROWD_MEMBERS = (12, 20)  # number of shapes in a crowd
+# At least this fraction of each shape's area is visible. The rest can be outside of the
+# image, or behind later shapes.
+MIN_VISIBLE = 0.85
+# A crowd is a cluster of tiny shapes that is annotated as one object.
+CROWD_SIDE = (7, 9)  # smallest and largest side of a shape in a crowd, in pixels
+CROWD_MEMBERS = (12, 20)  # smallest and largest number of shapes in a crowd
 # Of PERIOD successive images, one has a crowd, one a large shape, and one no object.
 PERIOD = 12
 CROWD_AT, LARGE_AT, EMPTY_AT = 3, 6, 9
@@ -88,8 +92,8 @@ def generate_demo(
 
 
 def _draw_scene(rng, index, size):
-    """An image of a split: the picture, (size, size, 3) uint8 BGR, and its
-    instances."""
+    """Draw the image with the number ``index`` in a split. Return the picture, (size,
+    size, 3) uint8 BGR, and a list of its objects."""
     colours = random_colours(rng, (0, 360), (0.0, 0.2), (0.3, 0.8), 2)
     canvas = texture(rng, size, *colours)
     instances = []
@@ -112,12 +116,13 @@ def _draw_scene(rng, index, size):
 
 
 def _add_shape(rng, canvas, instances, side, attempts=20):
-    """Draw a shape where at least MIN_VISIBLE of each shape stays visible. If no such
-    place is found, draw none."""
+    """Draw a shape at a random place that leaves at least the fraction MIN_VISIBLE of
+    each shape visible. If no such place is found, draw nothing."""
     size = len(canvas)
     label = int(rng.integers(len(CLASSES)))
     for _ in range(attempts):
-        # At this distance from the border, nearly all of the shape is inside the image.
+        # The centre is at least side / 2 pixels away from the border of the image. So
+        # nearly all of the shape is inside the image.
         centre = rng.uniform(side / 2, size - side / 2, 2)
         coverage = coverage_of(random_polygon(rng, label, side, centre), size)
         inside = coverage >= 0.5

@@ -1,8 +1,9 @@
-"""Generator of a small data set of image classes, in ImageNet's folders.
+"""Generator of a small data set of image classes, in folders like those of ImageNet.
 
 Each image shows one shape of :data:`~prm_mmdet.datasets.drawing.SHAPES` over a textured
 background. A class has one shape and its own range of hues. A small network learns the
-classes in minutes. A detector of the demo data set can start from its weights.
+classes in minutes. A detector for the demo data set of boxes can start from the weights
+of this small network.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from .generated import MAX_SEED, check_integers, check_recorded, is_there
 #: raises an error.
 VERSION = 1
 
-SIDE = (0.3, 0.6)  # square root of the shape's area, as a fraction of the image size
+# The side of a shape is the square root of its area. This is the range of sides, as
+# fractions of the image size.
+SIDE = (0.3, 0.6)
 JPEG_QUALITY = 95
 
 

@@ -41,7 +41,8 @@ def random_polygon(
     """
     shape = SHAPES[label % len(SHAPES)]
     corners = {'circle': 72, 'rectangle': 4, 'triangle': 3, 'star': 10}[shape]
-    # The first corner is at the top. In a rectangle, it is at the upper left.
+    # Before the rotation, the first corner is at the top of the shape. In a rectangle,
+    # the first corner is at the upper left.
     first = -math.pi / 2 - (math.pi / 4 if shape == 'rectangle' else 0)
     angles = 2 * math.pi / corners * np.arange(corners) + first
     polygon = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -89,8 +90,8 @@ def paint(
     hue, spread = 360 * label / num_classes, HUE_SPREAD / num_classes
     hues = (hue - spread, hue + spread)
     candidates = random_colours(rng, hues, (0.6, 1.0), (0.5, 1.0), 8)
-    # The distance of a colour to the canvas is the 10th percentile over the pixels.
-    # Take the candidate colour with the largest distance.
+    # A candidate colour's difference is the 10th percentile of its distances to the
+    # pixels under the shape. Take the candidate with the largest difference.
     gaps = np.linalg.norm(candidates[:, None] - canvas[inside][None], axis=2)
     colour = candidates[np.percentile(gaps, 10, axis=1).argmax()]
     tint = 0 if colour.mean() > 128 else 255

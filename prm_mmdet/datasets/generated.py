@@ -8,8 +8,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-#: The largest seed. A larger number fills two words of numpy's seed sequence. Two
-#: different triples (seed, split, index) could then give the same random numbers.
+#: The largest seed. The random numbers of an image are seeded with several integers,
+#: such as (seed, split, index). NumPy splits an integer above 2**32 - 1 into parts.
+#: Then two different lists of integers could give the same random numbers.
 MAX_SEED = 2**32 - 1
 
 _CURE = 'remove the folder or choose another one'

@@ -154,7 +154,8 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 def _run_lengths(mask):
     """COCO's uncompressed RLE of a mask. Its ``counts`` are the lengths of runs of
-    equal pixels, column by column. The first run has zeros."""
+    equal pixels, column by column. The first length counts pixels outside of the mask,
+    and can be 0."""
     flat = np.concatenate([[False], mask.ravel(order='F')])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff(np.concatenate([[0], changes, [mask.size]]))

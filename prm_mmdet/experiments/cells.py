@@ -11,7 +11,8 @@ from mmengine.config import Config
 from ..files.atomic import write_file
 from .logs import last_checkpoint, read_evaluations
 
-RECORD = 'record.json'  # name of the record file in a work dir
+# Name of the file in a run's work dir that records its settings, times and results.
+RECORD = 'record.json'
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,14 +21,15 @@ class Cell:
 
     name: str  # unique in the experiment, for messages and record files
     config: str  # path of the config file
-    # Folder of the run's logs, checkpoints and record file, and of no other run.
+    # Folder of the run's logs, checkpoints and record file. No other run uses it.
     work_dir: Path
     # Whether train.py scales the learning rate to the batch size.
     auto_scale_lr: bool = False
     after: tuple[str, ...] = ()  # names of the runs whose results this run needs
     # Commands (lists of arguments) to run after the evaluation, in the same Slurm job.
     then: tuple[tuple[str, ...], ...] = ()
-    # Files that a finished run has. A command of ``then`` or a hook writes them.
+    # Files that a command in ``then`` or a hook of the training writes. The run is
+    # finished only if all these files exist.
     makes: tuple[Path, ...] = ()
     # Writes the config file. It is called before the config file is read.
     prepare: Callable[[], None] | None = None
@@ -73,8 +75,10 @@ class Progress:
     steps: int = 0
     reached: int = 0  # step of the newest checkpoint. 0 if there is no checkpoint
     evaluated: bool = False  # whether the trained model was evaluated
-    missing: tuple[Path, ...] = ()  # files of ``Cell.makes`` that do not exist
-    begun: bool = False  # whether there is a record, a checkpoint or an evaluation
+    # Files that the run must write (``Cell.makes``) and that do not exist yet.
+    missing: tuple[Path, ...] = ()
+    # Whether the run has begun. Then it has a record, a checkpoint or an evaluation.
+    begun: bool = False
 
     @property
     def finished(self) -> bool:
@@ -106,19 +110,23 @@ def progress(cell: Cell) -> Progress:
     reached = checkpoint.step if checkpoint else 0
     evaluated = False
     # If the newest checkpoint is from before the last step, the newest training has not
-    # ended. An evaluation in the folder is then the result of an earlier training.
+    # ended. An evaluation after the last step then comes from an earlier training.
     if evaluations and (reached >= steps or not checkpoint):
-        # The step of an evaluation by test.py is read from the checkpoint's name. If
-        # the name does not contain the step, the step is None.
+        # If test.py evaluated a checkpoint whose name does not contain a step, the step
+        # is None. Then assume that this checkpoint was the last one.
         last = evaluations[-1].step
         evaluated = last == steps or (last is None and reached == steps)
     return Progress(unit, steps, reached, evaluated, missing, begun=True)
 
 
 def state(cell: Cell) -> str:
-    """Progress of a cell (one run of an experiment) in words: 'not begun', 'begun
-    without a checkpoint' (and what will happen), 'after epoch 3 of 12', 'not
-    evaluated', 'without FILE' or 'finished'."""
+    """Progress of a cell (one run of an experiment) in words.
+
+    Examples are 'not begun', 'after epoch 3 of 12', 'not evaluated' and 'finished'. If
+    the cell has begun but has no checkpoint, the text says that it will start anew,
+    unless it is running now. If all that is missing is a file of ``Cell.makes``, the
+    text is 'without' and the file's path.
+    """
     found = progress(cell)
     if found.begun and not found.reached and not found.evaluated:
         return f'begun {found}; unless it is running now, it will start anew'

@@ -24,12 +24,14 @@ class Launch:
     """How an experiment is run. Its runs, each a training and its evaluation, are
     called cells."""
 
-    launcher: str = 'none'  # 'none', 'torchrun' or 'slurm'
-    ranks: int = 1  # number of processes of each cell, each with one GPU
+    # What starts the processes of a run: 'torchrun' or 'slurm'. With 'none', each run
+    # is a single process.
+    launcher: str = 'none'
+    ranks: int = 1  # Number of processes of a run. Each process uses one GPU.
     # Partition for Slurm's jobs. If it is None, Slurm uses the cluster's default.
     partition: str | None = None
-    # Number of cells that run at the same time on this machine. Under Slurm, Slurm
-    # decides when its jobs run.
+    # Largest number of runs at the same time on this machine. If the launcher is
+    # 'slurm', Slurm decides when its jobs run.
     jobs: int = 1
 
 
@@ -73,7 +75,7 @@ def _task(cell: Cell, progress: Progress) -> list[str]:
 
 def job_name(cell: Cell) -> str:
     """Name of the Slurm job of a cell (one run of an experiment): the cell's name, and
-    a checksum of its folder."""
+    a checksum of the path of its work dir."""
     mark = zlib.crc32(str(Path(cell.work_dir).absolute()).encode())
     return f'{cell.name}-{mark:08x}'
 
@@ -83,13 +85,13 @@ def sbatch(
 ) -> list[str]:
     """The command that submits a cell (one run of an experiment) to Slurm.
 
-    The environment variables ``GPUS_PER_NODE`` (default 8) and ``CPUS_PER_TASK``
-    (default 5) have the same meaning as for tools/slurm_train.sh.
+    The environment variable ``GPUS_PER_NODE`` limits the processes on a node (default
+    8). ``CPUS_PER_TASK`` is the number of CPU cores of each process (default 5).
 
     Args:
         cell: The cell.
         progress: Progress of the cell.
-        launch: Number of ranks, and the partition.
+        launch: How cells are run, with the number of ranks and the partition.
         after: Ids of the Slurm jobs that must succeed before this job starts.
 
     Raises:

@@ -16,13 +16,14 @@ _NO_METRICS = {'step', 'time', 'data_time', 'memory'}
 class Evaluation:
     """One evaluation of a model, during a training or by test.py."""
 
-    # MMEngine's name of the run. It is the time of the start, as 20250131_120000.
+    # MMEngine's name of the run: the time when it started, such as 20250131_120000.
     when: str
     # The model was evaluated after this epoch or iteration. The step is None if test.py
     # evaluated a checkpoint whose name does not contain a step.
     step: int | None
     unit: str  # unit of the step, 'epoch' or 'iteration'
-    metrics: dict[str, float]  # finite values, by the evaluator's names of the metrics
+    # Finite values. The keys are the evaluator's names of the metrics.
+    metrics: dict[str, float]
     test: bool  # whether test.py made the evaluation
 
 
@@ -62,7 +63,7 @@ def read_evaluations(work_dir: str | Path) -> list[Evaluation]:
 
 def _lines(log: Path) -> Iterator[tuple[dict, dict]]:
     """For each line of a log, two dicts. The first has the finite numbers of the line.
-    The second has only the metrics of the line."""
+    The second has the same numbers without step, times and memory."""
     for line in log.read_text(encoding='utf-8', errors='replace').splitlines():
         try:
             items = json.loads(line).items()
@@ -76,8 +77,8 @@ def _lines(log: Path) -> Iterator[tuple[dict, dict]]:
 
 def _unit(step: int, trained: dict) -> str:
     """Unit of an evaluation's step: 'epoch' or 'iteration'."""
-    # The log does not contain the unit, so the step is compared with the last training
-    # line before the evaluation.
+    # The log does not contain the unit. So compare the step with the epoch and the
+    # iteration in the last line that the training wrote before the evaluation.
     if not trained or step == trained.get('epoch') or step < trained['iter']:
         return 'epoch'
     return 'iteration'

@@ -24,12 +24,14 @@ _SHOWN = 5  # largest number of changed settings that an error message lists
 def read_record(work_dir: str | Path) -> dict | None:
     """The content of the record file in a work dir, or None if there is no file.
 
-    A record has ``name``, ``config`` (the file), ``settings`` (all values of the config
-    by dotted key, and the options of the launch), ``versions``, ``begun`` and
-    ``seconds`` (the total duration). The record of a finished cell also has ``ended``,
-    the ``metrics`` of the last evaluation, its ``step`` and ``unit`` ('epoch' or
-    'iteration'), and all ``evaluations`` in order. If a hook of the training wrote
-    ``measured.json``, its content is ``measured``.
+    A record has ``name``, ``config`` (path of the config file), ``settings`` (all
+    values of the config by dotted key, and the options of the launch), ``versions`` (of
+    packages), ``begun`` (a time) and ``seconds`` (the total duration).
+
+    The record of a finished cell also has ``ended`` (a time), the ``metrics`` of the
+    last evaluation, its ``step`` and ``unit`` ('epoch' or 'iteration'), and all
+    ``evaluations`` in order. If a hook of the training wrote ``measured.json``, the
+    record has the content of this file under the key ``measured``.
 
     Raises:
         ValueError: The file is not a record.

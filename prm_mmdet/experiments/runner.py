@@ -25,8 +25,8 @@ from .launchers import Launch, commands, environment, job_name, queued_jobs, sba
 from .logs import reason_of_failure
 from .records import begin_record, finish_record, read_record, write_record
 
-# A process is killed if it has not ended this many seconds after SIGTERM. torchrun
-# waits half as long for its ranks.
+# If a process has not ended this many seconds after SIGTERM, it is killed. torchrun
+# needs up to half of this time to end its ranks.
 _GRACE = 60
 #: If a run has one of these outcomes, other runs that need its result can start.
 WELL = ('ok', 'finished before', 'submitted', 'in the queue')
@@ -36,8 +36,9 @@ WELL = ('ok', 'finished before', 'submitted', 'in the queue')
 class Outcome:
     """The outcome of a cell (a run of an experiment) in a call of :func:`run_cells`."""
 
-    # A member of ``WELL``, 'failed', 'run by another process' or 'left out'. A cell is
-    # left out if a cell that it needs has an outcome that is not in ``WELL``.
+    # One of the good outcomes in ``WELL`` (such as 'ok'), or 'failed', 'run by another
+    # process' or 'left out'. If a cell has no good outcome, cells that need it are left
+    # out.
     word: str
     reason: str = ''  # why the cell failed or was left out
 
@@ -175,8 +176,8 @@ class _Experiment:
         try:
             while waiting or running:
                 for cell in list(waiting):
-                    # A run can start when all runs that it needs have an outcome, be it
-                    # success or failure.
+                    # Wait until all runs that this run needs have an outcome. If one of
+                    # them has failed, ``_run`` will leave this run out.
                     ready = self.outcomes.keys() >= {*cell.after}
                     if ready and len(running) < self.launch.jobs:
                         waiting.remove(cell)

@@ -233,7 +233,7 @@ class KeyDifferences:
 def compare_keys(
     weights: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor]
 ) -> KeyDifferences:
-    """Compare the names and shapes of weights with a model's.
+    """Compare weights with the weights of a model, by name and by shape.
 
     Args:
         weights: A state dict from a file.

@@ -87,9 +87,9 @@ def _scalar(dtype: PlainDtype, content: bytes) -> np.generic:
     return np.frombuffer(content, dtype.dtype)[0]
 
 
-#: Replacements for the functions and classes of NumPy that a pickle may name. NumPy 2
-#: moved two functions to another module. They are listed under both names, because
-#: files of both versions exist.
+#: Replacements for the functions and classes of NumPy that pickle files refer to.
+#: NumPy 2 moved two functions to another module. Files of older versions still refer to
+#: the old module. So these functions are listed under both modules.
 NUMPY = {
     ('numpy._core.multiarray', '_reconstruct'): _array,
     ('numpy.core.multiarray', '_reconstruct'): _array,

@@ -156,7 +156,7 @@ class _Planned:
 
 
 def _planned(model: nn.Module, probe: Probe, spec: Spec) -> Iterator[_Planned]:
-    """Build the plugins of a spec."""
+    """Build the plugins of a spec (one dict of ``plugins``) without attaching them."""
     modules = dict(model.named_modules())
     found: dict[str, Levels] = {}
     for at in chosen_names(spec, modules, probe):
@@ -230,7 +230,8 @@ def _last_in_containers(modules: dict[str, nn.Module], name: str) -> Iterator[st
 
 
 def _build(spec: Spec, levels: Levels) -> tuple[str, nn.Module]:
-    """A plugin's name, and the plugin or a ModuleList with a plugin for each map."""
+    """A plugin's name, and the plugin. If the module returns several maps, the second
+    item is a ModuleList with a plugin, or an Identity, for each map."""
     chosen = chosen_levels(spec, levels)
     if not isinstance(levels, tuple):
         return _build_one(spec, levels)
@@ -289,8 +290,8 @@ def _attach(model: nn.Module, plan: list[_Planned]) -> None:
                 beside = None if p.holder is p.follows else p.plugin
                 hook = _RunPlugin(p.name, beside, p.channels_last)
                 handles.append(p.follows.register_forward_hook(hook))
-            # The model's ``train`` may freeze parts of the model. Call ``train`` again,
-            # so that the plugins in these parts are frozen, too.
+            # If the model's ``train`` freezes a part of the model, this call also
+            # freezes the new plugins in that part.
             model.train(model.training)
     except BaseException:
         for handle in handles:
@@ -304,12 +305,12 @@ def _attach(model: nn.Module, plan: list[_Planned]) -> None:
 class _RunPlugin:
     """A forward hook that runs a plugin on a module's output.
 
-    This is an object, because a nested function could not be pickled. In a copy of the
-    model, a function would also run the original plugin instead of the copied one.
+    This is an object and not a nested function, which could not be pickled. In a copy
+    of the model, a nested function would run the original plugin, not the copied one.
     """
 
     name: str  # name of the plugin as a submodule
-    # The plugin, if the module that it follows does not hold it as a submodule.
+    # The plugin, or None if the plugin is a submodule of the module that it follows.
     beside: nn.Module | None
     # For each map: whether channels are its last axis.
     channels_last: tuple[bool, ...]

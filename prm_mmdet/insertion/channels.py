@@ -36,7 +36,8 @@ class Level:
     dtype: torch.dtype
     # The axis of the channels: 1 for maps (B, C, H, W), 3 for maps (B, H, W, C).
     axis: int = 1
-    # (H, W) of the map when the model was run on the first, smaller input.
+    # (H, W) of the map. The model is run on two inputs of different sizes. This is the
+    # size of the map for the smaller input.
     size: tuple[int, int] = field(default=(_SMALLEST_MAP, _SMALLEST_MAP), compare=False)
 
 
@@ -53,8 +54,9 @@ class Probe:
     Args:
         module: The model.
         input_shape: Shape of the first input: (C, H, W), or a sequence of such shapes
-            for a model that takes a sequence of maps. Default: None. If the model has a
-            list ``in_channels``, one map for each entry, else an image (3, 128, 128).
+            for a model that takes a sequence of maps. Default: None. Then a model with
+            a list ``in_channels`` gets one map for each entry of the list. Any other
+            model gets an image (3, 128, 128).
 
     Raises:
         ValueError: ``input_shape`` is no shape and no sequence of shapes.
@@ -67,8 +69,9 @@ class Probe:
         self._calls_on_larger, _ = self._run(module, _larger(shapes))
 
     def _run(self, module: nn.Module, shapes: Sequence) -> tuple[dict, str | None]:
-        """The outputs of each submodule's calls, by the submodule's name. And why the
-        model failed on this input, or None."""
+        """Run the model on an input of ``shapes``. Return descriptions of what each
+        submodule returned, by the submodule's name. Also return the reason if the model
+        failed, else None."""
         calls: dict[str, list] = {name: [] for name, _ in module.named_modules()}
         failure = None
         handles = [
@@ -103,7 +106,9 @@ class Probe:
         return True
 
     def levels(self, name: str, submodule: nn.Module) -> Levels:
-        """The :class:`Level` of a submodule's map. If it returns several maps, a tuple.
+        """The :class:`Level` of the map that a submodule returns.
+
+        If the submodule returns several maps, the result is a tuple of levels.
 
         Raises:
             ValueError: The submodule returns no maps, is never called, or is called
@@ -244,9 +249,9 @@ def example_inputs(module: nn.Module, shapes: Sequence) -> Inputs:
 
 
 def _larger(shapes: Sequence) -> Sequence:
-    """Larger shapes, with another ratio of height to width. If one map is twice as high
-    as another, it stays twice as high. A height or width that can be divided by 2, 4,
-    8, 16 or 32 can still be divided by this number."""
+    """Enlarge shapes, and change their ratio of height to width. If one map is twice as
+    high as another, it stays twice as high. A height or width that can be divided by 2,
+    4, 8, 16 or 32 can still be divided by this number."""
     if _is_shape(shapes):
         return _larger([shapes])[0]
     channels, heights, widths = zip(*shapes)
@@ -295,7 +300,8 @@ class _Map:
 
 
 def _described(output: Any) -> Any:
-    """A _Map for each map in an output, or a text that describes any other output."""
+    """Describe what a module returned. A feature map gives a _Map. A list or tuple of
+    feature maps gives a tuple. Anything else gives a text with its type and shapes."""
     if _is_map(output):
         return _Map(tuple(output.shape), output.device, output.dtype)
     if type(output) in (list, tuple) and output and all(map(_is_map, output)):

@@ -143,7 +143,7 @@ def _fresh_blocks(
 ) -> tuple[dict[str, nn.Module], list[Outcome]]:
     """Fresh blocks by name, and an outcome for each other block. Fresh blocks are:
 
-    - outermost submodules none of whose weights were loaded,
+    - outermost submodules that have weights, but for which no weight was loaded,
     - blocks with a ``constant_gate()`` inside such submodules,
     - plugins that have no weights at all.
     """
@@ -235,7 +235,7 @@ class _Preservation:
         for name, p in module.named_parameters(remove_duplicate=False):
             self.owners.setdefault(p, []).append(name)
         self.inputs: Inputs = ()
-        # A run in which the identity replaces the blocks with a constant gate.
+        # A run in which the blocks with constant gates return their input unchanged.
         self.plain = _Run()
         self.done: list[str] = []  # blocks whose gates are cancelled
         self._reached: dict[str, dict[str, bool | None]] = {}
@@ -287,8 +287,8 @@ class _Preservation:
         return outcomes
 
     def _run(self, active: Sequence[str] = ()) -> _Run:
-        """Run the part. The identity replaces each block with a constant gate, unless
-        the block's name is in ``active``."""
+        """Run this part of the module. Blocks with constant gates return their input
+        unchanged, unless their names are in ``active``."""
         run = _Run()
         gated = {name: self.blocks[name] for name in self.gates}
 
@@ -318,7 +318,8 @@ class _Preservation:
         return run
 
     def _layer_before(self, block: str) -> tuple[str | None, str]:
-        """Name of the layer to scale for a block. If there is none: None and why."""
+        """Name of the layer to scale for a block, and ''. If no layer can be scaled,
+        the result is None and the reason."""
         if block not in self.plain.inputs:
             return None, _NOT_CALLED
         width = len(self.gates[block])
@@ -392,7 +393,8 @@ class _Preservation:
         }
 
     def _apply_all(self, steps: list[_Step]) -> Iterator[Outcome]:
-        """Scale all layers at once. If outputs change, scale them one by one."""
+        """Scale all layers at once. If the network's outputs change, undo this and
+        scale the layers one by one. Return an outcome for each preserved block."""
         if not self._apply(steps):
             for step in steps:
                 if any(map(self._apply, self._ways(step))):
@@ -415,8 +417,9 @@ class _Preservation:
             yield [_Step(step.layer, 1 / gates[0], step.blocks)]
 
     def _apply(self, steps: list[_Step]) -> bool:
-        """Scale layers, and run the part with the blocks behind these layers. If the
-        outputs change, undo the scaling. Return whether the layers stay scaled."""
+        """Scale layers, and let the blocks behind these layers apply their gates. If
+        the network's outputs change, undo the scaling. Return whether the layers stay
+        scaled."""
         names = [name for step in steps for name in step.blocks]
         with contextlib.ExitStack() as undo:
             for step in steps:
@@ -435,7 +438,7 @@ class _Preservation:
         return True
 
     def _not_finite(self) -> str:
-        """Part of a message if the outputs are not finite, else ''."""
+        """A note for error messages if the outputs hold NaN or infinity, else ''."""
         if all(y.isfinite().all() for y in self.plain.outputs):
             return ''
         state = self.part.state_dict()

@@ -1,4 +1,4 @@
-"""Read specs of :func:`prm_mmdet.attach_plugins`, and find the modules they name."""
+"""Read specs of :func:`prm_mmdet.attach_plugins`, and find the modules for plugins."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Spec:
     options: dict  # arguments of the plugin, without ``in_channels``
     postfix: str  # end of the plugin's name, such as '_2' in 'sac_block_2'
     at: str  # regular expression for names of submodules
-    # Indices of the matching submodules in each stage that get a plugin. None: all.
+    # Which of the matching submodules in each stage get a plugin: indices. None: all.
     blocks: Sequence[int] | None
-    # Indices of a submodule's maps that get a plugin. None: all.
+    # Which of the maps that a submodule returns get a plugin: indices. None: all.
     levels: Sequence[int] | None
 
 
@@ -108,7 +108,7 @@ def _read_cfg(cfg: Any) -> tuple[type, dict, str]:
 def check_plugin(cfg: dict, registry: Registry) -> None:
     """Raise ValueError if a plugin's class does not take the options in its config.
 
-    A class that is not registered, or not yet, is not checked.
+    If the class is not in the registry, the options are not checked.
     """
     kind = cfg.get('type')
     if isinstance(kind, str):

@@ -125,13 +125,14 @@ def adapt_checkpoint(cfg: Config, source: str, out: str) -> Adapted:
         out (str): File to write, with the weights alone.
 
     Returns:
-        Adapted: What was done. Its string says if the network computes the same.
+        Adapted: What was done. ``str(adapted)`` says whether the network computes the
+        same as without blocks.
 
     Raises:
         OSError: A file cannot be read or written.
         ValueError: The config has no model. Or the checkpoint is not of this model
-            without its blocks, holds more than weights, or is ``out``. The message
-            names keys and shapes.
+            without its blocks, holds more than weights, or is ``out``. If keys do not
+            fit, the message names some of them.
     """
     if 'model' not in cfg:
         raise ValueError('the config has no model; give that of a detector')

@@ -20,7 +20,8 @@ from .quantities import adds, check, kind, quantities
 # If the value of a sigmoid is outside this range, the sigmoid's gradient is less than a
 # fifth of its largest gradient.
 SATURATED = (0.05, 0.95)
-# The weights of contexts are compared at no more than this many positions of an image.
+# SAC's weights of contexts are compared between pairs of positions. To limit the number
+# of pairs, no more than this many positions of an image are used.
 _POSITIONS = 512
 COSINE_BINS = np.linspace(-1, 1, 81)
 # Type of a quantity: an array, or None if the block does not have the quantity.
@@ -54,8 +55,8 @@ def capture(model: nn.Module, images: int = 0) -> Iterator[list[Record]]:
 
     Yields:
         A list with one record for each block, in the order in which blocks run. The
-        list is empty before the first pass. A record holds sums, a histogram and the
-        maps (h, w) of the images kept, so its memory is bounded. If a block runs
+        list is empty before the first pass. A record holds sums, histograms and the
+        maps (h, w) of at most ``images`` images, so it stays small. If a block runs
         several times in a pass, the maps of its first run are kept. If a block runs on
         regions of interest, no maps are kept, and ``record.images`` counts regions.
 
@@ -113,14 +114,15 @@ class Record:
     channel_gate: MaybeArray = None  # gate of each channel, (C,), averaged over images
     gates: dict[str, Moments] = field(default_factory=dict)
     contexts: int = 0  # number of contexts K, 0 for a block without contexts
-    # For a block that adds to its input X and returns Z: sqrt(sum |Z - X|^2 / sum
-    # |X|^2), with sums over all images and positions. For other blocks: 0.
+    # Size of what a block adds to its input, relative to the input: sqrt(sum |Z - X|^2
+    # / sum |X|^2) for input X and output Z, with sums over all images and positions.
+    # For blocks that do not add to their input: 0.
     added: float = 0.0
-    # Histograms over COSINE_BINS. At each position, the weights of all contexts form a
-    # vector. A histogram counts the cosines between the vectors of two positions. Its
-    # key says whether a softmax over the contexts was applied to the weights.
+    # At each position, SAC's weights of the K contexts form a vector. For all pairs of
+    # positions, a histogram with the bins COSINE_BINS counts the cosine of the two
+    # vectors. The key is True if a softmax over the contexts was applied before.
     cosines: dict[bool, np.ndarray] = field(default_factory=dict)
-    # Maps of the first images. Their largest number is ``images`` of :func:`capture`.
+    # Maps of the first images, at most ``images`` (the argument of :func:`capture`).
     maps: list[Maps] = field(default_factory=list)
 
     @property

@@ -70,7 +70,8 @@ def draw_curves(
     """Write one picture: a line for each run, a marker at each evaluation.
 
     Args:
-        curves: For the label of each run: values by step, from :func:`read_curve`.
+        curves: A dict from each run's label to its values by step, which
+            :func:`read_curve` returns.
         metric: Name for the vertical axis.
         out: PNG file to write.
         unit: What a step of the curves is: 'epoch' or 'iteration'.

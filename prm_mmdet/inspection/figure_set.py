@@ -102,7 +102,8 @@ def _described(images):
 
 
 def _predictions(model, images, score_thr):
-    """Predictions for all images, and a Frame and the pixels for each image to draw."""
+    """Predictions for all images, and a Frame and the pixels for each image to draw. A
+    Frame converts positions in the network's input to pixels."""
     found, frames, pixels = [], [], []
     classifies = isinstance(model, ImageClassifier)
     for i in tqdm(range(len(images)), desc='images', unit='image'):

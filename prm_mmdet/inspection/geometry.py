@@ -132,8 +132,8 @@ def _is_strided(layer):
 class Frame:
     """Converts positions in the network's input to pixels of the original image.
 
-    The pipeline may resize the image, and pad it at the right and the bottom, which
-    does not move positions.
+    The pipeline must not flip or crop the image. It is allowed to resize the image, and
+    to pad it at the right and the bottom. Such padding does not move positions.
 
     Args:
         meta: ``metainfo`` of a data sample: ``ori_shape``, and ``scale_factor`` (width,
@@ -175,7 +175,8 @@ class Frame:
         return (inputs + 0.5) / self.scale - 0.5
 
     def inside(self, pixels: np.ndarray) -> np.ndarray:
-        """Whether each of the pixels (n, 2) is inside the original image, (n,)."""
+        """For each of n pixels (row, column): whether it is inside the original image.
+        ``pixels`` has the shape (n, 2), the result (n,)."""
         inside = (pixels >= -0.5) & (pixels <= np.subtract(self.shape, 0.5))
         return np.all(inside, axis=1)
 
@@ -186,7 +187,8 @@ class Frame:
 
         Args:
             values: The map, (h, w).
-            grid: The map's grid.
+            grid: The pixels of the network's input on which the map's positions are
+                centred.
             shape: Numbers of rows and columns to return, evenly spaced over the image.
                 Default: None, every pixel.
         """

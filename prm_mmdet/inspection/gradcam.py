@@ -36,8 +36,8 @@ class ClassCAM:
 
     label: int
     score: float  # probability, 0 to 1
-    # The grid and the map (h, w) of each stage. A map is divided by its maximum, so the
-    # maximum is 1. If a map is 0 everywhere, its maximum is 0.
+    # For each stage, the pixels of the map's positions (a Grid), and the map (h, w). A
+    # map is divided by its maximum, unless the map is 0 everywhere.
     maps: list[tuple[Grid, np.ndarray]]
     # Box of the detection: x1, y1, x2, y2 in pixels, (4,). None for a classifier.
     box: np.ndarray | None = None
@@ -49,10 +49,10 @@ def class_cam(
     """Grad-CAM of a class score, at each map that the backbone returns.
 
     The model runs as in inference, but with gradients. For a detector, the score
-    belongs to a box that the detector returns. Some heads detach scores, which would
-    remove their gradients. So ``Tensor.detach`` does nothing during the run. This works
-    for MMDetection's one-stage and two-stage heads and the DETR family. For a
-    classifier, the score is a logit, and the backbone returns its earlier stages, too.
+    belongs to a box that the detector returns. Scores that a head detaches would have
+    no gradient, so ``Tensor.detach`` does nothing during the run. This works for
+    MMDetection's one-stage and two-stage heads and the DETR family. For a classifier,
+    the score is a logit, and the backbone also returns the maps of earlier stages.
 
     Args:
         model: A detector of MMDetection or an ImageClassifier, in evaluation mode.
@@ -96,7 +96,8 @@ def class_cam(
             gradient = torch.zeros_like(features)
         weights = gradient.mean((2, 3), keepdim=True)
         raw = (weights * features.detach()).sum(1)[0].relu().double().cpu().numpy()
-        # Maps of the same size have the same grid. Only the last of these maps is kept.
+        # Maps of the same size have the same grid. If a backbone returns several maps
+        # of a size, the last one replaces the earlier ones.
         by_stage[grid] = raw / raw.max() if raw.max() > 0 else raw
     cam.maps = list(by_stage.items())
     tops = [raw.max() for _, raw in cam.maps]
@@ -104,7 +105,8 @@ def class_cam(
 
 
 def _ranked(found, rank):
-    """The detection or class at a rank, and its score as a tensor."""
+    """A ClassCAM without maps for the detection or class number ``rank``, and the score
+    as a tensor. (None, None) if there is no such detection or class."""
     if isinstance(found, dict):
         logits = found['logits']
         if rank >= len(logits):

@@ -22,11 +22,12 @@ class BlockStatisticsHook(Hook):
 
     Scalars are named ``blocks/<name of the block>/<statistic>``. The statistics are:
 
-    - of a gate over the batch: ``gate_mean``, ``gate_std`` and ``gate_saturated`` (the
-      fraction of values below 0.05 or above 0.95);
+    - of all values of a gate in a batch: ``gate_mean``, ``gate_std`` and
+      ``gate_saturated`` (the fraction of values below 0.05 or above 0.95);
     - of PRM: ``contribution_rate`` (how much the query point counts, from 0 to 1), and
       the parameters ``theta_rows``, ``theta_columns`` and ``sigma``;
-    - of a block that adds to its input X and returns Z: ``added``, ``|Z - X| / |X|``.
+    - of a block that adds to its input X and returns Z: ``added``, which is the ratio
+      of norms ``|Z - X| / |X|``.
 
     The model has forward hooks only in iterations that are logged. In distributed
     training, the first rank logs the statistics of its own batch.
@@ -48,7 +49,8 @@ class BlockStatisticsHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         with capture(runner.model):
-            # If the model has no block, capture raises now, not in an iteration.
+            # If the model has no block, capture() raises ValueError here, before the
+            # first iteration.
             pass
 
     def before_train_iter(

@@ -22,7 +22,7 @@ def attention_by_context(records: Sequence[Record]) -> Figure:
     Args:
         records: Records of blocks of one kind, which have a gate for each channel.
     """
-    # Reverse the records to get the first block of each stage.
+    # In reversed order, the last block of a stage is the stage's first block.
     stages = last_of_stages(records[::-1])
     figure, axes = _columns(stages, 2, 4.6)
     for (top, bottom), (stage, record) in zip(axes.T, stages.items()):
@@ -47,7 +47,7 @@ def context_change(records: Sequence[Record]) -> Figure:
     """Figure 4 of the LCT paper, for the first block of each stage.
 
     The figure shows how much the block changes each channel's global context (its mean
-    positions). Channels are sorted by their context before the block.
+    over positions). Channels are sorted by their context before the block.
 
     Args:
         records: Records of blocks of one kind, which have a gate for each channel.

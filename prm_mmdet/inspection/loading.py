@@ -54,16 +54,18 @@ def load_model(
                 f'{checkpoint} does not fit the model of the config: {problems}. Use '
                 'the config that the checkpoint was trained with'
             )
-        # Strict loading would fail, because old checkpoints lack num_batches_tracked.
+        # Old checkpoints lack num_batches_tracked, a counter of batch normalisation, so
+        # strict loading would fail.
         model.load_state_dict(state, strict=False)
     return model.to(device).eval()
 
 
 @contextlib.contextmanager
 def reported(what: str) -> Iterator[None]:
-    """Turn any error into a ValueError with one line that begins with ``what``.
+    """In a ``with`` block, turn any error into a ValueError.
 
-    MMEngine, MMCV and OpenCV raise many types of errors, which do not name the file.
+    The message is one line that begins with ``what``. MMEngine, MMCV and OpenCV raise
+    many types of errors, which do not name the file.
     """
     try:
         yield
@@ -80,8 +82,8 @@ class Images:
         paths: Image files, and folders of image files.
         split: 'val' or 'test'. If it is given, the images come from this data set of
             the config, and ``paths`` is ignored. Default: None.
-        num: Number of images to use, evenly spaced. Default: None, all.
-        drawn: Number of images to draw, evenly spaced. Default: 3.
+        num: Number of images to use, evenly spaced over all images. Default: None, all.
+        drawn: How many of the used images the figures show, evenly spaced. Default: 3.
 
     Raises:
         ValueError: There are no images, or the config does not have the data set.
@@ -128,7 +130,7 @@ class Images:
     def data(self, index: int) -> dict:
         """The input of ``test_step`` for one image."""
         source = self._sources[self._order[index]]
-        # Read the image first: if the file is not an image, this raises ValueError.
+        # If the file is not an image, this line raises an error that says what to do.
         self.pixels(index)
         with reported(f'the test pipeline fails on {self.path(index)}'):
             if self.dataset is not None:
@@ -142,13 +144,14 @@ class Images:
             }
 
     def info(self, index: int) -> dict | None:
-        """The data set's record of an image. None if the image comes from a file."""
+        """What the data set's ``get_data_info`` returns for an image. None if the
+        images come from ``paths``."""
         if self.dataset is None:
             return None
         return self.dataset.get_data_info(self._sources[self._order[index]])
 
     def path(self, index: int) -> str:
-        """Path of an image file."""
+        """The file of an image, found in ``paths`` or named by the data set."""
         info = self.info(index)
         return self._sources[self._order[index]] if info is None else info['img_path']
 

@@ -73,12 +73,13 @@ def write_page(
             f'<figcaption>{caption}</figcaption>\n</figure>\n'
         )
     title = html.escape(title)
+    # A file name can have characters that UTF-8 cannot encode. The page shows "?".
     page = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'
         f'<h1>{title}</h1>\n<dl>\n{items}</dl>\n{"".join(parts)}</body>\n</html>\n'
-    ).encode(errors='replace')  # Some file names cannot be encoded as UTF-8.
+    ).encode(errors='replace')
     before = _shown(f'{folder}/index.html')
     write_file(f'{folder}/index.html', page)
     for name in before - {entry.name for entry in entries}:

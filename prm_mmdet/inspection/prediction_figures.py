@@ -157,7 +157,7 @@ def compare_classes(
     Args:
         images: RGB, (H, W, 3).
         truths: Name of the class of each image, '' if it is not known.
-        found: Probabilities, (classes,), by model and image.
+        found: For each model, the class probabilities (classes,) of each image.
         titles: Titles of the models.
         classes: Names of the classes.
     """

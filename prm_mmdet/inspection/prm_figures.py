@@ -96,7 +96,7 @@ def accuracy_by_groups(points: dict[int, float], baseline: float | None) -> Figu
     """Figure 4 of the PRM paper: top-1 accuracy by the number of groups.
 
     Args:
-        points: Accuracies in percent by numbers of groups.
+        points: For each number of groups, the accuracy in percent.
         baseline: Accuracy of the network without a block, or None.
     """
     figure, axes = new_figure(4.5, 3)

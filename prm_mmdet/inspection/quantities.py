@@ -28,7 +28,8 @@ class Quantities:
     """What a block computes for a batch. If the block does not compute a quantity, the
     attribute is None or empty."""
 
-    # Gates by name, (B, ...), values from 0 to 1. Most names are ''.
+    # Gates by name, (B, ...), values from 0 to 1. CBAM has the gates 'channels' and
+    # 'positions', and SK the gate 'dense'. If other blocks have a gate, its name is ''.
     gates: dict[str, Tensor] = field(default_factory=dict)
     # Gate of each channel, (B, C), if all positions have the same gate.
     channel_gate: Tensor | None = None
@@ -37,7 +38,8 @@ class Quantities:
     # PRM's position encoding D, averaged over groups, (B, H, W).
     encoding: Tensor | None = None
     attention: Tensor | None = None  # attention maps, (B, K, H, W), each with sum 1
-    # Weights of the K contexts at each position, (B, K, N), before softmax.
+    # Weights of the K contexts at each of N = H * W positions, before softmax,
+    # (B, K, N).
     weights: Tensor | None = None
 
 
@@ -74,15 +76,21 @@ def adds(block: nn.Module) -> bool:
 def contribution_rate(block: PRM) -> float:
     """How much the query point counts in a PRM's similarity, from 0 to 1.
 
-    This is the mean over groups of |alpha| / (|alpha| + |beta|). A group in which both
-    are zero counts as 0. Source: Ma and Fu, IJCAI 2020, Section 4.2, Figure 3.
+    A group has the rate ``|alpha| / (|alpha| + |beta|)``. alpha is the weight of the
+    query point, and beta the weight of the mean over positions. If alpha and beta are
+    zero, the rate is 0. The result is the mean over groups.
+
+    Source: Ma and Fu, IJCAI 2020, Section 4.2, Figure 3.
     """
     alpha, beta = block.alpha.detach().abs(), block.beta.detach().abs()
     return (alpha / (alpha + beta).clamp(min=1e-12)).mean().item()
 
 
 def check(name: str, block: nn.Module) -> None:
-    """Raise ValueError if a block's quantities cannot be computed."""
+    """Raise ValueError if a convolution of SAC has hooks, an adapter or no bias.
+
+    The quantities of SAC are computed from the convolutions' weights and biases alone.
+    """
     if isinstance(block, SAC):
         for layer in (block.attention, block.customization):
             if layer is not None and not is_plain(layer):

@@ -107,7 +107,8 @@ def feature_norms(
             top = max(top, float(values.max()))
             drawn.append(show_map(row[column], image, values))
         for picture in drawn:
-            # If a fresh block adds 0 everywhere, the scale ends at 1 instead of 0.
+            # Before training, a block can add 0 everywhere. Then the colour scale ends
+            # at 1, because it cannot end at 0.
             picture.set_clim(0, top or 1)
         axes[0, column].set_title(label, fontsize=9)
         label = 'length of the feature vector'

@@ -34,10 +34,10 @@ def image_grid(
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
-    """The name of a class.
+    """The name of the class with number ``label``.
 
     Raises:
-        ValueError: There is no such class.
+        ValueError: ``classes`` has no class with this number.
     """
     if not 0 <= label < len(classes):
         raise ValueError(
@@ -49,7 +49,8 @@ def class_name(classes: Sequence[str], label: int) -> str:
 
 
 def panel_shape(image: np.ndarray) -> tuple[int, ...]:
-    """Numbers of rows and columns at which a panel shows an image (H, W, 3)."""
+    """Numbers of rows and columns of an image (H, W, 3) in a panel. If the image is too
+    large, it is reduced."""
     factor = min(1, LONGER_SIDE / max(image.shape[:2]))
     return tuple(max(1, round(side * factor)) for side in image.shape[:2])
 

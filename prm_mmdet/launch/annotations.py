@@ -93,7 +93,8 @@ class Faults:
         """Count a fault, and keep the first example."""
         self.counts[name] += count
         text = f'{example}'[:200]
-        # The example may come from a file and contain control codes for the terminal.
+        # The example can come from a file. If it has control codes, they are escaped,
+        # so that the terminal only prints them.
         self.examples.setdefault(name, text if text.isprintable() else ascii(text))
 
     @property
@@ -123,16 +124,18 @@ class _Source:
     classes: tuple[str, ...] | str
     trained: bool  # whether a training uses the file
     scored: bool  # whether an evaluation compares predictions with the file
-    masks: bool  # whether masks are used
-    # Whether CocoDataset's own code reads the file. It picks classes by their names.
+    masks: bool  # whether the training or the evaluation uses masks
+    # Whether CocoDataset's own load_data_list reads the file. This method looks for the
+    # config's classes by name.
     by_name: bool
 
 
 def check_annotations(cfg: Config, *phases: str) -> None:
     """Read the annotations of a config's data sets once, and report their faults.
 
-    Only COCO's JSON files and Pascal VOC's XML files are read. A JSON file whose size
-    and time did not change since the last check is not read again.
+    Only COCO's JSON files and Pascal VOC's XML files are read. If neither
+    the size nor the modification time of a JSON file changed since its last check, the
+    file is not read again.
 
     Args:
         cfg: A complete config.
@@ -278,7 +281,8 @@ def _coco(source: _Source) -> Faults:
         content = json.loads(Path(source.path).read_text(encoding='utf-8'))
         for name in ('images', 'categories', 'annotations'):
             if name == 'annotations' and name not in content and not source.trained:
-                # Only warn. For example, COCO's test-dev has images but no annotations.
+                # A file for tests needs no annotations: COCO's test-dev has none. So
+                # this fault is a warning.
                 faults.add('no annotations')
             elif not isinstance(content[name], list):
                 raise TypeError(f'{name!r} is no list')

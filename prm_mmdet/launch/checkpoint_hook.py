@@ -119,8 +119,8 @@ class _RemovesLater:
         return getattr(self._backend, name)
 
     def isdir(self, path: str) -> bool:
-        # MMEngine asks this because DeepSpeed's checkpoints are folders. Checkpoints of
-        # this runner are files.
+        # MMEngine asks whether a checkpoint is a folder, because DeepSpeed writes
+        # folders. Checkpoints of this runner are always files.
         return False
 
     def remove(self, path: str) -> None:

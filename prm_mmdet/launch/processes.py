@@ -11,7 +11,8 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
-_PR_SET_PDEATHSIG = 1  # number of the option in Linux's <sys/prctl.h>
+# Option of Linux's prctl(): send this process a signal when its parent ends.
+_PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
 
 
@@ -58,9 +59,9 @@ class StartWorker:
     parent: int | None = field(default_factory=os.getpid)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker that is not forked gets a pickled copy of this object. Its parent can
-        # be another process, such as Python's fork server. So the copy contains no
-        # parent, and the worker asks the system for its parent.
+        # A worker that is not forked gets a pickled copy of this object. The parent of
+        # such a worker can be another process, such as Python's fork server. So the
+        # copy contains no parent id, and the worker asks the system for this id.
         return {**self.__dict__, 'parent': None}
 
     def __call__(self, worker: int) -> None:

@@ -45,7 +45,8 @@ def find_checkpoint(work_dir: str, folder: str, rename: bool = True) -> str | No
     pointer = os.path.join(work_dir, 'last_checkpoint')
     named, why = _read_pointer(pointer)
     if '://' in named:
-        return named  # Only checkpoints on a local disk are checked here.
+        # The checkpoint has an address (URL). Only local files are checked here.
+        return named
     own = os.path.join(folder, os.path.basename(named)) if named else ''
     older = _numbered(folder)
     if named and not os.path.exists(own):
@@ -179,8 +180,8 @@ def check_training_state(checkpoint: Any, path: str) -> None:
 
 @contextlib.contextmanager
 def naming_misfits(filename: str) -> Iterator[None]:
-    """In a ``with`` block, convert an error from a state that does not fit into a
-    RunError that names the checkpoint."""
+    """In a ``with`` block, replace any error by a RunError that names the checkpoint.
+    Code in the block fails if the checkpoint does not fit this training."""
     try:
         yield
     except RunError:

@@ -217,8 +217,8 @@ class Runner(MMEngineRunner):
     def _judge(
         self, filename: str, model: nn.Module, differences: KeyDifferences
     ) -> None:
-        """Raise RunError if the names or shapes of a checkpoint's weights differ from
-        the model's and this is not allowed. ``differences`` lists the weights."""
+        """Raise RunError unless all differences between a checkpoint and the model are
+        allowed. ``differences`` lists the weights whose names or shapes differ."""
         if self.allow_partial:
             self.logger.warning(
                 f'--allow-partial: {filename} differs from the model: {differences}. '
@@ -316,8 +316,8 @@ class TrainRunner(Runner):
         if cfg.get('resume') and cfg.get('randomness', {}).get('seed') is None:
             seed = _seed_of(cfg.load_from)
             if seed is not None:
-                # Set the seed here, because MMEngine restores it only after it has
-                # built the data loaders.
+                # MMEngine restores the checkpoint's seed after the data loaders are
+                # built. Set the seed now, because the data loaders use it.
                 cfg.randomness = dict(cfg.get('randomness', {}), seed=seed)
         run_id = None if cfg.get('resume') else uuid.uuid4().hex
         if first and run_id:
@@ -374,8 +374,8 @@ class TrainRunner(Runner):
         step = self.optim_wrapper.step
 
         def first_step(*args: Any, **kwargs: Any) -> None:
-            # PyTorch first uses the restored optimizer state in this step. If the state
-            # does not fit the parameters, this step fails.
+            # This step is the first to use the restored optimizer state. If the state
+            # does not fit the parameters, the step fails.
             self.optim_wrapper.step = step
             with naming_misfits(filename):
                 step(*args, **kwargs)

@@ -66,9 +66,9 @@ def run_tool(name: str) -> None:
                 self.error(f'{parsed.config} is not a file; name a config file')
             runner.allow_partial = parsed.allow_partial
             if getattr(parsed, 'resume', None) == 'auto':
-                # If --resume has no path, MMDetection sets load_from to None. If there
-                # is then no checkpoint, the training would ignore the config's
-                # load_from.
+                # If --resume has no path, MMDetection sets load_from to None. But if
+                # there is no checkpoint, the training needs the config's load_from. So
+                # MMDetection does not see the flag, and TrainRunner resumes.
                 runner.auto_resume = True
                 parsed.resume = None
             return parsed

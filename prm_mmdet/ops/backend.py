@@ -10,7 +10,7 @@ The environment variable ``PRM_MMDET_BACKEND`` is read at every call. Its values
 - ``torch``: plain PyTorch operators, on any device;
 - ``reference``: the equations line by line (``reference.py``), slow.
 
-SAC has no Triton kernels: on CUDA it consists of PyTorch's matrix products.
+SAC has no Triton kernels. On CUDA, SAC runs in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
 
     Args:
         x: The operator's input. Only its device and dtype matter.
-        kernels: The backends for which the operator has kernels. SAC has only
-            ``('cpp',)``. Default: ``('cpp', 'triton')``, as for PRM and LCT.
+        kernels: The backends for which the operator has kernels: ``('cpp', 'triton')``
+            for PRM and LCT, ``('cpp',)`` for SAC. Default: ``('cpp', 'triton')``.
 
     Returns:
         'cpp', 'triton', 'torch' or 'reference'.
 
     Raises:
-        ValueError: ``PRM_MMDET_BACKEND`` is set to a name that is no backend.
+        ValueError: The value of ``PRM_MMDET_BACKEND`` is unknown.
         RuntimeError: ``PRM_MMDET_BACKEND`` forces kernels that are not available, or
-            that cannot run on the tensor's device or in its dtype.
+            that do not support the tensor's device or dtype.
     """
     forced = os.environ.get(VARIABLE, '')
     if forced and forced not in BACKENDS:
@@ -92,8 +92,9 @@ def backend(x: Tensor, kernels: tuple[str, ...] = ('cpp', 'triton')) -> str:
 
 
 def kernels_for(x: Tensor) -> str:
-    """Return the kernels for a tensor's device, 'cpp' or 'triton'. PRM_MMDET_BACKEND
-    can force either of them. The kernels are not checked to be available."""
+    """Return the name of the kernels for a tensor: 'cpp' on the CPU, else 'triton'. If
+    PRM_MMDET_BACKEND forces kernels, return their name. Whether they exist is not
+    checked."""
     forced = os.environ.get(VARIABLE, '')
     if forced in _DTYPES:
         return forced

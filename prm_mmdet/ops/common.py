@@ -64,5 +64,6 @@ def as_gradients(
 
 
 def exporting() -> bool:
-    """Whether torch traces or exports a model. The result runs without prm_mmdet."""
+    """Whether torch traces or exports a model. An exported model contains only
+    PyTorch's own operators, so that it runs without prm_mmdet."""
     return torch.jit.is_tracing() or is_exporting()

@@ -24,7 +24,8 @@ _REBUILD += 'install the package again where a C++ compiler is available'
 
 
 def _load() -> tuple[ctypes.CDLL | None, str]:
-    """Load the library. Returns it and '', or None and the reason for the failure."""
+    """Load the compiled library. Returns ``(library, '')``. If loading fails, returns
+    ``(None, reason)``."""
     for suffix in EXTENSION_SUFFIXES:
         path = _FOLDER / f'_kernels{suffix}'
         if path.is_file():

@@ -33,13 +33,13 @@ def lct(
         weight: (C,), gain of Eq. 4. If weight and bias are None, Eq. 4 is left out.
         bias: (C,), bias of Eq. 4.
         groups: Number of groups within which channels are normalised. C must be a
-            multiple of it.
+            multiple of ``groups``.
         eps: Added to the variance (Eq. 3). Default: 1e-5.
         normalization: Whether to normalise within groups (Eqs. 2 and 3).
 
     Returns:
-        (B, C, H, W), dtype of ``x``. The result is channels_last if
-        ``x`` is, and contiguous otherwise.
+        The gated features, with the shape and dtype of ``x``. They are channels_last if
+        ``x`` is channels_last, and contiguous otherwise.
 
     Raises:
         RuntimeError: If the result of kernels is differentiated twice. The message

@@ -1,9 +1,9 @@
 """Linear Context Transform in Triton kernels, forward and backward.
 
-The input x is (B, C, H, W): B samples, C channels and N = H * W positions. Each
-direction has three launches:
+The input x is (B, C, H, W): B samples, C channels and N = H * W positions. The forward
+pass launches three kernels, and so does the backward pass:
 
-1. Sum each channel over positions. P programs divide the positions among them. Their
+1. Sum each channel over positions. Each of P programs sums a part of the positions. The
    partial sums are called shares, (B, C, P).
 2. From the sums, compute gates (forward) or gradients (backward). A program computes M
    channels. If groups are normalised (Eqs. 2 and 3), the M channels are one group.
@@ -11,8 +11,8 @@ direction has three launches:
    launch read last, because they are still in cache.
 
 A block is BLOCK_C channels at BLOCK_N positions. Sums are accumulated in float32
-(float64 for float64 inputs), in an order that never changes. In the functions, s is a
-_Sizes and p a _Plan.
+(float64 for float64 inputs), in an order that never changes. In the functions, the
+argument s is a ``_Sizes``, and the argument p is a ``_Plan``.
 """
 
 from typing import Any, NamedTuple, Optional
@@ -136,16 +136,16 @@ def _plan(x, groups, eps, normalization):
 
 
 def _programs(slabs, available):
-    """Upper limit of P, the number of programs that share the positions of a slab.
+    """Upper limit of P, the number of programs for a slab.
 
-    A slab is BLOCK_C channels of one sample. With this number, each available
-    multiprocessor gets eight programs.
+    A slab is BLOCK_C channels of one sample. Its programs share its positions. If P is
+    at the limit, a multiprocessor gets at least eight programs on average.
     """
     return triton.cdiv(8 * available, max(slabs, 1))
 
 
 def _sum(x, factor, shares, s, p):
-    """Sum each channel over positions. If ``factor`` is given, sum x * factor, else x.
+    """Sum x over the positions of each channel. If ``factor`` is given, sum x * factor.
     Each of the P programs writes the sum over its own positions into ``shares``,
     (B, C, P)."""
     grid = (s.B * triton.cdiv(s.C, p.BLOCK_C.value) * s.P,)
@@ -161,9 +161,9 @@ def _scale(x, gain, shift, result, s, p):
 
 @triton.jit
 def _channels(slab, s, p):
-    """A slab is BLOCK_C channels of one sample. Returns the slab's sample, its channels
-    (BLOCK_C,), the channels' indices in a (B * C,) tensor, and whether the channels
-    exist."""
+    """Locate a slab, which is BLOCK_C channels of one sample. Returns the sample, the
+    channels (BLOCK_C,), the channels' indices in a (B * C,) tensor, and a mask. The
+    mask is False beyond the last channel."""
     blocks = tl.cdiv(s.C, p.BLOCK_C)
     sample = slab // blocks
     c = slab % blocks * p.BLOCK_C + tl.arange(0, p.BLOCK_C)
@@ -172,8 +172,8 @@ def _channels(slab, s, p):
 
 @triton.jit
 def _address(tensor, sample, c, n, s, p):
-    """Addresses of channels c at positions n, and a mask that is False outside the
-    map."""
+    """Addresses of a sample's values at channels c and positions n, (len(c), len(n)),
+    and a mask that is False outside the map."""
     at = pointers(tensor, sample, c, n, s.C, s.N, s.stride_c, s.stride_n, p.WIDE)
     return at, (c < s.C)[:, None] & (n < s.N)[None, :]
 
@@ -181,7 +181,8 @@ def _address(tensor, sample, c, n, s, p):
 @triton.jit
 def _sum_kernel(
     x,  # features, (B, C, H, W), any floating dtype, dense
-    # Gradient of y, with the shape and strides of x. If None, x alone is summed.
+    # Gradient of the output, with the shape and strides of x. The kernel sums
+    # x * factor. If factor is None, the kernel sums x.
     factor,
     # Each program's sums, written here, (B, C, P), float64 if x is float64, else
     # float32.
@@ -209,8 +210,9 @@ def _sum_kernel(
 def _scale_kernel(
     x,  # features or gradient of y, (B, C, H, W), any floating dtype, dense
     gain,  # factor of each channel, (B, C), float64 if x is float64, else float32
-    shift,  # number added to each channel, (B, C), dtype of gain. If None, 0 is added
-    result,  # x * gain + shift, written here, with the shape, dtype and strides of x
+    # Number added to each channel, (B, C), float32 at least. If None, nothing is added.
+    shift,
+    result,  # output: x * gain + shift, with the shape, dtype and strides of x
     s,  # sizes and strides, of type _Sizes
     p,  # compile-time constants, of type _Plan
 ):
@@ -232,8 +234,8 @@ def _gate_kernel(
     shares,  # partial sums of x, (B, C, P), float64 if x is float64, else float32
     weight,  # gain of Eq. 4, (C,), any floating dtype. If None, Eq. 4 is left out
     bias,  # bias of Eq. 4, (C,), any floating dtype. If None, Eq. 4 is left out
-    mean,  # mean of each channel, written here, (B, C), dtype of shares
-    gate,  # gate of each channel (Eq. 5), written here, (B, C), dtype of shares
+    mean,  # output: mean of each channel, (B, C), float32 at least
+    gate,  # output: gate of each channel (Eq. 5), (B, C), float32 at least
     s,  # sizes and strides, of type _Sizes
     p,  # compile-time constants, of type _Plan
 ):
@@ -256,12 +258,12 @@ def _gate_gradient_kernel(
     shares,
     weight,  # gain of Eq. 4, (C,), any floating dtype. If None, Eq. 4 is left out
     bias,  # bias of Eq. 4, (C,), any floating dtype. If None, Eq. 4 is left out
-    mean,  # mean of each channel, (B, C), dtype of shares
-    gate,  # gate of each channel (Eq. 5), written here, (B, C), dtype of shares
-    # (gradient of x) - gate * (gradient of y), written here, (B, C), dtype of shares.
+    mean,  # mean of each channel, (B, C), float32 at least
+    gate,  # output: gate of each channel (Eq. 5), (B, C), float32 at least
+    # Output: (gradient of x) - gate * (gradient of y), (B, C), float32 at least.
     shift,
-    g_weight,  # gradient of weight, written here, (C,). Empty if weight is None
-    g_bias,  # gradient of bias, written here, (C,). Empty if bias is None
+    g_weight,  # output: gradient of ``weight``, (C,). Empty if ``weight`` is None
+    g_bias,  # output: gradient of ``bias``, (C,). Empty if ``bias`` is None
     s,  # sizes and strides, of type _Sizes
     p,  # compile-time constants, of type _Plan
 ):
@@ -294,8 +296,8 @@ def _gate_gradient_kernel(
 
 @triton.jit
 def _group(group, s, p):
-    """Indices of the channels that a program of the second launch computes, (BLOCK_M,),
-    and a mask. The mask is False for indices beyond these channels."""
+    """Indices of the channels that one program computes, (BLOCK_M,), and a mask. The
+    mask is False for indices beyond these channels."""
     j = tl.arange(0, p.BLOCK_M)
     c = group * s.M + j
     return c, (j < s.M) & (c < s.C)

@@ -1,4 +1,4 @@
-"""Join the kernels of a block and its version in plain PyTorch into one function."""
+"""Make one function from a block's kernels and the block's plain PyTorch version."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ def operator(
     flops: tuple[Callable[..., int], ...] = (),
     kernels: tuple[str, ...] = ('cpp', 'triton'),
 ) -> Callable[..., Tensor]:
-    """A function that runs a block on the backend that :func:`.backend.backend` names.
+    """A function that runs a block on the backend chosen by :func:`.backend.backend`.
 
     Kernels are in the modules ``<name>_<backend>`` beside this module:
 
-    - ``forward(*tensors, *switches)`` returns y and the tensors kept for backward;
+    - ``forward(*tensors, *switches)`` returns the output y, and the tensors kept for
+      backward;
     - ``backward(gradient, *tensors, *kept, *switches)`` returns a gradient for each of
       ``tensors``. If one of the tensors is None, its gradient is an empty tensor.
 
@@ -77,7 +78,7 @@ def operator(
             values = (t if t is None else t.to(dtype) for t in inputs[:count])
             with without_autocast(x):
                 return reference(*values, *inputs[count:]).to(x.dtype)
-        # ``plain`` is exported, because every export format knows its operators.
+        # Export ``plain``, because every export format knows PyTorch's own operators.
         if exporting():
             with without_autocast(x):
                 return plain(*inputs)
@@ -136,7 +137,8 @@ def _join(name, tensors, switches, kept, shapes, flops):
             *(None for _ in ctx.switches),
         )
 
-    if not hasattr(torch.library, 'custom_op'):  # torch < 2.4 has no custom_op
+    # torch < 2.4 has no custom_op. There, an autograd.Function runs the kernels.
+    if not hasattr(torch.library, 'custom_op'):
         differentiator = backward
 
         class Whole(torch.autograd.Function):

@@ -50,12 +50,14 @@ def prm(
         alpha: (g,), weight of the similarity to the query point. g divides C, and each
             group holds k = C / g channels.
         beta: (g,), weight of the similarity to the mean.
-        weight: (g,), lambda of Eq. 8, by which the normalised score is multiplied.
-        bias: (g,), xi of Eq. 8, which is then added.
-        theta: (2,), scale of the distance in rows and in columns. Default: None, there
-            is no position encoding (D of Eq. 5 is 1).
-        sigma: (), standard deviation of the encoding, in positions of the feature map.
-            Its sign does not matter, and less than 1e-5 counts as 1e-5. Default: None.
+        weight: (g,), factor of the normalised score (lambda of Eq. 8).
+        bias: (g,), number added to this product (xi of Eq. 8).
+        theta: (2,), factors of a position's distance to the query point, one for rows
+            and one for columns. Default: None, for no position encoding (D of Eq. 5
+            is 1).
+        sigma: Scalar tensor, standard deviation of the position encoding, in positions
+            of the feature map. Its sign is ignored, and a magnitude below 1e-5 counts
+            as 1e-5. Default: None.
         similarity: 'dot' (Eq. 4), 'l1' (Eq. 3) or 'cosine' (Eq. 2).
         normalization: Whether to normalise over positions (Eqs. 6 and 7).
 
@@ -78,8 +80,8 @@ def _plain(x, alpha, beta, weight, bias, theta, sigma, similarity, normalization
     )
     slab = x.to(dtype).reshape(batch, groups, channels // groups, height * width)
 
-    # The channels are added one by one. So positions with equal values have exactly
-    # equal sums.
+    # Add the channels one by one, so that positions with equal values get equal sums.
+    # In torch's sum, the order of addition can depend on the position.
     index = sum(slab.detach().unbind(2)).argmax(2)  # index of the query, (B, g)
     at = index[:, :, None, None].expand(-1, -1, slab.shape[2], 1)
     targets = torch.stack([slab.gather(3, at).squeeze(3), slab.mean(3)], 2)
@@ -131,13 +133,13 @@ def _encoding(index, theta, sigma, shape):
 
 def _normalize(score):
     """The normalised score (Eqs. 6 and 7)."""
-    # Subtracting the first score does not change the result, but makes constant scores
-    # exactly zero. Otherwise, the division by EPS would magnify rounding errors.
+    # If all scores are equal, the last line divides by EPS, which magnifies rounding
+    # errors. Subtracting the first score makes equal scores exactly zero.
     score = score - score[..., :1].detach()
     score = score - score.mean(2, keepdim=True)
     # Division by the largest magnitude keeps the squares of large scores finite.
     peak = score.detach().abs().amax(2, keepdim=True).clamp(min=MIN_DEVIATION)
-    # ``clamp`` changes only a mean square of zero, where sqrt has no finite gradient.
+    # If all scores are equal, ``clamp`` keeps the gradient of sqrt finite.
     deviation = (score / peak).square().mean(2, keepdim=True).clamp(min=1e-30).sqrt()
     return score / (deviation * peak + EPS)
 

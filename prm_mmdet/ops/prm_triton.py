@@ -1,25 +1,25 @@
 """Position-Aware Recalibration Module in Triton kernels, forward and backward.
 
 The input x is (B, C, H, W): B samples, C channels and N = H * W positions. The channels
-form G groups of K = C / G. A slab is one group of one sample, (K, N). P programs divide
-the positions of a slab among them. A program loads blocks of its positions, with all K
-channels of the slab, (K, BLOCK_N).
+form G groups of K = C / G channels. A slab is the part of x in one sample and one
+group, (K, N). P programs share a slab: each computes some of the N positions. A program
+loads K channels at BLOCK_N positions at a time (a block).
 
-Each direction takes three passes over a slab, because a pass requires sums over all
-positions from the pass before it:
+Forward and backward each take three passes over a slab, because the next pass requires
+sums over all positions from the pass before it. The passes are:
 
 - forward: 1. the query (the position with the largest sum over channels) and the mean
   vector, 2. the mean and the deviation of the score (Eq. 1), 3. the output.
 - backward: 1. the sums that Eq. 6's gradient requires, 2. the gradients of the query,
   of the mean vector and of the parameters, 3. the gradient of x.
 
-If there are enough slabs to fill the device, P is 1, and the program makes all three
-passes. It starts each pass at the end where the previous pass stopped, because the
-positions that were read last are still in cache. If P > 1, each pass is a launch.
+If there are enough slabs to fill the device, P is 1, and one kernel makes all three
+passes. If P > 1, each pass has a kernel of its own. The second pass reads the blocks in
+reverse order, because the blocks that the first pass read last are still in cache.
 
-Sums have the dtype A: float64 if x is float64, else float32. They are accumulated in an
-order that never changes. In the functions, s is a _Slabs, f a _Forward, b a _Backward,
-p a _Plan and t a _Targets.
+Sums are accumulated in float32 (float64 for float64 inputs), in an order that never
+changes. Functions have arguments s (of type _Slabs), f (_Forward), b (_Backward),
+p (_Plan) and t (_Targets).
 """
 
 from typing import Any, NamedTuple, Optional
@@ -39,8 +39,8 @@ from .common import (
 )
 from .triton_launch import allocator, dense, launch, pointers, processors, strides, wide
 
-# Elements of a block, channels times positions. With 16 warps, a program reads 32 kB of
-# float32 at a time. This uses the memory bandwidth that one multiprocessor can get.
+# Number of elements in a block (channels times positions), 32 kB in float32. With 16
+# warps, this is enough to use all the memory bandwidth of a multiprocessor.
 _BLOCK = 8192
 _WARPS = 16
 # A block has at least this many positions (a cache line), even with many channels.
@@ -70,11 +70,13 @@ class _Slabs(NamedTuple):
     beta: Tensor  # weight of the similarity to the mean vector, (G,)
     weight: Tensor  # lambda of Eq. 8, (G,)
     bias: Tensor  # xi of Eq. 8, (G,)
-    theta: Optional[Tensor]  # scale of the distance in rows and columns, (2,), or None
+    # Factors of a position's distance to the query, one for rows and one for columns,
+    # (2,), or None.
+    theta: Optional[Tensor]
     # Standard deviation of the position encoding, a scalar, or None.
     sigma: Optional[Tensor]
     place: Tensor  # index of the query among the N positions, (B, G), int64
-    mean: Tensor  # mean of x over positions, (B, G, K), dtype A
+    mean: Tensor  # mean of x over positions, (B, G, K), float32 at least
     statistics: Tensor  # shift, offset and deviation of _Norm, (B, G, 3)
     stride_c: int  # stride of the channels, in elements
     stride_n: int  # stride of the positions, in elements
@@ -89,8 +91,9 @@ class _Forward(NamedTuple):
     y: Tensor  # output, with the shape, dtype and strides of x
     # Position where each program found the largest sum over channels, (B, G, P), int64.
     places: Tensor
-    # Each program's results for its positions, (B, G, P, 4 + K), dtype A: four numbers,
-    # from _LARGEST to _SQUARES, then the sum over positions of each of the K channels.
+    # Each program's results for its positions, (B, G, P, 4 + K), float32 at least. The
+    # indices _LARGEST to _SQUARES hold four statistics. Then follow the sums of the K
+    # channels over positions.
     partial: Tensor
 
 
@@ -100,39 +103,42 @@ class _Backward(NamedTuple):
     # Gradient of y, with the shape and strides of x, any floating dtype.
     gradient: Tensor
     gx: Tensor  # gradient of x, with the shape, dtype and strides of x
-    # Gradient of the logit (the input of the gate's sigmoid), (B, G, N), dtype A.
+    # Gradient of the logit (the input of the gate's sigmoid), (B, G, N), float32 at
+    # least.
     g_logit: Tensor
     # Gradients of the parameters, summed over each program's positions, (B, G, P, 7),
-    # dtype A.
+    # float32 at least.
     g_parameters: Tensor
     # Gradients of the query vector and of the mean vector, summed over each program's
-    # positions, (B, G, P, 2, K), dtype A.
+    # positions, (B, G, P, 2, K), float32 at least.
     g_targets: Tensor
 
 
 class _Plan(NamedTuple):
-    """The compile-time constants of all kernels."""
+    """Values that are fixed when a kernel is compiled. For other values, Triton
+    compiles the kernel again."""
 
     K: tl.constexpr  # number of channels in a group
-    SIMILARITY: tl.constexpr  # number of the similarity in _SIMILARITIES
+    SIMILARITY: tl.constexpr  # 0 for 'dot', 1 for 'l1', 2 for 'cosine'
     NORMALIZED: tl.constexpr  # whether the score is normalised (Eqs. 6 and 7)
-    P: tl.constexpr  # number of programs that share a slab, a power of two
+    P: tl.constexpr  # number of programs for one group of a sample, a power of two
     BLOCK_K: tl.constexpr  # K, rounded up to a power of two
     BLOCK_N: tl.constexpr  # number of positions in a block
     WIDE: tl.constexpr  # whether offsets within a sample need 64 bits
 
 
 class _Targets(NamedTuple):
-    """Values for the score (Eq. 1) of a slab, beside its features. The kernels compute
-    them."""
+    """Query, mean vector and parameters of one group of one sample. With the group's
+    features, they give the score (Eq. 1)."""
 
     place: tl.tensor  # index of the query among the N positions, a scalar
     query: tl.tensor  # query vector, (BLOCK_K,)
     mean: tl.tensor  # mean vector, (BLOCK_K,)
     alpha: tl.tensor  # weight of the similarity to the query, a scalar
     beta: tl.tensor  # weight of the similarity to the mean vector, a scalar
-    row: tl.tensor  # scale of the distance in rows (theta) divided by sigma, a scalar
-    # Scale of the distance in columns (theta) divided by sigma, a scalar.
+    # Theta's factor for distances in rows, divided by sigma, a scalar.
+    row: tl.tensor
+    # Theta's factor for distances in columns, divided by sigma, a scalar.
     column: tl.tensor
     # Half of the peak of a Gaussian density. D (Eq. 5) is the mean of two densities,
     # which is the sum of half of each density.
@@ -140,14 +146,14 @@ class _Targets(NamedTuple):
 
 
 class _Norm(NamedTuple):
-    """Values for the normalised score and the gate (Eqs. 6 to 8) of a slab. The kernels
-    compute them."""
+    """Numbers that turn the score of one group of one sample into the normalised score
+    and the gate (Eqs. 6 to 8)."""
 
     shift: tl.tensor  # score of the first position, subtracted from all scores
     offset: tl.tensor  # mean of (score - shift) over positions
     deviation: tl.tensor
     inverse: tl.tensor  # 1 / (deviation + EPS)
-    scale: tl.tensor  # inverse times the parameter ``weight`` (lambda of Eq. 8)
+    scale: tl.tensor  # ``inverse`` times the parameter ``weight`` (lambda of Eq. 8)
     bias: tl.tensor
 
 
@@ -191,7 +197,7 @@ def backward(gradient: Tensor, x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     passes = (_sum_logits, _differentiate_targets, _write_gradient)
     _launch(_backward_kernel, passes, x, parameters, kept, results, plan)
 
-    # Sums of the gradients over samples and programs, (G, 7).
+    # Gradients of the parameters, summed over samples and programs, (G, 7).
     totals = results.g_parameters.sum((0, 2))
     # The gradients of theta (two numbers) and of sigma (one), summed over groups.
     shared = totals[:, _THETA.value :].sum(0)
@@ -220,10 +226,11 @@ def _plan(x, groups, similarity, normalization):
 
 
 def _programs(slabs, available):
-    """Upper limit of P, the number of programs that share a slab. A power of two.
+    """Upper limit of P, the number of programs that share a slab (one group of one
+    sample). The limit is a power of two.
 
-    The number is 1 if the slabs occupy most of the available multiprocessors. Otherwise
-    each multiprocessor gets two programs.
+    The limit is 1 if the slabs occupy most of the available multiprocessors. Otherwise,
+    each multiprocessor gets about two programs.
     """
     if 5 * slabs >= 4 * available:
         return 1
@@ -243,7 +250,7 @@ def _launch(whole, passes, x, parameters, kept, results, plan):
 
 @triton.jit
 def _forward_kernel(s, f, p):
-    """Forward in one kernel, for P = 1. A program makes all passes over its slab."""
+    """All passes of forward in one kernel, used if one program computes a slab."""
     _find_query(s, f, p)
     tl.debug_barrier()
     _measure_score(s, f, p)
@@ -352,7 +359,7 @@ def _write_output(s, f, p):
 
 @triton.jit
 def _backward_kernel(s, b, p):
-    """Backward in one kernel, for P = 1. A program makes all passes over its slab."""
+    """All passes of backward in one kernel, used if one program computes a slab."""
     _sum_logits(s, b, p)
     tl.debug_barrier()
     _differentiate_targets(s, b, p)
@@ -421,8 +428,9 @@ def _differentiate_targets(s, b, p):
         by_row, by_column = t.row * down, t.column * across
         g_row -= g_density * rows * by_row * down
         g_column -= g_density * columns * by_column * across
-        # Subtract the 1 of sigma's gradient at each position. A difference of two large
-        # sums would lose digits.
+        # Sigma's gradient is a sum of terms with a factor u * u - 1, where u is by_row
+        # or by_column. Subtract 1 in each term, because the difference of a sum with
+        # u * u and a sum with 1 would lose digits.
         g_sigma += g_density * (
             rows * (by_row * by_row - 1) + columns * (by_column * by_column - 1)
         )
@@ -492,8 +500,7 @@ def _share(p):
 
 @triton.jit
 def _every_share(p):
-    """Indices of the P programs that share this slab, among the programs of all slabs,
-    (P,)."""
+    """Indices (P,) of this slab's programs among the programs of all slabs."""
     return tl.program_id(0).to(tl.int64) * p.P + tl.arange(0, p.P)
 
 
@@ -515,8 +522,8 @@ def _address(tensor, n, s, p):
 
 @triton.jit
 def _load(tensor, n, s, p):
-    """Values of this program's slab in ``tensor`` at positions n, (BLOCK_K, len(n)),
-    dtype A. They are zero outside the slab."""
+    """Values of this program's slab in ``tensor`` at positions n, (BLOCK_K, len(n)), in
+    float32 at least. Outside the slab, the values are zero."""
     at, exists = _address(tensor, n, s, p)
     return tl.load(at, mask=exists, other=0).to(s.mean.dtype.element_ty)
 
@@ -529,7 +536,7 @@ def _store(tensor, block, n, s, p):
 
 @triton.jit
 def _logits(n, s, b):
-    """Addresses in g_logit of the positions n of this program's slab."""
+    """Addresses of this slab's logit gradients (``g_logit``) at positions n."""
     return b.g_logit + tl.program_id(0).to(tl.int64) * s.N + n
 
 
@@ -579,8 +586,8 @@ def _distances(n, t, s):
 
 @triton.jit
 def _densities(n, t, s):
-    """Half of the density over rows, and half of the density over columns. The sum of
-    both halves is D (Eq. 5)."""
+    """Halves of two Gaussian densities, one over rows and one over columns. The sum of
+    the two halves is D (Eq. 5)."""
     down, across = _distances(n, t, s)
     rows = t.height * tl.exp(-0.5 * (t.row * down) * (t.row * down))
     columns = t.height * tl.exp(-0.5 * (t.column * across) * (t.column * across))
@@ -602,8 +609,8 @@ def _similarity(block, target, p):
 
 @triton.jit
 def _norms(block, target):
-    """Product of the norms of each position and of the target, (BLOCK_N,). Eq. 2
-    divides by it."""
+    """Norm of each position times the norm of the target, (BLOCK_N,). Eq. 2 divides by
+    this product."""
     return tl.sqrt(tl.sum(block * block, 0)) * tl.sqrt(tl.sum(target * target, 0))
 
 
@@ -692,8 +699,9 @@ def _gate(score, norm):
 
 @triton.jit
 def _balance(norm, s, b, p):
-    """Two numbers for the gradient through Eqs. 6 and 7: the mean of g_logit, and a
-    factor. The score's gradient is proportional to g_logit - mean - factor * score."""
+    """Two numbers for the score's gradient (Eqs. 6 and 7): the mean of ``g_logit`` (the
+    gradient of the gate's input), and a factor. The score's gradient is proportional to
+    ``g_logit - mean - factor * score``."""
     average, spread = 0.0, 0.0
     if p.NORMALIZED:
         shares = b.g_parameters + _every_share(p) * 7

@@ -73,10 +73,12 @@ def prm_steps(
         assert sigma is not None, 'theta requires sigma'
         rows = torch.arange(h).repeat_interleave(w).to(x)
         columns = torch.arange(w).repeat(h).to(x)
-        query = torch.stack([i // w, i % w], 2).to(x)  # row and column, (B, g, 2)
+        # row and column of the query, (B, g, 2)
+        query = torch.stack([i // w, i % w], 2).to(x)
         p = torch.stack([rows, columns])  # row and column of each position, (2, N)
         d = sigma.abs().clamp(min=MIN_SIGMA)
-        distance = (p - query[..., None]).abs()  # in rows and in columns, (B, g, 2, N)
+        # Distance of each position to the query, in rows and in columns, (B, g, 2, N).
+        distance = (p - query[..., None]).abs()
         exponent = -0.5 * (theta.view(2, 1) * distance / d) ** 2
         density = torch.exp(exponent) / (d * math.sqrt(2 * math.pi))
         D = density.mean(2)

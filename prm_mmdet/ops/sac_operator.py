@@ -122,7 +122,7 @@ def _plain(
     y = w_transform.to(dtype) @ contexts @ weights + b_transform.to(dtype)[:, None]
     if residual:
         y = y + features
-    # For unflatten, PyTorch's older ONNX exporter would write fixed sizes.
+    # Use reshape. For unflatten, PyTorch's older ONNX exporter would write fixed sizes.
     return y.to(x.dtype).reshape(x.shape[0], y.shape[1], *x.shape[2:])
 
 
@@ -137,9 +137,9 @@ def _shapes(x, w_attention, b, w_customization, b2, w_transform, *_):
 
 
 def _products(x, w_attention, w_transform):
-    """Numbers of multiplications in three products. A map (B, K, H, W) is multiplied by
-    a (C, K) matrix, and by a (D, K) matrix. The K contexts are multiplied by a (D, C)
-    matrix."""
+    """Numbers of multiplications in three steps of SAC: gather K contexts, mix the
+    transformed contexts at each position, and transform the contexts from C to D
+    channels."""
     batch, channels, height, width = x
     k = batch * w_attention[0]
     positions = k * height * width
@@ -152,16 +152,17 @@ def _products(x, w_attention, w_transform):
 
 def _flops(x, w_attention, b, w_customization, b2, w_transform, *_, **__):
     gather, mix, transform = _products(x, w_attention, w_transform)
-    # Three products have as many multiplications as ``gather``: for the attention's
-    # logits, the weights and the contexts.
+    # Computing the attention's logits takes as many multiplications as gathering the
+    # contexts. So does computing the weights. Therefore ``gather`` counts three times.
     return 2 * (3 * gather + mix + transform)
 
 
 def _backward_flops(g, x, w_attention, b, w_customization, b2, w_transform, *_, **__):
     gather, mix, transform = _products(x, w_attention, w_transform)
-    # Eight products have as many multiplications as ``gather``. Two compute logits and
-    # weights again, and one gives the gradient of the attention. Two give the gradients
-    # of the convolutions that compute logits and weights. Three give the gradient of x.
+    # Eight products take as many multiplications as gathering the contexts. Two compute
+    # logits and weights again, and one gives the gradient of the attention. Two give
+    # the gradients of the convolutions for logits and weights. Three give the gradient
+    # of x.
     return 2 * (8 * gather + 2 * mix + 3 * transform)
 
 

@@ -64,7 +64,9 @@ def processors(x: Tensor) -> int:
 
 
 def allocator(x: Tensor, parts: int) -> Callable[..., Tensor]:
-    """Return a function ``new(*size)`` that makes tensors, (B, parts, *size).
+    """Return a function ``new(*size)`` that makes tensors of shape (B, parts, size).
+
+    B is the batch size of ``x``. ``parts`` is the number of its groups or channels.
 
     The tensors' default dtype is :func:`accumulation_dtype` of ``x``. They are not
     initialised. If ``x`` is empty, they are zero, because no kernel fills them.

@@ -11,12 +11,12 @@ from .table import Counting, read_table
 
 _ACCURACY = 'top1 top5'
 # For each paper: the pattern of the configs' paths, and the training recipe (batch size
-# and epochs) that the paths name by default. A row can name another recipe.
+# and epochs) of the rows that name no recipe.
 _PRM = ('imagenet/{name}_{recipe}_imagenet.py', '8xb32-100e')
 _LCT = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e')
 _SAC = ('imagenet/{name}_{recipe}_imagenet.py', '4xb64-100e-warmup')
-# Every kind of layer counts, because all three papers print 4.122 G for ResNet-50.
-# Convolutions and linear layers alone would give 4.089 G.
+# The multiply-adds of every kind of layer are counted. For ResNet-50, all three papers
+# print 4.122 G. Convolutions and linear layers alone would give 4.089 G.
 _COUNTING = Counting((224, 224), every_layer=True)
 
 TABLES = (

@@ -25,17 +25,18 @@ from ..plugins import BAM, CBAM, GE, LCT, PRM, SAC, SE, SGE, SK
 from .table import Counting, Row, Table
 
 COLUMNS = ('params', 'flops', 'd_params', 'd_flops')
-# Number of global poolings that tables of detectors count for a block. It is the number
-# in the figure of the block's paper. PRM is left out: its paper prints the same FLOPs
-# for PRM as for the baseline, so it does not count PRM's means.
+# For tables of detectors: number of global poolings that are counted in a block. The
+# figure in the block's paper shows as many. PRM is left out, because its paper prints
+# the same FLOPs with PRM as for the baseline.
 _POOLED = {SE: 1, LCT: 1, BAM: 1, CBAM: 4}
-# Number of global poolings that tables of classifiers count for a block. It is the
-# number of pooling layers (nn.Module) in the block's published code. The counting tool
-# ptflops does not count functions, such as CBAM's means and maxima over channels, and
-# BAM's mean. SK's published code pools twice, but has one ReLU less than this package.
-# A ReLU counts as much as a pooling, so only one pooling counts here.
+# For tables of classifiers: number of global poolings that are counted in a block. The
+# counting tool ptflops counts a pooling if it is a layer (nn.Module) in the block's
+# published code, but not a function such as BAM's mean. SK's published code has two
+# pooling layers, but one ReLU less than this package. A ReLU counts as much as a
+# pooling, so SK has 1 here.
 _POOLED_IN_LAYERS = {SE: 1, LCT: 1, GE: 1, SGE: 1, SK: 1, CBAM: 2, PRM: 1}
-# Operations that ptflops counts for a layer with input x and output y.
+# For each kind of layer: a function of the layer's input x and output y. It returns the
+# number of operations that the counting tool ptflops counts for the layer.
 _ELEMENTWISE: dict[type[nn.Module], Callable] = {
     nn.BatchNorm2d: lambda x, y: 2 * x.numel(),
     nn.ReLU: lambda x, y: y.numel(),
@@ -157,8 +158,8 @@ def complexity(config: str, way: Counting) -> Complexity:
 
 
 def _paper_flops(network, way):
-    """Run a network on an input without values, and count multiply-adds as the papers
-    do."""
+    """Run a network on torch's meta device (without arithmetic), and count its
+    multiply-adds as the papers do."""
     total = 0
     pooled = _POOLED_IN_LAYERS if way.every_layer else _POOLED
 

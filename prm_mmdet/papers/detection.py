@@ -13,7 +13,7 @@ _SIZES = 'bbox_mAP_s bbox_mAP_m bbox_mAP_l'
 _MASK = 'segm_mAP segm_mAP_50 segm_mAP_75'
 _MASK_SIZES = 'segm_mAP_s segm_mAP_m segm_mAP_l'
 # For each paper: the pattern of the configs' paths, and the training recipe (schedule,
-# sometimes batch size) that the paths name by default. A row can name another recipe.
+# sometimes batch size) of the rows that name no recipe.
 _PRM = ('prm/{name}_fpn_{recipe}_coco.py', '2x')
 _LCT = ('lct/{name}_fpn_{recipe}_coco.py', '4xb1-1x')
 _SAC = ('sac/{name}_fpn_{recipe}_coco.py', '4xb2-1x')
@@ -35,8 +35,8 @@ cascade-rcnn_r50-gc-c2-c5  | 41.1 59.7 44.6 23.6 44.1 54.3 234.82 71.69
 cascade-rcnn_r50-prm-c2-c5 | 42.5 61.2 46.2 24.2 45.8 56.4 234.71 69.17
 """,
         # The table counts only trained parameters. It leaves out the 225,344 parameters
-        # of the frozen stem and c2. The printed FLOPs of SE and GC agree with blocks in
-        # c2-c5.
+        # of the frozen stem and c2. With blocks in c2-c5, as in these rows, the counted
+        # FLOPs of SE and GC agree with the printed FLOPs.
         Counting((800, 1280), trainable=True),
     ),
     read_table(
@@ -111,7 +111,8 @@ mask-rcnn_r50-sac-l512-c3-c5 | 39.2 61.4 42.9 35.7 57.8 38.0 45.6 282.9
         'Softmax over the contexts',
         f'{_BOX} {_MASK}',
         _SAC,
-        # The last row is the same model as Table I's row with reduction ratio 32.
+        # The last row is the model of Table I with reduction ratio 32. Its numbers are
+        # the same as in Table I.
         """
 mask-rcnn_r50                   | 37.3 59.1 40.3 34.2 55.9 36.3
 mask-rcnn_r50-sac-softmax-c3-c5 | 39.2 61.7 42.5 35.7 58.1 38.0

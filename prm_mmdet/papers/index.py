@@ -58,7 +58,7 @@ def index_files(configs: Path) -> dict[str, str]:
 
 def _metafile(folder: str, readme: str, names: list[str]) -> str:
     collection, data = _COLLECTIONS[folder]
-    # A README begins with a title. The next paragraph is one line. In the README of a
+    # Read the README's title, and the line of text below the title. In the README of a
     # paper, this line has the authors, the venue and the year.
     found = re.search(r'^# (.+)\n\n(.+)\.$', readme, re.M)
     assert found is not None

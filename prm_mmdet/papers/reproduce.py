@@ -51,10 +51,10 @@ def choose(tables: Sequence[Table], patterns: Sequence[str] = ()) -> list[str]:
     Args:
         tables: Tables, from :data:`prm_mmdet.papers.TABLES`.
         patterns: Shell patterns. The name of a config, without ``.py``, must match one
-            of them. Default: (), which is all rows.
+            of them. Default: (), for all configs.
 
     Raises:
-        ValueError: A pattern matches no row. The message lists the rows.
+        ValueError: A pattern matches no config.
     """
     configs = list(dict.fromkeys(row.config for t in tables for row in t.rows))
     stems = [Path(config).stem for config in configs]
@@ -162,8 +162,8 @@ def _cell(config: str, runs: Runs) -> Cell:
 
 
 def _publishing(cell: Cell, file: Path, runs: Runs) -> Cell:
-    """A cell that trains a backbone, then writes the backbone's weights to ``file``.
-    The configs of detectors load the weights from this file."""
+    """A cell (run) that trains a backbone, then writes the backbone's weights to
+    ``file``. The configs of detectors load the weights from this file."""
     config = Config.fromfile(config_path(f'imagenet/{cell.name}.py'))
     epochs = 1 if runs.smoke else config.train_cfg.max_epochs
     checkpoint = str(Path(cell.work_dir, f'epoch_{epochs}.pth'))
@@ -201,8 +201,8 @@ def run_rows(
 
 
 def _look_for_data(cells: Mapping[str, Cell]) -> None:
-    """Raise MissingInput if a cell will run and its data set is missing. All detectors
-    use the same data set, and so do all classifiers. So two checks are enough."""
+    """Raise MissingInput if the data set of an unfinished run is missing. All detectors
+    use one data set, and all classifiers another. So two checks are enough."""
     found = set()
     for config, cell in cells.items():
         classifies = config.startswith('imagenet/')

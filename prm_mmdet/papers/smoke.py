@@ -45,7 +45,8 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
         # detector. Residual branches that start at zero keep numbers finite.
         start = dict(zero_init_residual=True)
     model: dict = dict(backbone=start)
-    # The model of a classifier has no train_cfg and no test_cfg.
+    # A detector gets settings for few proposals. The model of a classifier has no such
+    # settings.
     for name in ('train_cfg', 'test_cfg'):
         if name in cfg['model']:
             model[name] = _few(cfg['model'][name])
@@ -67,7 +68,9 @@ def write_smoke_config(config: str, folder: Path, ranks: int) -> None:
             loader['batch_size'] = min(2, row['batch_size'])
             loader['dataset']['indices'] = images
             classes = os.path.join(data['data_root'], 'train')
-            if os.path.isdir(classes):  # If the folder is missing, train.py reports it.
+            # Without the folder, classes cannot be counted. train.py then reports that
+            # the folder is missing.
+            if os.path.isdir(classes):
                 model['num_classes'] = len(find_classes(classes))
             continue
         annotations = os.path.join(data['data_root'], data['ann_file'])

@@ -11,7 +11,7 @@ class Row:
     """One row of a table: a config and the numbers that the paper prints for it."""
 
     config: str  # path below configs/
-    # Config of the row to which gains are relative. A baseline names itself.
+    # Config of the row to which gains are relative. For a baseline, its own config.
     baseline: str
     cells: Mapping[str, float]  # the paper's numbers, by the column's name
 
@@ -43,7 +43,8 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
-    counting: Counting | None = None  # None if the table has no parameters and no FLOPs
+    # How the paper counted parameters and FLOPs. None if the table prints neither.
+    counting: Counting | None = None
     # Reasons why a printed number cannot be compared, by (config, column).
     remarks: Mapping[tuple[str, str], str] = field(default_factory=dict)
 

@@ -34,13 +34,16 @@ def report(
         style: 'terminal', 'markdown' or 'csv'. Default: 'terminal'.
 
     Returns:
-        The text, with a line break at its end. Columns with numbers of this package
-        follow a column of the paper. For AP and accuracy, the column ``here`` has the
-        result of the config's last evaluation. Without an evaluation, it is empty. For
-        complexity, ``counted`` repeats the paper's way of counting, and ``here``
-        counts the config as it runs. For ``fps``, ``here`` has the last result of
-        ``tools/benchmark.py fps``. If baseline and row were measured on the same
-        device, the ratio to the baseline is shown, too.
+        The text, with a line break at its end. Beside a column of the paper are columns
+        of this package, such as ``top1 here``:
+
+        - AP and accuracy: ``here`` is the result of the config's last evaluation. It is
+          empty if there is no evaluation.
+        - Parameters and FLOPs: ``counted`` is counted in the paper's way. ``here`` is
+          counted for the config as it runs.
+        - ``fps``: ``here`` is the last result of ``tools/benchmark.py fps``.
+          ``ratio here`` is its ratio to the baseline's result, if both have the same
+          device, version of PyTorch and kind of weights.
     """
     body = []
     notes: dict[str, list[str]] = {}
@@ -64,8 +67,8 @@ def report(
 
 
 def _beside(table, row, column, work_dirs):
-    """The texts of one row in the columns that follow a column of the paper. A key is
-    the end of such a column's name: 'gain here' for 'bbox_mAP gain here'."""
+    """Texts of one row for the columns beside a column of the paper. The keys are the
+    ends of the columns' names, such as 'gain here' in 'bbox_mAP gain here'."""
     places, base = table.digits(column), table.baseline(row)
     texts = {}
     if column in GAINED:

@@ -83,8 +83,8 @@ def check_groups(
     name: str = 'groups',
 ) -> None:
     """Raise GroupsError unless ``groups`` divides ``in_channels`` into groups of at
-    least ``min_channels`` channels each. Messages call the argument ``name``, such as
-    'reduction'."""
+    least ``min_channels`` channels each. ``name`` is the name of the argument in error
+    messages, such as 'reduction'."""
     check_positive_int(block, **{'in_channels': in_channels, name: groups})
     if in_channels % groups or in_channels // groups < min_channels:
         raise GroupsError(block, name, groups, in_channels, min_channels)

@@ -79,8 +79,8 @@ class LCT(nn.Module):
         )
 
     def constant_gate(self) -> Tensor | None:
-        """The gate of each channel, (C,), while ``weight`` is zero everywhere. None if
-        the gate depends on the input."""
+        """The gate of each channel, of shape (C,), while ``weight`` is zero everywhere.
+        Otherwise, the gate depends on the input, and the result is None."""
         if self.weight is None or self.bias is None or self.weight.any():
             return None
         return self.bias.detach().sigmoid()

@@ -98,8 +98,8 @@ class PRM(nn.Module):
         )
 
     def constant_gate(self) -> Tensor | None:
-        """The gate of each channel, (C,), while ``weight`` is zero everywhere. None if
-        the gate depends on the input."""
+        """The gate of each channel, of shape (C,), while ``weight`` is zero everywhere.
+        Otherwise, the gate depends on the input, and the result is None."""
         if self.weight.any():
             return None
         gate = self.bias.detach().sigmoid()

@@ -50,9 +50,9 @@ class Accuracy(BaseMetric):
             hits = [label in ranked[:k] for k in self.topk]
             if logits.isnan().any():
                 hits = [False] * len(hits)
-            # Append [], not None, for an image without a label. MMEngine first removes
-            # every None. Then it cuts the list to the number of images, which drops the
-            # images that were repeated to give all ranks equally many.
+            # Ranks may repeat images, so MMEngine cuts the results to the number of
+            # images. Before that, it removes every None, so the cut would keep repeated
+            # images. So append [], not None, for an image without a label.
             self.results.append(hits if label >= 0 else [])
 
     def compute_metrics(self, results: list[list[bool]]) -> dict[str, float]:

@@ -90,7 +90,7 @@ class ImageNet(BaseDataset):
             return data
         self.unreadable[idx] = 1
         if not self.test_mode:
-            return None  # BaseDataset then draws another image.
+            return None  # tells BaseDataset to draw another image
         for other in range(idx + 1, idx + len(self)):
             data = super().prepare_data(other % len(self))
             if data is not None:
@@ -122,7 +122,7 @@ class ImageNet(BaseDataset):
     def _listed(self, folder, classes):
         labels = read_labels(self.ann_file, classes)
         present = _images(folder)
-        # A label file may name images with their extension or without.
+        # In a label file, names of images are with or without their extension.
         stems = {name: Path(name).stem for name in present}
         found = {n: labels.get(n, labels.get(stems[n])) for n in present}
         for name, stem in stems.items():
@@ -164,8 +164,8 @@ class ReportUnreadableImages(Hook):
     """Warn at the end of each epoch about images that could not be read so far.
 
     The hook works for a data set, such as :class:`ImageNet`, whose ``unreadable`` has
-    one number for each image. The number is not 0 if the image could not be read.
-    MMEngine's logger does not repeat an identical warning.
+    one number for each image. The number is not 0 if the image could not be read. If
+    the warning stays the same, MMEngine's logger does not repeat it.
     """
 
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:

@@ -53,7 +53,7 @@ def read_labels(path: str, classes: Sequence[str]) -> dict[str, int]:
             continue
         where = f'{path}, line {number}: {line.strip()!r}'
         # After the name of a class, further words are ignored. After an index, they are
-        # an error, because the line may have a number for each class.
+        # an error, because such a line perhaps lists one score for each class.
         if len(fields) < 2 or (len(fields) > 2 and fields[1] not in known):
             raise ValueError(f'{where} is not an image and its class.{_CURE}')
         name, word = fields[:2]

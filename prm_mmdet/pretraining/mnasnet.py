@@ -51,7 +51,8 @@ class MnasNet(MobileNetV2):
     def make_layer(
         self, out_channels: int, num_blocks: int, stride: int, expand_ratio: int
     ) -> Sequential:
-        kernel_size = self.kernel_sizes[len(self.layers)]  # index of the new layer
+        # The index of the new layer is the number of layers so far.
+        kernel_size = self.kernel_sizes[len(self.layers)]
         blocks = []
         for i in range(num_blocks):
             blocks.append(

@@ -30,7 +30,8 @@ _REDUCED = {
 _ORIENTATION = 0x0112
 
 
-Part = tuple[int, int, int, int]  # top, left, height and width, in pixels
+# A part of an image: top, left, height and width, in pixels.
+Part = tuple[int, int, int, int]
 
 
 @TRANSFORMS.register_module()
@@ -45,7 +46,7 @@ class LoadImage(BaseTransform):
     Args:
         short_edge: Length in pixels to which a later transform resizes the shorter
             edge. A larger image is decoded at 1/2, 1/4 or 1/8 of its size, as long as
-            its shorter edge keeps this length. Default: None, full size.
+            its shorter edge still has at least this length. Default: None, full size.
         backend_args: Arguments of MMEngine's ``fileio.get``. Default: None.
     """
 
@@ -83,8 +84,8 @@ class LoadRandomResizedCrop(LoadImage):
     The area of the part and the logarithm of its aspect ratio are drawn uniformly, up
     to ten times, until the part fits into the image. If no part fits, a part in the
     middle of the image is taken. It is the largest part whose aspect ratio is within
-    its bounds. If the part keeps at least ``size`` pixels a side, the image is decoded
-    at a reduced scale.
+    its bounds. If the part still has at least ``size`` pixels a side at a reduced
+    scale, the image is decoded at this scale.
 
     Source: "Going Deeper with Convolutions", Szegedy et al., CVPR 2015.
 
@@ -190,7 +191,7 @@ def read_shape(data: bytes) -> tuple[int, int]:
 def _is_turned(image):
     try:
         return image.getexif().get(_ORIENTATION, 1) >= 5
-    except Exception:  # OpenCV does not turn an image with a damaged EXIF tag.
+    except Exception:  # If the EXIF tag is damaged, OpenCV does not turn the image.
         return False
 
 
@@ -199,8 +200,8 @@ def decode(data: bytes, smaller: float) -> np.ndarray | None:
 
     Args:
         data: Content of the file.
-        smaller: Factor by which the decoded image may be smaller. The image is decoded
-            at 1/8, 1/4, 1/2 or all of its size, the smallest that the factor allows.
+        smaller: Largest factor by which the decoded image may be smaller. Of the scales
+            1/8, 1/4, 1/2 and 1, the smallest scale within this limit is used.
     """
     flag = next(flag for factor, flag in _REDUCED.items() if factor <= max(smaller, 1))
     return cv2.imdecode(np.frombuffer(data, np.uint8), flag)

@@ -56,7 +56,7 @@ class DoubleAttention(BaseModule):
     def forward(self, x: Tensor) -> Tensor:
         check_input('DoubleAttention', x, self.in_channels)
         # A softmax over positions gathers the features, and a softmax over the set of
-        # features distributes them. SAC's operator does both.
+        # features distributes them. ``sac_context``, SAC's operator, applies both.
         maps = self.gather(x), self.distribute(x)
         mixed = ops.sac_context(self.feature(x), *maps, softmax=True)
         return x + self.expand(mixed).to(x.dtype)

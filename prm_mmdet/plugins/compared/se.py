@@ -24,9 +24,10 @@ class SE(nn.Module):
         in_channels (int): Channels C of the input.
         reduction (int): r. The hidden layer has C / r channels. Must divide
             ``in_channels``. Default: 16.
-        groups (int, optional): Number of groups of channels within which SE+ first
-            normalises the means, as in LCT. The LCT paper uses 64. Must divide
-            ``in_channels`` into groups of at least two. Default: None, SE.
+        groups (int, optional): Number of groups of channels. If it is set, the block is
+            SE+, which first normalises the means within each group, as LCT does. Must
+            divide ``in_channels`` into groups of at least two channels. The LCT paper
+            uses 64 groups. Default: None, the block is SE.
 
     Parameters: ``squeeze`` and ``excite``, 1x1 convolutions. Together, they have
     2C^2 / r + C / r + C numbers.

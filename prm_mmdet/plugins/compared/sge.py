@@ -19,9 +19,10 @@ from ..checks import check_groups, check_input
 
 @MODELS.register_module()
 class SGE(nn.Module):
-    """Multiply each position by a gate between 0 and 1. The gate depends on the dot
-    product of the position's channels with their means over positions, normalised over
-    positions. The channels of a group share the gate.
+    """Multiply each position by a gate between 0 and 1, for each group of channels.
+
+    The gate depends on the dot product of the group's channels at the position with the
+    means of these channels. The dot products are first normalised over positions.
 
     This is PRM without the similarity to the query point.
 

@@ -4,7 +4,8 @@ Source: X. Li, W. Wang, X. Hu and J. Yang, "Selective Kernel Networks", CVPR 201
 paper's SKNet-50 has wider layers than this unit. The unit has the form that the paper's
 authors published for ResNet, which fits the parameters and FLOPs of Table 1. The
 branches are a 3x3 convolution, and a 3x3 convolution of 32 groups with the same
-dilation. For C channels, the hidden layer has C / 16 channels, even if this is few.
+dilation. For C channels, the layer that weighs the branches has C / 16 hidden channels,
+without the paper's minimum.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class SK(nn.Module):
         return first * dense + second * grouped
 
     def shares(self, dense: Tensor, grouped: Tensor) -> Tensor:
-        """Weights of the two branches in each channel, (B, 2, C, 1, 1)."""
+        """Weights of the two branches in each channel, of shape (B, 2, C, 1, 1)."""
         context = (dense + grouped).mean((2, 3), keepdim=True)
-        scores = self.excite(self.squeeze(context))  # shape (B, 2C, 1, 1)
+        # C scores of the first branch, then C scores of the second branch.
+        scores = self.excite(self.squeeze(context))
         return scores.unflatten(1, (2, -1)).softmax(1)

@@ -1,4 +1,5 @@
 _base_ = 'none.py'
-block = dict(type='prm_mmdet.SAC', reduction=1000)  # one context (K = 1)
+# The reduction exceeds the number of channels, so SAC gathers only one context.
+block = dict(type='prm_mmdet.SAC', reduction=1000)
 plugin = dict(cfg=block, stages=(False, True, True), position='after_conv2')
 model = dict(backbone=dict(plugins=[plugin]))

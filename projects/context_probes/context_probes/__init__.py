@@ -1,1 +1,1 @@
-"""The context probes measure which context each block lets a small detector see."""
+"""Context probes: data sets that show which context a block lets a detector use."""

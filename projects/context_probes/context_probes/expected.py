@@ -15,12 +15,12 @@ and 0.45 with LCT. Guessing gives about 0.43.
 
 Other runs came before the trials on the page of results, and have no records. Their
 images differed. Their networks were trained from scratch, or started from bases that
-were trained on other versions of ``control``. After these runs, ``control`` and the
-shares of the two tints in ``scene`` were chosen so that the networks learn something at
-all. A share is a fraction of the image's tiles. Some bases had learned the two hues of
-every cue as one class. From such a base, SAC saw the cue of far-cue in 960 steps, but
-did not see the cue of which-context. With shares of 0.44 and 0.56 in ``scene``, neither
-SE nor SAC saw the cue.
+were trained on other versions of ``control``. After these runs, two probes were changed
+so that the networks learn something at all: ``control`` and ``scene``. In ``scene``,
+the fractions of tiles with each of two tints were changed. With the fractions 0.44 and
+0.56, neither SE nor SAC saw the cue. Some bases gave the two hues of every cue the same
+class. From such a base, SAC saw the cue of far-cue in 960 steps, but not the cue of
+which-context.
 
 After the trials, some reasons below were corrected, and the predictions of
 ``sac-bottleneck`` were added. :data:`SEEN` was raised from 0.65 to 0.92, and after the
@@ -31,9 +31,9 @@ first seed to 0.95, which changed no verdict. No prediction was changed.
 #: A guess is right with a chance of 0.5, but AP50 is higher. The reason is that COCO
 #: uses, for each recall, the best precision at this recall or at a higher one.
 CHANCE = 0.54
-#: A cue is seen if AP50 is above this number. On which-context, there are two kinds of
-#: objects, and each kind has its own marker (cue). If a network does not choose between
-#: the markers, its AP50 stays below this number: GC reaches 0.91 in the longer trials.
+#: A cue is seen if AP50 is above this number. In the probe which-context, each of the
+#: two kinds of objects has its own marker (cue). If a network does not choose between
+#: the markers, its AP50 is lower. For example, GC reaches 0.91 in twelve epochs.
 SEEN = 0.95
 HARM = 0.05
 

@@ -34,15 +34,17 @@ VERSION = 4
 
 HEIGHT, WIDTH = 96, 384  # size of the images, in pixels
 WIDE = 576  # width of images in the probe relative-position, in pixels
-#: In pixels, the least distance of an object's box from the cue that shows its class.
+#: An object's box and the cue that shows its class are at least this far apart, in
+#: pixels.
 DISTANCE = 195
-# Square roots of areas, in pixels: of the smallest and the largest object, of a marker
-# (a disc whose hue is a cue), and of the landmark (a disc in relative-position).
+# A side is the square root of an area, in pixels. Objects have sides in the range SIDE.
+# A marker is a disc whose hue is a cue. The landmark is a disc in the probe
+# relative-position.
 SIDE = (16, 21)
 MARKER_SIDE = 14
 LANDMARK_SIDE = 18
 OBJECTS = (2, 3)  # smallest and largest number of objects in an image
-MARGIN = 2  # free pixels on each side of an object, at least
+MARGIN = 2  # least number of free pixels on each side of an object
 
 # Hues are numbered from 0 to 5: red, yellow, green, cyan, blue, magenta.
 HUES = 6
@@ -52,23 +54,24 @@ CLASS_HUES = (0, 4)
 # are cues of the opposite class. So a network that was trained on control distinguishes
 # the hues of cues, but takes each hue for the wrong class.
 CONTROL_HUES = ((3, 4), (0, 1))
-# Hues in the probe which-context: of objects by kind, and of markers by kind and class.
+# Hues in the probe which-context. KIND_HUES has the hue of each kind of objects.
+# KIND_CLASS_HUES has the hues of each kind's marker: one hue for each class.
 KIND_HUES = (2, 5)
 KIND_CLASS_HUES = ((0, 4), (1, 3))
 
-# In the probe relative-position: range of the distance, in pixels, from the landmark to
-# the nearest object, by class.
+# In the probe relative-position, the distance from the landmark (a disc) to the nearest
+# object is in the range NEAR for class 0, and in the range FAR for class 1. In pixels.
 NEAR, FAR = (DISTANCE, 220), (265, 290)
-# Range of the random left edge of the objects' region, in pixels. Each object begins at
-# most SPREAD pixels to the right of this edge.
+# In the same probe, the region of the objects has a random left edge in this range, in
+# pixels. Each object begins at most SPREAD pixels to the right of this edge.
 LEFT_EDGES = (320, 530)
 SPREAD = 20
 
 # Constants of the probe scene. Its images have square tiles, each in one of two tints.
 TILE = 12  # side of a tile, in pixels
-# Range of the first tint's share of the tiles near the objects.
+# Of the tiles near the objects, a random fraction in this range has the first tint.
 LOCAL_SHARE = (0.48, 0.52)
-# The first tint's share of all tiles, for class 1 and for class 0.
+# Fraction of all tiles that have the first tint: for class 1, then for class 0.
 SHARES = (0.41, 0.59)
 
 
@@ -315,8 +318,8 @@ def _add(rng, canvas, polygon, hue):
 
 
 def _outline(polygon, margin, canvas):
-    """Box around a polygon and a margin, cut off at the borders of the canvas. Returns
-    x, y, width and height, in whole pixels."""
+    """The box that has at least ``margin`` pixels around a polygon, cut off at the
+    borders of the canvas. Returns x, y, width and height, in whole pixels."""
     low = np.maximum(np.floor(polygon.min(0)).astype(int) - margin, 0)
     high = np.ceil(polygon.max(0)).astype(int) + margin
     high = np.minimum(high, canvas.shape[1::-1])
@@ -324,6 +327,6 @@ def _outline(polygon, margin, canvas):
 
 
 def _instances(masks, labels):
-    """The objects as instances. If some objects found no free place, there are fewer
-    masks than labels. Then the last labels are not used."""
+    """An ``Instance`` for each drawn object. If some objects found no free place, there
+    are fewer masks than labels. Then the last labels are not used."""
     return [Instance(k, False, float(m.sum()), m) for m, k in zip(masks, labels)]

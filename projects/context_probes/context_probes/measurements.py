@@ -1,4 +1,5 @@
-"""A training hook that measures what records of trials contain in addition to AP."""
+"""A training hook that measures the trained network for the record of a trial. AP is
+measured elsewhere, by the evaluation."""
 
 from __future__ import annotations
 
@@ -49,9 +50,12 @@ class ProbeMeasurements(Hook):
 
 
 def largest_magnitudes(model: torch.nn.Module, base: dict) -> dict[str, float]:
-    """The largest magnitude of each parameter of the blocks. The blocks are what the
-    base network lacks. A key is a parameter's name in its block, such as 'alpha' for
-    ``backbone.layer2.0.prm.alpha``. Blocks of all layers are taken together."""
+    """The largest magnitude of each parameter of the blocks, over all layers.
+
+    Parameters that are not in ``base``, the weights of the base network, belong to the
+    blocks. A key is a parameter's name in its block, such as 'alpha' for
+    ``backbone.layer2.0.prm.alpha``.
+    """
     largest: dict[str, float] = {}
     for name, parameter in model.named_parameters():
         if name not in base:
@@ -75,11 +79,14 @@ def first_detections(runner: Runner) -> dict:
 
 @torch.no_grad()
 def count_right(runner: Runner) -> dict[str, list[int]]:
-    """How many objects get their right class, and how many objects there are.
+    """Count the objects to which the network gives the right class, and all objects.
 
-    Detections with an IoU above 0.5 match an object. The matching detection with the
-    highest score gives the object its class. Images with objects of ``one`` class and
-    of ``two`` classes are counted separately.
+    A detection matches an object if their IoU is above 0.5. Of the matching detections,
+    the one with the highest score decides which class the network gives the object.
+
+    Returns:
+        Both numbers, for validation images with objects of ``one`` class, and for those
+        with objects of ``two`` classes.
     """
     counts = dict(one=[0, 0], two=[0, 0])
     for batch in runner.val_dataloader:

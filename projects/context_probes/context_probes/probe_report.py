@@ -143,9 +143,9 @@ def collect(records):
 
 
 def verdict(trials, probe, network):
-    """Whether a network sees the cue or, on the probe ``control``, does no harm. The
-    means over seeds decide, at the configs' learning rate. None if the trials that a
-    verdict requires are missing."""
+    """Whether a network sees the cue. On the probe ``control``: whether it does no
+    harm. Means over seeds, at the configs' learning rate, decide. If trials that are
+    needed to decide are missing, the result is None."""
     found, plain = (trials.get(Trial(probe, name)) for name in (network, 'none'))
     if not found:
         return None
@@ -216,7 +216,7 @@ def _reasons():
 
 
 def _findings(trials):
-    """The findings where trials and predictions do not agree, as Markdown."""
+    """A Markdown list of the predictions that the trials contradict, and why."""
     lines = []
     for (network, probe), (predicted, _) in PREDICTIONS.items():
         if verdict(trials, probe, network) in (None, predicted):
@@ -233,8 +233,8 @@ def _findings(trials):
 
 
 def _longer(trials):
-    """Lines of a table of the longer trials (of twice the epochs). Beside each, the
-    table shows the same trial of six epochs."""
+    """Lines of a table that compares trials of twice the epochs with the same trials of
+    six epochs."""
     lines = []
     for trial, records in trials.items():
         if trial.epochs == EPOCHS:
@@ -264,7 +264,7 @@ def _budget():
     rates of all steps."""
     cfg = Config.fromfile(CONFIGS / 'none.py')
     steps = NUM_TRAIN // cfg.train_dataloader.batch_size * cfg.train_cfg.max_epochs
-    # With a cosine schedule, the mean learning rate is half of RATE.
+    # RATE is the highest rate of a cosine schedule, so the mean rate is half of RATE.
     return dict(steps=steps, rate=RATE, budget=steps * RATE / 2)
 
 

@@ -4,7 +4,7 @@
 the number of ``parameters``, ``seconds``, ``date``, ``versions``, and
 
 - ``config``: a hash of the config and of the data
-- ``base``: a hash of the weights that the trial started from (those of its base)
+- ``base``: a hash of the base network's weights, from which the trial started
 - ``largest``: the largest magnitude after training of each parameter of the block
 - ``example``: what the network detects in the first validation image, as boxes (x1, y1,
   x2, y2 in pixels), labels and scores
@@ -78,7 +78,8 @@ def _network_config(network: str) -> dict:
     """The settings in a network's config that a result depends on."""
     cfg = Config.fromfile(CONFIGS / f'{network}.py').to_dict()
     for name in ('train_dataloader', 'val_dataloader'):
-        del cfg[name]['dataset']['data_root']  # results do not depend on the folder
+        # Results do not depend on the path of the folder with the data.
+        del cfg[name]['dataset']['data_root']
     return {name: cfg.get(name) for name in _DECISIVE}
 
 
@@ -106,8 +107,8 @@ def trial_of(record: dict) -> Trial:
 
 
 def read_records(path: str | Path = RECORDS) -> dict[str, dict]:
-    """The records that were made with the current configs, by the trials' names. If the
-    file is missing, there are no records.
+    """Read the records that were made with the current configs. The keys are the names
+    of the trials. If the file is missing, there are no records.
 
     Raises:
         ValueError: A line is not a record.

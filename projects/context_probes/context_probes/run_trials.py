@@ -1,4 +1,4 @@
-"""Run trials as one experiment, and write a record (one line) of each trial."""
+"""Run trials, and write a record of each. A trial trains a network on a data set."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def _write_config(path: Path, trial: Trial, data_root: str, work_dirs: str) -> N
 
 
 def _record_of(trial: Trial, record: dict) -> dict:
-    """The line of ``records.jsonl`` for a trial. ``record`` is what run_cells recorded
-    about the run."""
+    """The line of ``records.jsonl`` for a trial. ``record`` comes from ``run_cells``,
+    which ran the training."""
     metrics = record['metrics']
     return dict(
         dataclasses.asdict(trial),

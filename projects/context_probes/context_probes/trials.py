@@ -24,8 +24,8 @@ NETWORKS = {
     'sac-one-context': 'SAC, K = 1',
     'sac-bottleneck': 'SAC, bottleneck, after the last 1x1',
 }
-#: Networks whose base network is not :data:`BASE`, and their base networks. A network
-#: starts from the weights of its base network.
+#: A network starts from the weights of its base network. Most networks start from
+#: :data:`BASE`. These networks have another base network, which is given here.
 BASES = {'none-wide': 'base-wide'}
 BASE = 'base'
 #: Variants of a block, and the only probes on which they are trained.
@@ -42,11 +42,9 @@ BASE_RATE = 2e-3  # learning rate for training the weights that networks start f
 OTHER_RATE = 1e-3  # a second learning rate, for all networks alike
 SEEDS = (0, 1, 2)
 EPOCHS = 6  # number of training epochs in all configs
-#: Trials of twice the epochs, as (probe, network, seeds). If a network was predicted to
-#: see a cue, but did not see it with every seed, one seed is trained for twice the
-#: epochs. On which-context, this is done for all seeds of SAC and GC, to compare SAC
-#: with GC. SAC mixes contexts anew for each position. GC has one context for all
-#: positions.
+#: Trials of twice the epochs, as (probe, network, seeds). If a network failed to see
+#: a predicted cue with some seed, one seed is trained for twice the epochs. On the
+#: probe which-context, all seeds of SAC and GC are trained so, to compare the two.
 LONGER = (
     ('which-context', 'sac', SEEDS),
     ('which-context', 'gc', SEEDS),
@@ -97,8 +95,8 @@ class Trial:
 
 def all_trials() -> list[Trial]:
     """Every trial, in this order: the first seed of all networks, the other seeds, the
-    first seed at the other learning rate, and :data:`LONGER`. Among the trials of a
-    seed and a rate, :data:`MAIN_NETWORKS` come first."""
+    first seed at the other learning rate, and the longer trials (:data:`LONGER`). Among
+    the trials of a seed and a rate, :data:`MAIN_NETWORKS` come first."""
     groups = [(RATE, seed) for seed in SEEDS] + [(OTHER_RATE, SEEDS[0])]
     trials = [
         Trial(probe, network, rate, seed)

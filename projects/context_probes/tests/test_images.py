@@ -130,7 +130,7 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
     for scene in scenes['scene']:
         tiles = scene.picture.reshape(HEIGHT // TILE, TILE, WIDTH // TILE, TILE, 3)
         colour = np.median(tiles, axis=(1, 3))
-        # The first tint has more red than blue.
+        # A tile with more red than blue has the first tint.
         first = colour[..., 2] > colour[..., 0]
         (label,) = {i.label for i in scene.instances}
         # Objects hide a few tiles, so there is a tolerance.
@@ -143,8 +143,8 @@ def test_scene_is_told_by_most_tiles_but_not_by_those_near_objects(scenes):
 
 
 def test_relative_position_is_told_by_the_distance_alone(scenes):
-    """The objects' positions do not show the class. The landmark's position says little
-    about the class."""
+    """The distance between the objects and a disc, the landmark, shows the class. The
+    objects' positions alone do not. The landmark's position alone says little."""
     objects, landmarks = {0: [], 1: []}, {0: [], 1: []}
     more = (draw_probe(np.random.default_rng(i), 'relative-position') for i in MORE)
     for scene in (*scenes['relative-position'], *more):
@@ -157,8 +157,8 @@ def test_relative_position_is_told_by_the_distance_alone(scenes):
         objects[label].append(min(columns.min(), WIDE - 1 - columns.max()))
         landmarks[label].append(min(x, WIDE - x - w))
     assert abs(np.mean(objects[0]) - np.mean(objects[1])) < 20
-    # A classifier compares the landmark's distance to the nearer side of the image with
-    # a threshold. For each threshold: how often the class is right. Chance gives 0.5.
+    # Guess the class by whether the landmark is more than t pixels from the nearer side
+    # of the image. ``right`` has the fraction of right guesses for each t.
     right = [
         (np.mean(np.array(landmarks[0]) > t) + np.mean(np.array(landmarks[1]) <= t)) / 2
         for t in range(WIDE)
@@ -175,7 +175,8 @@ def test_control_shows_the_class_in_the_object(scenes):
             (number,) = (n for n in (0, 1, 3, 4) if near(found, 60 * n))
             hues[i.label].add(number)
         classes.append(len({i.label for i in scene.instances}))
-    # In the other probes, these hues are cues of the opposite class.
+    # Numbers of the hues of each class. In the other probes, a cue of one of these hues
+    # shows the opposite class.
     assert hues == {0: {3, 4}, 1: {0, 1}}
     assert np.mean(classes) > 1.3  # classes differ within an image
 

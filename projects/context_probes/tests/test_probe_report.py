@@ -62,7 +62,8 @@ def test_verdicts_are_of_the_mean_at_the_rate_of_the_configs():
     assert verdict(trials, 'far-cue', 'none') is False
     assert verdict(trials, 'scene', 'sac') is False
     assert verdict(trials, 'control', 'sac') is None
-    assert verdict(trials, 'control', 'gc') is True  # compared with the network 'none'
+    # On control, a verdict compares a network with 'none', the network without a block.
+    assert verdict(trials, 'control', 'gc') is True
     assert verdict(trials, 'control', 'se') is False
     alone = {k: v for k, v in trials.items() if k.network != 'none'}
     assert verdict(alone, 'control', 'gc') is None
@@ -81,7 +82,7 @@ def test_page(folder):
         line.startswith('| SE |') and 'no harm; **not agreed**' in line
         for line in lines
     )
-    # A finding follows each prediction that does not agree.
+    # The page explains each prediction that the trials contradict.
     (position,) = (
         i for i, line in enumerate(lines) if line.startswith('- SAC, scene: ')
     )

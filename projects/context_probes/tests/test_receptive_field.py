@@ -34,7 +34,8 @@ def network(name):
     model = MODELS.build(Config.fromfile(CONFIGS / f'{name}.py').model)
     model.init_weights()
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # values as after training
+        # Set batch normalisation to values like those of a trained network.
+        if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5)
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2)
@@ -59,8 +60,8 @@ def as_input(picture):
 
 
 def reach(model, boxes):
-    """How far to the left of boxes, in pixels, the image has an effect on the boxes'
-    features and scores. A gradient that is not zero shows the effect."""
+    """How far to the left of a box, in pixels, its features and scores depend on the
+    image. Returns the maximum over boxes. Gradients show the dependence."""
     images = torch.randn(1, 3, HEIGHT, NARROW, dtype=torch.double, requires_grad=True)
     features, scores, _ = seen(model, images, torch.tensor(boxes).double())
     farthest = 0
@@ -100,11 +101,11 @@ def test_outputs_at_objects_do_not_depend_on_the_cue(plain, probe):
 
 @pytest.mark.parametrize('name', ['none', 'none-wide'])
 def test_cues_are_beyond_the_reach_of_regions_at_objects(name):
-    # Left edges of the boxes, with all offsets modulo 16, the largest stride.
+    # The largest stride is 16 pixels, so test boxes at 16 left edges in a row.
     lefts = range(NARROW - 64, NARROW - 48)
     boxes = [[x, 30, x + 28, 58] for x in lefts]
     farthest = reach(network(name).double(), boxes)
-    assert farthest <= 158  # The page of results prints this number.
+    assert farthest <= 158  # The page of results states 158 pixels.
     # A region that has an IoU of 0.5 with an object may extend beyond the object by the
     # object's width.
     assert DISTANCE - 20 < farthest + WIDEST <= DISTANCE

@@ -45,12 +45,12 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
         cfg = trial_config(trial, data_root, work_dirs)
         cfg.train_cfg.update(max_epochs=1)
         cfg.param_scheduler = cfg.param_scheduler[:1]
-        # Untrained scores are low, and without detections there is no AP.
+        # Untrained scores are low. Keep all detections, because AP requires some.
         cfg.model.test_cfg.rcnn.score_thr = 0.0
         return cfg
 
     def run_here(cells, launch, on_record):
-        """Trains in this process, in place of run_cells."""
+        """Train in this process, in place of ``run_cells``, which starts processes."""
         for cell in cells:
             assert str(records.RECORDS.parent) in cell.env['PYTHONPATH']
             cell.prepare()
@@ -98,7 +98,7 @@ def test_a_trial_becomes_a_record(few, tmp_path, monkeypatch):
         for layer in ('attention', 'customization', 'transform')
         for kind in ('weight', 'bias')
     }
-    # This weight is zero until the block is trained.
+    # The last convolution of a fresh SAC is zero, so the value shows the training.
     assert record['largest']['transform.weight'] > 0
 
 
@@ -122,7 +122,7 @@ def test_trials_with_a_record_are_not_run_again(few, tmp_path, monkeypatch):
     assert ran == [[(base, ()), (lct.name, (base,)), (none.name, (base,))]]
     assert set(records.read_records(args[1])) == {base, none.name}
     run_trials.run_trials(*args)
-    # The base network is passed again. run_cells skips it, because it is finished.
+    # run_cells gets the base network again, and skips it, because it is finished.
     assert ran[1] == [(base, ()), (lct.name, (base,))]
 
     text = args[1].read_text()

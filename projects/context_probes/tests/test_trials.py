@@ -40,7 +40,8 @@ def test_trials():
     one_seed = full * len(PROBES) + sum(map(len, VARIANTS.values()))
     longer = [trial for trial in trials if trial.epochs != EPOCHS]
     assert len(longer) == sum(len(seeds) for _, _, seeds in LONGER)
-    # Each longer trial has a trial of six epochs, and its cue is predicted to be seen.
+    # For each longer trial, there is the same trial with six epochs. The network is
+    # predicted to see the cue.
     assert {dataclasses.replace(trial, epochs=EPOCHS) for trial in longer} <= set(
         trials
     )
@@ -103,7 +104,7 @@ def test_guessing_gives_the_chance_that_the_figure_shows():
                 truth = dict(which, id=len(truths) + 1, area=400.0, iscrowd=0)
                 truths.append(dict(truth, category_id=int(rng.integers(2))))
                 score, label = float(rng.uniform()), int(rng.integers(2))
-                # Each box is proposed with both classes, as by a detector.
+                # Like a detector, propose each box with both classes.
                 guesses.append(dict(which, category_id=label, score=score))
                 guesses.append(dict(which, category_id=1 - label, score=1 - score))
             coco = COCO()
