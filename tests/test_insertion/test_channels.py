@@ -293,3 +293,10 @@ def test_models_that_were_compiled_and_run(how):
     assert attach_plugins(compiled, specs) is compiled
     assert type(model.b.lct) is LCT
     torch.testing.assert_close(compiled(x), model.b.lct(before))
+
+
+def test_groups_that_fit_all_places_are_named():
+    model = ResNet(18, base_channels=12)  # 12, 24, 48 and 96 channels
+    spec = dict(cfg=dict(type='prm_mmdet.PRM', groups=16), at='layer[1-4]')
+    with pytest.raises(ValueError, match=r'use groups=4 or 6 or 12, which fits all of'):
+        attach_plugins(model, [spec])

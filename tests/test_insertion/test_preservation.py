@@ -660,3 +660,14 @@ def test_buffers_and_random_numbers_stay_as_they_were():
     assert torch.equal(state, torch.get_rng_state())
     for key in ('b.running_mean', 'b.running_var', 'b.num_batches_tracked'):
         assert torch.equal(net.state_dict()[key], before[key])
+
+
+def test_single_precision():
+    plain = trained(resnet()).float()
+    net = resnet('after_conv2', 'LCT')
+    missing = net.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    net.eval()
+    assert len(preserve(net, missing)) == 7
+    x = image().float()
+    for a, b in zip(plain(x), net(x)):
+        assert (a - b).abs().max() < 1e-5 * a.abs().max()

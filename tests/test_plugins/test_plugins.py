@@ -256,3 +256,45 @@ def test_sac_with_an_older_weight_norm_trains_on():
     for _ in range(2):
         block(torch.randn(1, 8, 3, 4)).square().sum().backward()
     assert block.attention.weight_v.grad.abs().sum() > 0
+
+
+def test_defaults_are_those_of_the_papers():
+    x = torch.randn(1, 128, 5, 6)
+    for block in (PRM, LCT, SAC):
+        assert block(128).in_channels == 128
+    prm, lct, sac = (randomize(block(128)) for block in (PRM, LCT, SAC))
+    names = ('alpha', 'beta', 'weight', 'bias', 'theta', 'sigma')
+    parameters = [getattr(prm, name) for name in names]
+    assert prm.alpha.shape == (64,)
+    torch.testing.assert_close(
+        prm(x), reference.prm(x, *parameters, similarity='dot', normalization=True)
+    )
+    torch.testing.assert_close(lct(x), reference.lct(x, lct.weight, lct.bias, 64))
+    assert sac.attention.out_channels == 4
+    layers = (sac.attention, sac.customization, sac.transform)
+    parameters = [p for m in layers for p in (m.weight.flatten(1), m.bias)]
+    expected = reference.sac(x, *parameters)
+    torch.testing.assert_close(sac(x), expected, rtol=1e-3, atol=1e-2)
+
+
+def permuted(x):
+    order = torch.randperm(x[0, 0].numel(), generator=torch.Generator().manual_seed(2))
+    return x.flatten(2)[..., order].view_as(x)
+
+
+def test_prm_sees_positions_only_through_its_encoding():
+    x = torch.randn(2, 64, 6, 7)
+    without = randomize(PRM(64, groups=8, position_encoding=False))
+    torch.testing.assert_close(without(permuted(x)), permuted(without(x)))
+    with_encoding = randomize(PRM(64, groups=8))
+    moved = with_encoding(permuted(x))
+    assert (moved - permuted(with_encoding(x))).abs().max() > 0.01
+
+
+def test_lct_gate_depends_on_the_means_alone():
+    block = randomize(LCT(64, groups=8))
+    x, other = torch.randn(2, 2, 64, 6, 7)
+    other += (x - other).mean((2, 3), keepdim=True)  # another map of the same means
+    torch.testing.assert_close(block(x) / x, block(other) / other, rtol=1e-3, atol=0)
+    other[:, 0] += 1
+    assert ((block(other) / other) - (block(x) / x)).abs().max() > 0.01

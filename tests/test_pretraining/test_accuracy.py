@@ -83,3 +83,10 @@ def test_a_model_of_other_classes_is_refused():
 def test_more_guesses_than_classes_are_refused():
     with pytest.raises(ValueError, match=r'top-5 of 4 classes.*topk=\(1, 5\)'):
         Accuracy().process(None, samples([[0.25] * 4], [0]))
+
+
+def test_images_that_a_sampler_repeats_count_once():
+    # Two ranks share three images: the fourth is the first again.
+    metric = Accuracy(topk=(1,))
+    metric.process(None, samples([[0.9, 0.1]] * 4, [0, 1, 1, 0]))
+    assert metric.evaluate(3)['accuracy/top1'] == pytest.approx(1 / 3)
