@@ -206,9 +206,10 @@ class _Step:
 
 
 class _Preservation:
-    """Scales layers so that they cancel the gates of blocks, in one part of a module.
+    """Scales layers so that they cancel the constant gates of the blocks behind them.
 
-    A part can be run alone, for example a detector's backbone.
+    An instance works on one part of a module that can be run alone, for example on a
+    detector's backbone.
     """
 
     def __init__(
@@ -532,8 +533,8 @@ def _hooks_on(
 
 @contextlib.contextmanager
 def _identities_noted(blocks: dict[str, nn.Module]) -> Iterator[dict[str, list[bool]]]:
-    """In a ``with`` block, record for each block whether its calls return the input
-    unchanged. Yields for each block's name a list with one bool for each call."""
+    """Inside the ``with`` statement, note whether attention blocks return their input
+    unchanged. Yields a dict: the block's name, and one bool for each of its calls."""
     inputs: dict[str, Any] = {}
     found: dict[str, list[bool]] = {name: [] for name in blocks}
 

@@ -103,8 +103,9 @@ def _transformed(tensors: tuple[Tensor | None, ...]) -> bool:
 
 
 def _join(name, tensors, switches, kept, shapes, flops):
-    """Return the kernels as one PyTorch operator. The operator takes the tensors and
-    the switches. It returns the output y and the tensors kept for backward."""
+    """Return one PyTorch operator that calls a block's kernels. Its arguments are the
+    features, the block's parameters, and settings such as ``softmax``. It returns the
+    output y, and the tensors that backward needs."""
     count = len(tensors.split(','))
 
     def run(direction, x, *inputs):

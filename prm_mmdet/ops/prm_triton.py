@@ -82,7 +82,7 @@ class _Slabs(NamedTuple):
     stride_n: int  # stride of the positions, in elements
     G: int  # number of groups
     N: int  # number of positions
-    W: int  # number of positions in a row
+    W: int  # width of the map, in positions
 
 
 class _Forward(NamedTuple):
@@ -369,11 +369,12 @@ def _backward_kernel(s, b, p):
 
 @triton.jit
 def _sum_logits(s, b, p):
-    """First pass: the gradients of weight and bias, which Eq. 6's gradient requires.
+    """First pass: compute the gradients of weight and bias. The second pass requires
+    them for the gradient of Eq. 6.
 
-    The logit is the input of the gate's sigmoid. The pass stores the logit's gradient
-    for the second pass, N numbers for each slab. The second pass then need not read the
-    gradient of y, which has K * N numbers for each slab.
+    The logit is the input of the gate's sigmoid. This pass stores the logit's gradient,
+    N numbers for each group of a sample. The second pass then need not read the
+    gradient of y, which has K * N numbers for each group of a sample.
     """
     begin, end = _blocks(s, p)
     t = _recall(s, p)
@@ -536,7 +537,7 @@ def _store(tensor, block, n, s, p):
 
 @triton.jit
 def _logits(n, s, b):
-    """Addresses of this slab's logit gradients (``g_logit``) at positions n."""
+    """Addresses in ``g_logit`` of positions n, for this program's group and sample."""
     return b.g_logit + tl.program_id(0).to(tl.int64) * s.N + n
 
 
@@ -616,9 +617,11 @@ def _norms(block, target):
 
 @triton.jit
 def _similarity_gradient(g, block, target, p):
-    """From the similarity's gradient g (BLOCK_N,), compute the gradients of the block
-    and of the target, (BLOCK_K, BLOCK_N) each. The target's gradient is not yet summed
-    over positions."""
+    """Differentiate the similarity of features (``block``) to a vector (``target``).
+
+    From the similarity's gradient g (BLOCK_N,), compute the gradients of both,
+    (BLOCK_K, BLOCK_N) each. The target's gradient is not yet summed over positions.
+    """
     if p.SIMILARITY == _L1:
         away = block - target[:, None]
         sign = tl.where(away > 0, 1.0, tl.where(away < 0, -1.0, 0.0))

@@ -77,7 +77,7 @@ SHARES = (0.41, 0.59)
 
 @dataclass
 class Scene:
-    """A drawn image."""
+    """A generated image with its objects and cues."""
 
     picture: np.ndarray  # (H, W, 3) floats from 0 to 255, BGR
     instances: list[Instance]
@@ -209,7 +209,7 @@ def _which_context(rng):
     kinds = [0, 1, int(rng.integers(2))][: _count(rng)]
     hues = [KIND_HUES[kind] for kind in kinds]
     objects = _add_objects(rng, canvas, (260, WIDTH), hues)
-    labels = rng.integers(2, size=2).tolist()  # class of each kind
+    labels = rng.integers(2, size=2).tolist()  # random class for each kind of object
     hues = [KIND_CLASS_HUES[kind][label] for kind, label in enumerate(labels)]
     cues = _add_markers(rng, canvas, objects, hues)
     return Scene(canvas, _instances(objects, [labels[k] for k in kinds]), cues)
