@@ -236,7 +236,7 @@ class _Preservation:
         for name, p in module.named_parameters(remove_duplicate=False):
             self.owners.setdefault(p, []).append(name)
         self.inputs: Inputs = ()
-        # A run in which the blocks with constant gates return their input unchanged.
+        # A run in which the identity replaces the blocks of ``self.gates``.
         self.plain = _Run()
         self.done: list[str] = []  # blocks whose gates are cancelled
         self._reached: dict[str, dict[str, bool | None]] = {}

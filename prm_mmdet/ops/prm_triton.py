@@ -91,9 +91,9 @@ class _Forward(NamedTuple):
     y: Tensor  # output, with the shape, dtype and strides of x
     # Position where each program found the largest sum over channels, (B, G, P), int64.
     places: Tensor
-    # Each program's results for its positions, (B, G, P, 4 + K), float32 at least. The
-    # indices _LARGEST to _SQUARES hold four statistics. Then follow the sums of the K
-    # channels over positions.
+    # Results of each of the P programs that share a slab, (B, G, P, 4 + K), float32 at
+    # least. On the last axis, the indices _LARGEST to _SQUARES hold four statistics.
+    # Then follow the sums of the K channels over the program's positions.
     partial: Tensor
 
 

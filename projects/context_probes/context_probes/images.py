@@ -38,8 +38,8 @@ WIDE = 576  # width of images in the probe relative-position, in pixels
 #: pixels.
 DISTANCE = 195
 # A side is the square root of an area, in pixels. Objects have sides in the range SIDE.
-# A marker is a disc whose hue is a cue. The landmark is a disc in the probe
-# relative-position.
+# A marker is a disc whose hue is a cue. In the probe "relative-position", the landmark
+# is a disc whose distance to the objects is the cue.
 SIDE = (16, 21)
 MARKER_SIDE = 14
 LANDMARK_SIDE = 18
