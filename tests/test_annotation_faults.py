@@ -239,6 +239,13 @@ def test_control_codes_of_a_file_are_not_printed(tmp_path):
     assert 'unknown images' in faults.counts and '\x1b' not in f'{faults}'
 
 
+def test_indices_without_images_are_named(tmp_path):
+    cfg = config(tmp_path, coco())
+    cfg.train_dataloader.dataset.dataset.indices = [1, 99]
+    with pytest.raises(RunError, match=r'indices=\[1, 99\] .*change the indices'):
+        image_files(cfg, 'train')
+
+
 def test_check_data_opens_images(tmp_path, monkeypatch, capsys):
     image = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
     (tmp_path / 'images').mkdir()

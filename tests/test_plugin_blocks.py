@@ -69,7 +69,8 @@ def test_layers_of_mmcv_are_no_plugin_blocks():
     ],
 )
 def test_stages_of_another_number_are_refused(backbone, stages, fits):
-    plugin = dict(cfg=dict(type='prm_mmdet.SAC'), stages=stages)
+    block = dict(type='prm_mmdet.SAC')
+    plugin = dict(cfg=block, stages=stages, position='after_conv2')
     cfg = Config(dict(model=dict(backbone=dict(backbone, plugins=[plugin]))))
     if fits:
         check_stages(cfg)
@@ -78,10 +79,20 @@ def test_stages_of_another_number_are_refused(backbone, stages, fits):
             check_stages(cfg)
 
 
-def test_options_that_a_block_does_not_have_are_named():
-    plugin = dict(cfg=dict(type='prm_mmdet.SAC', reductoin=4))
+@pytest.mark.parametrize(
+    'options, position, message',
+    [
+        (
+            dict(reductoin=4),
+            'after_conv2',
+            "SAC has no option 'reductoin'; its options are reduction, softmax, ",
+        ),
+        ({}, 'after_conv9', "the position is 'after_conv9', and must be one of "),
+    ],
+)
+def test_wrong_options_and_positions_are_named(options, position, message):
+    plugin = dict(cfg=dict(type='prm_mmdet.SAC', **options), position=position)
     cfg = Config(dict(model=dict(backbone=dict(type='ResNet', plugins=[plugin]))))
-    message = "SAC has no option 'reductoin'; its options are reduction, softmax, "
     with pytest.raises(RunError, match=rf'model\.backbone\.plugins: {message}'):
         check_stages(cfg)
 

@@ -3,6 +3,7 @@
 import copy
 import errno
 import functools
+import math
 import operator
 import os
 import random
@@ -224,7 +225,13 @@ def work(trained, tmp_path):
 
 
 MISFITS = {
-    'iter': (('meta', 'iter'), 2**70, 'no state of a training'),
+    'iter': (
+        ('meta', 'iter'),
+        2**70,
+        'is damaged: its epoch is 3, and its iteration 11',
+    ),
+    'optimizer': (('meta', 'optimizer'), 'Adam', 'is Adam, and SGD in this training'),
+    'NaN': (('optimizer', 'param_groups', 0, 'lr'), math.nan, 'groups.0.lr is nan'),
     'rate': (('optimizer', 'param_groups', 0, 'lr'), 'fast', 'groups.0.lr is .fast'),
     'option': (('optimizer', 'param_groups', 0, 'nesterov'), [], '0.nesterov is'),
     'groups': (('optimizer', 'param_groups'), [], 'param_groups has 0 entries'),

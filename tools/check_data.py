@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from prm_mmdet import compat
-from prm_mmdet.launch import check_data
+from prm_mmdet.launch import RunError, check_data
 from prm_mmdet.launch.annotations import LARGE, Faults, find_faults, image_files
 
 PHASES = ('train', 'val', 'test')
@@ -49,7 +49,7 @@ def main() -> None:
         if args.images and not any(faults.refused for faults in found):
             found.append(check_images(cfg))
             print(found[-1])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RunError) as error:
         raise SystemExit(f'error: {error}') from None
     if any(faults.refused for faults in found):
         raise SystemExit(1)
@@ -63,7 +63,7 @@ def check_images(cfg: Config) -> Faults:
     for path, size in tqdm(images.items(), unit='image', leave=False):
         name, detail = image_fault(path, size)
         if name:
-            faults.add(name, f'{path}{detail}')
+            faults.add(name, path if name == 'images damaged' else f'{path}{detail}')
         if name == 'images damaged':
             tqdm.write(f'error: {path}{detail}')
     return faults

@@ -211,7 +211,7 @@ def compare(args):
         save_rehearsal(comparison)
         words = [outcome.word for outcome in run_cells(cells, launch).values()]
     if any(word in UNFINISHED for word in words):
-        print('when those runs have ended, the same command goes on and reports')
+        print('when those runs have ended, give the same command again for the report')
     settled = words and all(word in ('ok', 'finished before') for word in words)
     written = report(comparison, args.rounds if settled else 0)
     if written and 'failed' in words:

@@ -143,7 +143,7 @@ def main():
         if set(configs) & {row.config for row in table.rows}:
             print('\n' + report(table, runs.folder), end='')
     if args.launcher == 'slurm':
-        print('\nwhen jobs have ended, the same command goes on and prints the tables')
+        print('\nwhen jobs have ended, give the same command again for the tables')
     raise SystemExit(any(outcome.word not in WELL for outcome in outcomes.values()))
 
 

@@ -111,7 +111,10 @@ def _build(backbone: dict) -> Any:
             return MODELS.build(cfg)
         # If plugins do not fit, a backbone may raise any error. So catch all errors.
         except Exception as error:
-            raise ValueError(str(error) or type(error).__name__) from error
+            reason = str(error) or type(error).__name__
+            if 'duplicate plugin' in reason:
+                reason += ': the config already has this block; remove it from plugins'
+            raise ValueError(reason) from error
 
 
 def _with(backbone: dict, cfg: dict, entry: dict) -> dict:

@@ -79,7 +79,7 @@ def run_cells(
         try:
             experiment.run()
         except KeyboardInterrupt:
-            _say('interrupted; the same command goes on')
+            _say('interrupted; to go on, give the same command again')
             raise
         finally:
             experiment.summarise()
@@ -197,7 +197,7 @@ class _Experiment:
     def summarise(self) -> None:
         words = [outcome.word for outcome in self.outcomes.values()]
         counts = [f'{words.count(word)} {word}' for word in dict.fromkeys(words)]
-        _say(f'cells: {", ".join(counts) or "none has ended"}')
+        _say(f'runs: {", ".join(counts) or "none has ended"}')
         for name, outcome in self.outcomes.items():
             if outcome.word not in WELL:
                 _say(f'  {outcome.word}: {name}')

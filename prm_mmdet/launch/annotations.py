@@ -21,7 +21,13 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ..files.atomic import write_file
-from .data_files import class_of, datasets_of, evaluators_of, is_local
+from .data_files import (
+    class_of,
+    datasets_of,
+    evaluators_of,
+    is_local,
+    naming_indices,
+)
 from .run_errors import RunError
 
 #: Images with more pixels than this take minutes and gigabytes to process.
@@ -110,7 +116,7 @@ class Faults:
             text = _REFUSED.get(name) or _WARNED[name]
             example = self.examples[name]
             if example:
-                text += ', such as ' if '{}' in text else ', '
+                text += ', such as ' if '{}' in text else ' '
             lines.append(f'  {kind}: {text.format(count)}{example}')
         return '\n'.join(lines)
 
@@ -246,7 +252,7 @@ def image_files(cfg: Config, *phases: str) -> dict[str, tuple[int | None, int | 
         for _, data in datasets_of(phase, cfg.get(f'{phase}_dataloader') or {}):
             if is_local('', data):
                 # Hide the progress messages that pycocotools prints.
-                with contextlib.redirect_stdout(None):
+                with contextlib.redirect_stdout(None), naming_indices(data):
                     dataset = DATASETS.build(dict(data, pipeline=[], _scope_='mmdet'))
                 for info in map(dataset.get_data_info, range(len(dataset))):
                     size = info.get('width'), info.get('height')

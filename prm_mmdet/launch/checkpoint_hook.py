@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from ..files.checkpoints import not_finite
 from ..registry import HOOKS
 from .random_state import random_state
+from .resuming import optimizer_name
 from .run_errors import DivergedError
 
 
@@ -71,6 +72,7 @@ class SafeCheckpointHook(CheckpointHook):
         checkpoint['random_states'] = self._random_states
         if getattr(runner, 'run_id', None):
             checkpoint['meta']['run_id'] = runner.run_id  # type: ignore[attr-defined]
+        checkpoint['meta']['optimizer'] = optimizer_name(runner)
         for key in ('meta', 'message_hub', 'param_schedulers'):
             if key in checkpoint:
                 checkpoint[key] = _plain(checkpoint[key])

@@ -94,6 +94,22 @@ def datasets_of(key: str, node: dict) -> Iterator[tuple[str, dict]]:
             yield from datasets_of(f'{key}.{name}', child)
 
 
+@contextlib.contextmanager
+def naming_indices(node: dict) -> Iterator[None]:
+    """Raise RunError if a data set in a config cannot be built inside the ``with``
+    statement, and the reason can be its ``indices``."""
+    try:
+        yield
+    except (IndexError, ValueError) as error:
+        for _, data in datasets_of('', node):
+            if data.get('indices') is not None:
+                raise RunError(
+                    f'{data.get("ann_file")}: no image can be learned or found with '
+                    f'indices={data["indices"]!r:.60} ({error}); change the indices'
+                ) from error
+        raise
+
+
 def evaluators_of(cfg: Config, phase: str) -> list[dict]:
     """The configs of a phase's evaluators."""
     found = cfg.get(f'{phase}_evaluator') or []

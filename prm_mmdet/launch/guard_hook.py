@@ -60,6 +60,9 @@ class TrainingGuard(Hook):
                 restore = functools.partial(set_random_state, state)
                 batches = calling(loop.dataloader_iterator, runner.iter, restore)
                 loop.dataloader_iterator = batches
+        length = loop.max_epochs if _by_epoch(runner) else loop.max_iters
+        if _steps(runner) >= length:
+            runner.logger.info(f'The training has ended before: {length} of {length}.')
         if _steps(runner) == 0:
             if is_main_process():
                 write_file(_record(runner), '0\n')

@@ -29,18 +29,21 @@ def plugin_blocks(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+_POSITIONS = ('after_conv1', 'after_conv2', 'after_conv3')
+
+
 def check_stages(cfg: Config) -> None:
     """Check the ``plugins`` of each ResNet in a config.
 
-    If a plugin has ``stages``, it must have one entry for each stage of the ResNet. The
-    plugin's class must take all options of the plugin.
+    If a plugin has ``stages``, it must have one entry for each stage of the ResNet. Its
+    ``position`` must exist. The plugin's class must take all options of the plugin.
 
     Args:
         cfg: A complete config.
 
     Raises:
-        RunError: The number of entries in ``stages`` is wrong, or a plugin's class does
-            not take the options.
+        RunError: The number of entries in ``stages`` or the position is wrong, or a
+            plugin's class does not take the options.
     """
     for name, node in dicts_in('model', cfg.get('model')):
         kind = class_of(node, MODELS)
@@ -54,6 +57,11 @@ def check_stages(cfg: Config) -> None:
                     f'{name}.plugins: stages={tuple(stages)} has {len(stages)} '
                     f'entries, but this {kind.__name__} has {number} stages. Give one '
                     'entry for each stage'
+                )
+            if plugin.get('position') not in _POSITIONS:
+                raise RunError(
+                    f'{name}.plugins: the position is {plugin.get("position")!r}, and '
+                    f'must be one of {", ".join(_POSITIONS)}'
                 )
             try:
                 check_plugin(plugin.get('cfg') or {}, MODELS)

@@ -171,6 +171,12 @@ def check_training_state(checkpoint: Any, path: str) -> None:
     )
     keys = ('log_scalars', 'runtime_info', 'resumed_keys')
     logged = isinstance(hub, dict) and all(isinstance(hub.get(k), dict) for k in keys)
+    if isinstance(meta, dict) and 'iter' in meta and logged and not counted:
+        raise RunError(
+            f'{path} is damaged: its epoch is {meta.get("epoch")!r:.40}, and its '
+            f'iteration {meta["iter"]!r:.40}. Use another checkpoint, or start from '
+            f'its weights: --cfg-options load_from={path}'
+        )
     if not counted or not logged or 'optimizer' not in held:
         raise RunError(
             f'{path} holds no state of a training to resume from; to start from its '
@@ -198,6 +204,12 @@ def check_states(runner: Any, checkpoint: dict) -> None:
     """Raise ValueError unless the optimizer and scheduler states in a checkpoint fit
     this training. MMEngine would load the states without a check."""
     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    # Adam, for example, would take the state of AdamW without an error.
+    kinds = checkpoint['meta'].get('optimizer'), optimizer_name(runner)
+    if None not in kinds and kinds[0] != kinds[1]:
+        raise ValueError(
+            f'the optimizer is {kinds[0]}, and {kinds[1]} in this training'
+        )
     own = runner.optim_wrapper.state_dict()
     _check_form('optimizer', checkpoint['optimizer'], own)
     if runner.param_schedulers is None or 'param_schedulers' not in checkpoint:
@@ -213,13 +225,21 @@ def check_states(runner: Any, checkpoint: dict) -> None:
                 raise ValueError(f'{kind}: it has {min(unknown)}')
 
 
+def optimizer_name(runner: Any) -> str | None:
+    """Name of the class of a training's optimizer. None if there are several."""
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+    return optimizer and type(optimizer).__name__
+
+
 def _check_form(name: str, found: Any, own: Any) -> None:
     """Raise ValueError unless a value in a checkpoint can replace this training's
-    value. Numbers replace numbers, and lists replace lists of the same length. Of two
-    dicts, only the values of shared keys are compared."""
+    value. Finite numbers replace finite numbers, and lists replace lists of the same
+    length. Of two dicts, only the values of shared keys are compared."""
     alike: tuple = ((int, float, torch.Tensor), (str,), (list, tuple), (dict,))
     kinds = [kind for kind in alike if isinstance(own, kind)]
-    if kinds and not isinstance(found, kinds[0]):
+    finite = isinstance(own, (int, float)) and math.isfinite(own)
+    broken = finite and isinstance(found, float) and not math.isfinite(found)
+    if broken or (kinds and not isinstance(found, kinds[0])):
         raise ValueError(f'{name} is {found!r:.60}, and {own!r:.60} in this training')
     if isinstance(own, dict):
         for key in own.keys() & found.keys():

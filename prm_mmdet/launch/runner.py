@@ -41,7 +41,12 @@ from .checkpoint_hook import (
     random_state_of_rank,
     restore_histories,
 )
-from .data_files import MissingInput, check_data, how_to_get_weights
+from .data_files import (
+    MissingInput,
+    check_data,
+    how_to_get_weights,
+    naming_indices,
+)
 from .guard_hook import TrainingGuard
 from .pipelines import name_images
 from .plugin_blocks import check_stages, plugin_blocks
@@ -148,7 +153,8 @@ class Runner(MMEngineRunner):
         """Build MMEngine's data loader, with three changes. Its workers end with this
         process. Their seeds come from the loader's generator, because MMEngine's seeds
         are the same in each epoch. An error in a pipeline names the image."""
-        loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        with naming_indices(dataloader if isinstance(dataloader, dict) else {}):
+            loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         name_images(loader.dataset)
         function = loader.worker_init_fn
         if isinstance(function, processes.StartWorker):

@@ -64,6 +64,9 @@ def run_tool(name: str) -> None:
             parsed = super().parse_args(*args, **kwargs)
             if not Path(parsed.config).is_file():
                 self.error(f'{parsed.config} is not a file; name a config file')
+            path = getattr(parsed, 'checkpoint', '')
+            if path and '://' not in path and not Path(path).is_file():
+                self.error(f'{path} is no file; name a checkpoint file')
             runner.allow_partial = parsed.allow_partial
             if getattr(parsed, 'resume', None) == 'auto':
                 # If --resume has no path, MMDetection sets load_from to None. But if
@@ -78,6 +81,9 @@ def run_tool(name: str) -> None:
     try:
         tool.main()
     except KeyboardInterrupt:
+        if processes.rank() == 0:
+            again = ' To go on, add --resume.' if name == 'train.py' else ''
+            print(f'\ninterrupted.{again}', file=sys.stderr)
         raise SystemExit(130) from None
     except RunError as error:
         _stop(f'{error}')

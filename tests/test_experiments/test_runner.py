@@ -108,7 +108,7 @@ def test_a_cell_leaves_a_record_and_is_skipped_then(cell, capsys):
     assert record['seconds'] > 0 and set(record['versions']) > {'torch', 'mmdet'}
     out = capsys.readouterr().out
     assert '[1/1] a: not begun, starting; log: runs/a/run.log\n' in out
-    last = r'\[1/1\] a: ok in 0:\d\d:\d\d, coco/bbox_mAP 0.400\ncells: 1 ok\n$'
+    last = r'\[1/1\] a: ok in 0:\d\d:\d\d, coco/bbox_mAP 0.400\nruns: 1 ok\n$'
     assert re.search(last, out)
 
     again = words([a], on_record=lambda *args: seen.append(args))
@@ -153,7 +153,7 @@ def test_a_failure_stops_only_the_cells_that_need_it(cell, capsys):
     assert '[2/5] b: failed: killed by SIGABRT; it says:\n' in out
     assert '[3/5] c: left out: a: failed\n' in out
     assert '[4/5] gone: failed: FileNotFoundError' in out
-    assert 'cells: 3 failed, 1 left out, 1 ok\n  failed: a\n  failed: b\n' in out
+    assert 'runs: 3 failed, 1 left out, 1 ok\n  failed: a\n  failed: b\n' in out
     assert read_record(a.work_dir).get('ended') is None
 
     cell('a')
@@ -302,7 +302,7 @@ def test_slurm_gets_one_job_a_cell_and_none_twice(cell, tmp_path, monkeypatch, c
     launch = Launch('slurm', ranks=4, partition='gpu')
     cells = [replace(c, env={'SLURM_NOTE': c.name}) for c in (waiting, a, b)]
     assert words(cells, launch=launch) == ['in the queue', 'submitted', 'submitted']
-    assert capsys.readouterr().out.endswith('cells: 1 in the queue, 2 submitted\n')
+    assert capsys.readouterr().out.endswith('runs: 1 in the queue, 2 submitted\n')
     options = Path('a.called').read_text().splitlines()
     assert options[:-1] == [
         *('--parsable', f'--job-name={job_name(a)}', '--ntasks=4'),
@@ -380,7 +380,10 @@ def test_an_interruption_ends_the_running_cells(cell, capsys, number):
     sender.join()
     assert all(map(gone, found))
     out = capsys.readouterr().out
-    assert 'interrupted; the same command goes on\ncells: none has ended\n' in out
+    assert (
+        'interrupted; to go on, give the same command again\nruns: none has ended\n'
+        in out
+    )
     assert '[3/3]' not in out
     assert read_record('runs/a')['seconds'] > 0
     assert signal.getsignal(number) is handler

@@ -151,7 +151,7 @@ def test_a_backbone_is_trained_and_published_before_its_detectors(stand_in, caps
     assert [c.after for c in cells.values()] == [(), *[(PRM_BACKBONE,)] * 2]
     assert words(cells, Runs()) == ['ok', 'ok', 'ok']
     assert Path(PRM_FILE).read_text() == 'weights'
-    assert capsys.readouterr().out.endswith('cells: 3 ok\n')
+    assert capsys.readouterr().out.endswith('runs: 3 ok\n')
     # The published file is enough: the training may have been elsewhere.
     assert list(row_cells(configs, Runs())) == configs
     # A row that is both a table's row and a backbone is one cell.
@@ -201,7 +201,7 @@ def test_a_real_smoke_run_trains_evaluates_and_is_skipped_then(
     first = capsys.readouterr().out
     assert stop.value.code == 0, first
     assert f'[1/1] {name}: not begun, starting; log: {folder}/run.log' in first
-    assert '\ncells: 1 ok\n' in first
+    assert '\nruns: 1 ok\n' in first
     assert 'sac-VI: GC and SAC with other detectors' in first
     log = (folder / 'run.log').read_text()
     for text in ('(train) [1][2/2]', 'Saving checkpoint', 'coco/bbox_mAP', 'Scaling'):
@@ -213,7 +213,7 @@ def test_a_real_smoke_run_trains_evaluates_and_is_skipped_then(
 
     with pytest.raises(SystemExit):
         tool(*arguments)
-    assert f'[1/1] {name}: finished before\ncells: 1 finished before\n' in (
+    assert f'[1/1] {name}: finished before\nruns: 1 finished before\n' in (
         capsys.readouterr().out
     )
     assert (folder / 'run.log').read_text() == log
