@@ -113,7 +113,9 @@ def _build(backbone: dict) -> Any:
         except Exception as error:
             reason = str(error) or type(error).__name__
             if 'duplicate plugin' in reason:
-                reason += ': the config already has this block; remove it from plugins'
+                reason += (
+                    '. The config has this block already; remove it from the config'
+                )
             raise ValueError(reason) from error
 
 

@@ -62,7 +62,8 @@ class TrainingGuard(Hook):
                 loop.dataloader_iterator = batches
         length = loop.max_epochs if _by_epoch(runner) else loop.max_iters
         if _steps(runner) >= length:
-            runner.logger.info(f'The training has ended before: {length} of {length}.')
+            units = 'epochs' if _by_epoch(runner) else 'iterations'
+            runner.logger.info(f'All {length} {units} were trained before.')
         if _steps(runner) == 0:
             if is_main_process():
                 write_file(_record(runner), '0\n')

@@ -12,11 +12,14 @@ from mmdet.models.backbones.resnet import BasicBlock
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config, ConfigDict
-from mmengine.model import ExponentialMovingAverage
+from mmengine.model import BaseModel, ExponentialMovingAverage
+from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from prm_mmdet import LCT, PRM, SAC, Plugged, attach_plugins
+from prm_mmdet.files.checkpoints import read_checkpoint
 from prm_mmdet.plugins import BAM
 
 register_all_modules()
@@ -502,3 +505,41 @@ def test_initial_weights_beside_a_model_that_has_its_own_are_refused():
     assert Plugged(resnet18, **cfg).init_cfg == weights
     with pytest.raises(ValueError, match=r'theirs\.pth.*set model\.init_cfg'):
         Plugged(dict(resnet18, init_cfg=dict(weights, checkpoint='theirs.pth')), **cfg)
+
+
+class Learner(BaseModel):
+    """A network that the Runner can train: it makes its maps small."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = plugged()
+
+    def forward(self, x, mode):
+        return dict(loss=sum(y.square().mean() for y in self.backbone(x)))
+
+
+def test_the_ema_hook_averages_and_saves_the_plugins(tmp_path):
+    runner = Runner(
+        Learner(),
+        str(tmp_path),
+        train_dataloader=DataLoader([dict(x=x) for x in image()], batch_size=2),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=[dict(type='EMAHook', momentum=0.5)],
+        default_scope='mmdet',
+    )
+    runner.train()
+    saved = read_checkpoint(tmp_path / 'epoch_2.pth')
+    trained = {
+        k.removeprefix('module.'): v
+        for k, v in saved['ema_state_dict'].items()
+        if k != 'steps'
+    }
+    average = saved['state_dict']  # the hook swaps them
+    assert set(average) == set(trained) == set(runner.model.state_dict())
+    earlier = read_checkpoint(tmp_path / 'epoch_1.pth')['state_dict']
+    for key in ('layer3.1.sac_block.transform.weight', 'lct.3.bias'):
+        key = f'backbone.{key}'
+        expected = (earlier[key] + trained[key]) / 2
+        torch.testing.assert_close(average[key], expected)
+        assert not torch.equal(average[key], trained[key])

@@ -57,14 +57,14 @@ def check_close(results, expected, bound, single=None):
     """Errors relative to each tensor's largest element.
 
     Sums over positions cancel, that of SAC's attention bias wholly, so errors are also
-    relative to a ten-thousandth of the largest element of all gradients. ``single``, if
+    relative to a millionth of the largest element of all gradients. ``single``, if
     given, is what the reference makes of it in float32: where that is inexact, eight
     times its error is allowed.
     """
     largest = max(t.abs().max().double() for t in expected[1:])
     for i, (ours, theirs) in enumerate(zip(results, expected)):
         assert ours.shape == theirs.shape
-        scale = torch.maximum(theirs.abs().max().double(), 1e-4 * largest + 1e-3)
+        scale = torch.maximum(theirs.abs().max().double(), 1e-6 * largest + 1e-3)
         allowed = bound * scale
         if single is not None:
             allowed += 8 * (single[i].double() - theirs.double()).abs().max()
